@@ -1,0 +1,8 @@
+"""The one exception that means "the user can mend this"."""
+
+
+class UserError(ValueError):
+    """A user's mistake or a fault of the user's files: the command-line tools print it as one line and exit with 2.
+
+    The message is one line. It states what was wrong, which file, and what to do about it.
+    """
