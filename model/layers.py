@@ -1,0 +1,60 @@
+"""The vocabulary the networks are written in.
+
+Feature maps are NHWC floating-point tensors, convolution weights HWIO. Everything here is differentiable twice, which
+the second-order meta-gradient needs (`tf.image.resize` is not: its second derivative is missing or silently wrong).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+Params = Mapping[str, tf.Tensor]
+LEAKY_SLOPE = 0.2
+
+
+def conv2d(params: Params, name: str, inputs: tf.Tensor, *, weight: str = "weight") -> tf.Tensor:
+    """Convolve with stride 1 and zero padding, and add the bias.
+
+    The arithmetic runs in the type of the weights: with bfloat16 weights the inputs are rounded to bfloat16 too.
+
+    Args:
+        params: holds `NAME/WEIGHT` [k, k, c_in, c_out] and `NAME/bias` [c_out].
+        name: the layer.
+        inputs: [n, h, w, c_in].
+        weight: what the weight tensor is called (`weight` in the generator, `kernel` in MaskNet).
+
+    Returns:
+        [n, h, w, c_out] in the type of the weights.
+    """
+    kernel = params[f"{name}/{weight}"]
+    features = tf.nn.conv2d(tf.cast(inputs, kernel.dtype), kernel, strides=1, padding="SAME")
+    return tf.nn.bias_add(features, params[f"{name}/bias"])
+
+
+def leaky_relu(features: tf.Tensor) -> tf.Tensor:
+    """Leaky ReLU of slope 0.2, the only activation of Real-ESRGAN's networks."""
+    return tf.nn.leaky_relu(features, LEAKY_SLOPE)
+
+
+def upsample_nearest(features: tf.Tensor, factor: int = 2) -> tf.Tensor:
+    """Repeat every pixel `factor` times in both directions: [n, h, w, c] -> [n, factor*h, factor*w, c]."""
+    return tf.repeat(tf.repeat(features, factor, axis=1), factor, axis=2)
+
+
+def resize_bicubic_legacy(images: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """TF1's `resize_bicubic(align_corners=False)`: the source of pixel i is i/scale, without half-pixel centres; a = -0.75.
+
+    A published MaskNet was trained on inputs made by exactly this. Its second derivative does not exist in TensorFlow.
+
+    Args:
+        images: [n, h, w, c] float32.
+        size: the new (height, width), int32 [2].
+    """
+    return tf.raw_ops.ResizeBicubic(images=images, size=size, align_corners=False, half_pixel_centers=False)
+
+
+def variance_scaling(rng: np.random.Generator, shape: tuple[int, int, int, int], gain: float = 2.0) -> tf.Tensor:
+    """Draw a normal HWIO kernel of variance gain / fan_in."""
+    fan_in = shape[0] * shape[1] * shape[2]
+    return tf.constant(rng.normal(0.0, np.sqrt(gain / fan_in), shape).astype(np.float32))

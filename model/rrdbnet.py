@@ -1,0 +1,127 @@
+"""The generator: the residual-in-residual dense network of Real-ESRGAN (Wang et al., 2021), x4.
+
+Parameter names are those of the published files: `body/0/rdb1/conv1/weight` (HWIO) and `.../bias`.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from model.layers import Params, conv2d, leaky_relu, upsample_nearest, variance_scaling
+
+RESIDUAL_SCALE = 0.2
+DENSE_LAYERS = 5
+DENSE_BLOCKS = 3
+SCALE = 4
+
+
+def rrdbnet_shapes(num_blocks: int = 23, num_features: int = 64, growth: int = 32) -> dict[str, tuple[int, ...]]:
+    """Give name -> shape (HWIO and bias) of every parameter, in the order of the published checkpoint."""
+    channels = {"conv_first": (3, num_features)}
+    for block in range(num_blocks):
+        for dense in range(1, DENSE_BLOCKS + 1):
+            for layer in range(1, DENSE_LAYERS + 1):
+                out = num_features if layer == DENSE_LAYERS else growth
+                channels[f"body/{block}/rdb{dense}/conv{layer}"] = (num_features + growth * (layer - 1), out)
+    for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr"):
+        channels[name] = (num_features, num_features)
+    channels["conv_last"] = (num_features, 3)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (c_in, c_out) in channels.items():
+        shapes[f"{name}/weight"] = (3, 3, c_in, c_out)
+        shapes[f"{name}/bias"] = (c_out,)
+    return shapes
+
+
+def rrdbnet_architecture(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
+    """Infer (num_blocks, num_features, growth) from the names and shapes of a parameter set.
+
+    Raises:
+        ValueError: the names or shapes are not those of an RRDBNet; lists what is missing and what is extra.
+    """
+    blocks = {int(name.split("/")[1]) for name in shapes if name.startswith("body/") and name.split("/")[1].isdigit()}
+    num_blocks = max(blocks, default=-1) + 1
+    num_features = tuple(shapes.get("conv_first/weight", (0,)))[-1]
+    growth = tuple(shapes.get("body/0/rdb1/conv1/weight", (0,)))[-1]
+    check_shapes(shapes, rrdbnet_shapes(num_blocks or 23, num_features or 64, growth or 32), network="RRDBNet")
+    return num_blocks, num_features, growth
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], *,
+                 network: str) -> None:
+    """Compare a parameter set with what a network expects.
+
+    Raises:
+        ValueError: in one line, the missing names, the extra names and the names whose shapes differ.
+    """
+    missing = [name for name in expected if name not in shapes]
+    extra = [name for name in shapes if name not in expected]
+    wrong = [f"{name} {tuple(shapes[name])} instead of {tuple(expected[name])}" for name in expected
+             if name in shapes and tuple(shapes[name]) != tuple(expected[name])]
+    faults = [f"{kind}: {_some(names)}" for kind, names in
+              (("missing", missing), ("extra", extra), ("wrong shape", wrong)) if names]
+    if faults:
+        raise ValueError(f"the parameters are not those of {network}. " + "; ".join(faults))
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    """Join at most `most` names and say how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def init_rrdbnet(seed: int, *, num_blocks: int = 23, num_features: int = 64, growth: int = 32) -> dict[str, tf.Tensor]:
+    """Draw random parameters: He-normal kernels (times 0.1 inside the dense blocks, as in ESRGAN), zero biases."""
+    rng = np.random.default_rng(seed)
+    params = {}
+    for name, shape in rrdbnet_shapes(num_blocks, num_features, growth).items():
+        if name.endswith("/bias"):
+            params[name] = tf.zeros(shape)
+        else:
+            params[name] = variance_scaling(rng, shape) * (0.1 if name.startswith("body/") else 1.0)
+    return params
+
+
+def rrdbnet(params: Params, images: tf.Tensor) -> tf.Tensor:
+    """Upscale images four times.
+
+    Args:
+        params: as `init_rrdbnet` gives; the number of blocks follows from the names. With bfloat16 parameters the
+            convolutions run in bfloat16 while the residual sums stay in float32.
+        images: [n, h, w, 3], float32 RGB in [0, 1].
+
+    Returns:
+        [n, 4h, 4w, 3] float32, not clipped.
+    """
+    first = conv2d(params, "conv_first", images)
+    features = tf.cast(first, tf.float32)
+    for block in range(_num_blocks(params)):
+        features = _residual_in_residual(params, f"body/{block}", features)
+    features = conv2d(params, "conv_body", features) + first
+    features = leaky_relu(conv2d(params, "conv_up1", upsample_nearest(features)))
+    features = leaky_relu(conv2d(params, "conv_up2", upsample_nearest(features)))
+    features = leaky_relu(conv2d(params, "conv_hr", features))
+    return tf.cast(conv2d(params, "conv_last", features), tf.float32)
+
+
+def _num_blocks(params: Params) -> int:
+    count = 0
+    while f"body/{count}/rdb1/conv1/weight" in params:
+        count += 1
+    return count
+
+
+def _residual_in_residual(params: Params, name: str, inputs: tf.Tensor) -> tf.Tensor:
+    features = inputs
+    for dense in range(1, DENSE_BLOCKS + 1):
+        features = _residual_dense(params, f"{name}/rdb{dense}", features)
+    return inputs + RESIDUAL_SCALE * features
+
+
+def _residual_dense(params: Params, name: str, inputs: tf.Tensor) -> tf.Tensor:
+    grown = [tf.cast(inputs, params[f"{name}/conv1/weight"].dtype)]
+    for layer in range(1, DENSE_LAYERS):
+        grown.append(leaky_relu(conv2d(params, f"{name}/conv{layer}", tf.concat(grown, axis=3))))
+    residual = conv2d(params, f"{name}/conv{DENSE_LAYERS}", tf.concat(grown, axis=3))
+    return inputs + RESIDUAL_SCALE * tf.cast(residual, inputs.dtype)

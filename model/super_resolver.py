@@ -1,0 +1,91 @@
+"""The generator, MaskNet and inner loop, compiled once for images of any size."""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from model.adaptation import (
+    Adaptation,
+    Support,
+    adapt,
+    backtracking_step,
+    pooled_loss,
+    sgd_step,
+    support_loss,
+    support_loss_and_gradients,
+)
+from model.layers import Params
+from model.masknet import masknet
+from model.rrdbnet import rrdbnet
+
+IMAGES = tf.TensorSpec([None, None, None, 3], tf.float32)
+WEIGHTS = tf.TensorSpec([None, None, None, 1], tf.float32)
+
+
+class SuperResolver:
+    """Adapts a generator to photos and upscales them; the weights it was made with never change.
+
+    Each of its graphs is traced at most once, whatever the sizes of the photos and patches.
+    """
+
+    def __init__(self, generator: Params, mask: Params | None = None, *, precision: str = "float32"):
+        """Compile for one architecture.
+
+        Args:
+            generator: RRDBNet parameters, float32.
+            mask: MaskNet parameters, float32; None trusts every pixel alike.
+            precision: type of the convolutions when whole photos are upscaled, `float32` or `bfloat16`. Adaptation
+                always runs in float32.
+        """
+        self.generator = dict(generator)
+        self.mask = None if mask is None else dict(mask)
+        self._forward_dtype = tf.dtypes.as_dtype(precision)
+        specs = _specs(self.generator)
+        support = Support(IMAGES, IMAGES, WEIGHTS)
+        self._forward = tf.function(rrdbnet, input_signature=[_specs(self.generator, self._forward_dtype), IMAGES])
+        self._loss = tf.function(functools.partial(support_loss, rrdbnet), input_signature=[specs, support])
+        self._loss_and_gradients = tf.function(functools.partial(support_loss_and_gradients, rrdbnet),
+                                               input_signature=[specs, support])
+        if self.mask is not None:
+            self._mask = tf.function(masknet, input_signature=[_specs(self.mask), IMAGES, IMAGES])
+
+    def support(self, face_lq: np.ndarray, face_hq: np.ndarray) -> Support:
+        """Weigh face patches with MaskNet.
+
+        Args:
+            face_lq: [n, h, w, 3] float32 RGB in [0, 1].
+            face_hq: [n, 4h, 4w, 3], likewise.
+        """
+        face_lq, face_hq = tf.constant(face_lq), tf.constant(face_hq)
+        if self.mask is None:
+            return Support(face_lq, face_hq, tf.ones_like(face_hq[..., :1]))
+        return Support(face_lq, face_hq, self._mask(self.mask, face_lq, face_hq))
+
+    def adapt(self, supports: Sequence[Support], *, learning_rate: float, num_steps: int,
+              holdout: Sequence[Support] = (), max_halvings: int = 5) -> Adaptation:
+        """Adapt the generator to a photo; `losses` has one entry more than steps, the loss after the last.
+
+        With `holdout` patches a step that makes their loss worse is halved up to `max_halvings` times, then not taken.
+        """
+        rule = backtracking_step(self._loss, holdout, max_halvings=max_halvings) if holdout else sgd_step
+        result = adapt(self.generator, supports, loss_and_gradients=self._loss_and_gradients,
+                       learning_rate=learning_rate, num_steps=num_steps, step_rule=rule)
+        return result._replace(losses=[*result.losses, pooled_loss(self._loss, result.params, supports)])
+
+    def forward(self, params: Params):
+        """Give the function that upscales: [n, h, w, 3] float32 array -> [n, 4h, 4w, 3] array, with these parameters."""
+        cast = {name: tf.cast(value, self._forward_dtype) for name, value in params.items()}
+        return lambda images: self._forward(cast, tf.constant(images)).numpy()
+
+    def num_traces(self) -> int:
+        """How many graphs have been traced so far."""
+        functions = [self._forward, self._loss, self._loss_and_gradients]
+        if self.mask is not None:
+            functions.append(self._mask)
+        return sum(function.experimental_get_tracing_count() for function in functions)
+
+
+def _specs(params: Params, dtype: tf.DType | None = None) -> dict[str, tf.TensorSpec]:
+    return {name: tf.TensorSpec(value.shape, dtype or value.dtype) for name, value in params.items()}
