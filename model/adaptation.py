@@ -86,7 +86,8 @@ def _shares(supports: Sequence[Support]) -> list[tf.Tensor]:
     return [count / total for count in pixels]
 
 
-def sgd_step(params: Params, gradients: dict[str, tf.Tensor], learning_rate: float) -> tuple[dict[str, tf.Tensor], float]:
+def sgd_step(params: Params, gradients: dict[str, tf.Tensor],
+             learning_rate: float) -> tuple[dict[str, tf.Tensor], float]:
     """Take one plain gradient step: the published rule. Gives the new parameters and the rate that was taken."""
     return {name: params[name] - learning_rate * gradients[name] for name in params}, learning_rate
 

@@ -43,9 +43,10 @@ def upsample_nearest(features: tf.Tensor, factor: int = 2) -> tf.Tensor:
 
 
 def resize_bicubic_legacy(images: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """TF1's `resize_bicubic(align_corners=False)`: the source of pixel i is i/scale, without half-pixel centres; a = -0.75.
+    """Resize as TF1's `resize_bicubic(align_corners=False)`: the source of pixel i is i/scale; a = -0.75.
 
-    A published MaskNet was trained on inputs made by exactly this. Its second derivative does not exist in TensorFlow.
+    There are no half-pixel centres. A published MaskNet was trained on inputs made by exactly this. Its second
+    derivative does not exist in TensorFlow.
 
     Args:
         images: [n, h, w, c] float32.

@@ -75,7 +75,7 @@ class SuperResolver:
         return result._replace(losses=[*result.losses, pooled_loss(self._loss, result.params, supports)])
 
     def forward(self, params: Params):
-        """Give the function that upscales: [n, h, w, 3] float32 array -> [n, 4h, 4w, 3] array, with these parameters."""
+        """Give the function that upscales with these parameters: [n, h, w, 3] float32 array -> [n, 4h, 4w, 3]."""
         cast = {name: tf.cast(value, self._forward_dtype) for name, value in params.items()}
         return lambda images: self._forward(cast, tf.constant(images)).numpy()
 

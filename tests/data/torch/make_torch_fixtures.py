@@ -1,0 +1,110 @@
+"""Writes the .pth files of this folder with PyTorch, and the values that a reader must find in them.
+
+Run it where PyTorch is installed (written with 2.13.0 and NumPy 2.2.6): `python make_torch_fixtures.py`. The expected
+arrays are made with NumPy alone; the script only asserts that PyTorch agrees with them.
+
+    zip.pth, legacy.pth              every number type, view and container of `make_tensors` and `make_object`
+    unsigned.pth                     types that PyTorch stores without a typed storage (zip format only)
+    module.pth                       a DataParallel module's state dict with its `_metadata`
+    parameters.pth                   nn.Parameter objects
+    checkpoint.pth                   {"params": ..., "params_ema": ..., "epoch": 3}
+    without_checksums.pth            zip format, checksums turned off
+    expected.npz                     name -> array; bfloat16 as its bits (uint16)
+"""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+FOLDER = Path(__file__).parent
+VALUES = [-3, 0, 1, 2, 5, 100]
+
+
+def make_expected() -> dict[str, np.ndarray]:
+    """What each tensor holds, from NumPy."""
+    expected = {f"dtype_{name}": np.array(VALUES, name) for name in ("float64", "float32", "float16", "int64", "int32",
+                                                                     "int16", "int8")}
+    expected["dtype_uint8"] = np.array([0, 1, 2, 100, 200, 255], np.uint8)
+    expected["dtype_bool"] = np.array([True, False, True, True, False, False])
+    # a bfloat16 is the upper half of a float32; these values need no rounding
+    expected["dtype_bfloat16"] = (np.array(VALUES, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    base = np.arange(24, dtype=np.float32).reshape(4, 6)
+    expected["transposed"] = base.T
+    expected["sliced"] = base[1:3, 1::2]
+    expected["row_of_base"] = base[2]
+    expected["base"] = base
+    expected["permuted"] = np.arange(24, dtype=np.float32).reshape(2, 3, 4).transpose(2, 0, 1)
+    expected["channels_last"] = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
+    expected["expanded"] = np.full((3, 2), 7, np.float32)
+    expected["scalar"] = np.array(2.5, np.float64)
+    expected["empty"] = np.zeros((0, 3), np.float32)
+    expected["empty_1d"] = np.zeros(0, np.int64)
+    return expected
+
+
+def make_tensors() -> dict[str, torch.Tensor]:
+    """The same as PyTorch tensors, with the memory layouts their names tell."""
+    tensors = {f"dtype_{name}": torch.tensor(VALUES, dtype=getattr(torch, name)) for name in (
+        "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8")}
+    tensors["dtype_uint8"] = torch.tensor([0, 1, 2, 100, 200, 255], dtype=torch.uint8)
+    tensors["dtype_bool"] = torch.tensor([True, False, True, True, False, False])
+    base = torch.arange(24, dtype=torch.float32).reshape(4, 6)
+    tensors["transposed"] = base.t()  # these four share one storage
+    tensors["sliced"] = base[1:3, 1::2]
+    tensors["row_of_base"] = base[2]
+    tensors["base"] = base
+    tensors["permuted"] = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4).permute(2, 0, 1)
+    tensors["channels_last"] = torch.arange(24, dtype=torch.float32).reshape(1, 2, 3, 4).to(
+        memory_format=torch.channels_last)
+    tensors["expanded"] = torch.full((1, 1), 7.0).expand(3, 2)
+    tensors["scalar"] = torch.tensor(2.5, dtype=torch.float64)
+    tensors["empty"] = torch.empty(0, 3)
+    tensors["empty_1d"] = torch.empty(0, dtype=torch.int64)
+    return tensors
+
+
+def make_object(tensors: dict[str, torch.Tensor]) -> dict:
+    """The tensors among everything else a checkpoint may hold."""
+    return {
+        "tensors": tensors,
+        "ordered": OrderedDict(b=torch.tensor([1.0]), a=torch.tensor([2.0])),
+        "nested": {"list": [torch.tensor([3]), {"deep": (torch.tensor(4), "text")}], "size": torch.Size([2, 3])},
+        "epoch": 12, "big": 2**70, "negative": -7, "rate": 1e-4, "name": "grüße", "nothing": None, "flag": True,
+        "dtype": torch.float16, 5: "integer key",
+    }
+
+
+def main() -> None:
+    """Write the files."""
+    expected, tensors = make_expected(), make_tensors()
+    assert set(expected) == set(tensors)
+    for name, tensor in tensors.items():
+        bits = tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+        np.testing.assert_array_equal(bits, expected[name])
+    assert not any(tensors[name].is_contiguous() for name in ("transposed", "sliced", "permuted", "expanded"))
+    np.savez_compressed(FOLDER / "expected.npz", **expected)
+
+    torch.save(make_object(tensors), FOLDER / "zip.pth")
+    torch.save(make_object(tensors), FOLDER / "legacy.pth", _use_new_zipfile_serialization=False)
+    torch.save({"uint16": torch.tensor([1, 65535], dtype=torch.uint16),
+                "uint32": torch.tensor([7], dtype=torch.uint32)}, FOLDER / "unsigned.pth")
+
+    module = torch.nn.Sequential(torch.nn.Linear(2, 1))
+    with torch.no_grad():
+        module[0].weight.copy_(torch.tensor([[1.0, 2.0]]))
+        module[0].bias.copy_(torch.tensor([3.0]))
+    state = torch.nn.DataParallel(module).state_dict()
+    assert list(state) == ["module.0.weight", "module.0.bias"]
+    assert state._metadata
+    torch.save(state, FOLDER / "module.pth", _use_new_zipfile_serialization=False)
+    torch.save(OrderedDict(weight=module[0].weight, bias=module[0].bias), FOLDER / "parameters.pth")
+    torch.save({"params": {"w": torch.tensor([1.0])}, "params_ema": {"w": torch.tensor([2.0]), "steps": 9}, "epoch": 3},
+               FOLDER / "checkpoint.pth")
+    torch.serialization.set_crc32_options(False)
+    torch.save({"w": torch.tensor([1.0, 2.0])}, FOLDER / "without_checksums.pth")
+
+
+if __name__ == "__main__":
+    main()
