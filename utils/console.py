@@ -1,13 +1,18 @@
 """What every command-line tool shares: one-line errors, exit statuses, progress bars."""
 
+import argparse
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
 from utils.errors import UserError
 
+Result = TypeVar("Result")
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 PLAIN_INTERVAL = 10.0  # seconds between progress lines when the output is not a terminal
@@ -25,9 +30,45 @@ def run_cli(main: Callable[[], int | None]) -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status = EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = EXIT_INTERRUPTED
+        print("interrupted: what was finished stays", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(EXIT_INTERRUPTED)  # a computation may still run in its thread; nobody waits for it
     sys.exit(status or 0)
+
+
+def interruptible(function: Callable[..., Result], *args, **kwargs) -> Result:
+    """Call a function in a thread of its own, so that Ctrl-C is answered at once.
+
+    Python sees a signal only between bytecodes of the main thread; a convolution over a large photo keeps it waiting
+    for minutes. Only for pure computations: on Ctrl-C the call is abandoned, not undone.
+    """
+    outcome: dict = {}
+
+    def run() -> None:
+        try:
+            outcome["result"] = function(*args, **kwargs)
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["result"]
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and whose help states the defaults."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                         allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Report a wrong command line."""
+        raise UserError(f"{message}. See {self.prog} --help.")
 
 
 class Progress:
@@ -44,7 +85,8 @@ class Progress:
         # mininterval keeps tqdm's arithmetic for the plain lines; the bar itself is shown on terminals alone
         self._bar = tqdm(total=total, desc=description, unit=unit, unit_scale=unit_scale, initial=initial,
                          unit_divisor=1024 if unit_scale else 1000, disable=None if self._terminal else False,
-                         file=sys.stderr if self._terminal else _Nowhere(), dynamic_ncols=True)
+                         file=sys.stderr if self._terminal else _Nowhere(), dynamic_ncols=True,
+                         smoothing=0)  # notes without progress would upset a moving average
 
     def update(self, count: int = 1, note: str = "") -> None:
         """Advance by `count` and show `note` behind the figures."""

@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The message is one line. It states what was wrong, which file, and what to do about it.
     """
+
+
+class SkipPhoto(Exception):  # noqa: N818 - not an error
+    """The photo gets no result, as the user wished."""

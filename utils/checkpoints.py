@@ -1,0 +1,171 @@
+"""Model weights for the super-resolver, from every format they come in.
+
+TF1 name-based checkpoints (`PREFIX.index`, `PREFIX.data-00000-of-00001`) are what the original code writes and reads:
+generator parameters are called `MODEL/...` there, MaskNet's `Mask/...`; optimiser slots and the discriminator's
+variables beside them are left alone.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from model.masknet import masknet_shapes
+from model.rrdbnet import check_shapes, rrdbnet_architecture
+from utils.errors import UserError
+from utils.ncnn_files import rrdbnet_state_from_ncnn
+from utils.torch_files import load_state_dict
+from utils.weights import find_weights
+
+GENERATOR_SCOPE = "MODEL/"
+MASK_SCOPE = "Mask/"
+OPTIMIZER_SLOTS = ("/Adam", "/Adam_1")
+REALESRGAN = "realesrgan"
+WHERE_TO_GET_ONE = ("Put a MetaF2N checkpoint there (pretrained_models/README.md says where they are), or give "
+                    f"`--model_dir {REALESRGAN}` for Real-ESRGAN's weights, which are not meta-trained.")
+
+
+class SuperResolverWeights(NamedTuple):
+    """Float32 arrays under our names: the generator's, MaskNet's (None when the file has none), and where from.
+
+    `meta_trained` is False for weights that no adaptation step was trained into, such as Real-ESRGAN's own.
+    """
+
+    generator: dict[str, np.ndarray]
+    mask: dict[str, np.ndarray] | None
+    source: str
+    meta_trained: bool
+
+
+def load_super_resolver(path: str, *, weights_dir: Path | str | None = None) -> SuperResolverWeights:
+    """Load what `--model_dir` names.
+
+    Args:
+        path: the prefix of a TF1 name-based checkpoint (with or without `.index`), a folder that holds one, a `.pth`
+            file or an ncnn `.bin`/`.param` pair of an RRDBNet, or a name of the weights manifest such as `realesrgan`.
+        weights_dir: where weights of the manifest are looked up.
+
+    Raises:
+        UserError: nothing is there, it cannot be read, or it is another network; missing and extra names are listed.
+    """
+    file = Path(path)
+    if not file.exists() and path.startswith(REALESRGAN) and os.sep not in path:
+        file = next(iter(find_weights(path, weights_dir).values()))
+    if file.suffix == ".pth":
+        return _from_torch_names(load_state_dict(file), file)
+    if file.suffix in (".bin", ".param"):
+        return _from_torch_names(rrdbnet_state_from_ncnn(file.with_suffix(".param"), file.with_suffix(".bin")), file)
+    return _from_tensors(read_tf1_checkpoint(file), file)
+
+
+def read_tf1_checkpoint(path: Path | str) -> dict[str, np.ndarray]:
+    """Read all variables below `MODEL/` and `Mask/`, without optimiser slots, from a TF1 name-based checkpoint.
+
+    Args:
+        path: its prefix, one of its files, or a folder with a `checkpoint` file or exactly one checkpoint.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    prefix = _checkpoint_prefix(Path(path))
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        names = [name for name in sorted(reader.get_variable_to_shape_map())
+                 if name.startswith((GENERATOR_SCOPE, MASK_SCOPE)) and not name.endswith(OPTIMIZER_SLOTS)]
+        return {name: reader.get_tensor(name) for name in names}
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise UserError(f"cannot read the checkpoint {prefix}: {str(error).splitlines()[0]} "
+                        "Copy both of its files (.index and .data-00000-of-00001) again.") from error
+
+
+def write_tf1_checkpoint(prefix: Path | str, generator: Mapping[str, np.ndarray],
+                         mask: Mapping[str, np.ndarray] | None = None) -> None:
+    """Write a checkpoint that `load_super_resolver` and the original test.py read.
+
+    Both files are written to a temporary folder first and renamed, the index last: a reader sees a whole checkpoint.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    prefix = Path(prefix)
+    tensors = {GENERATOR_SCOPE + name: value for name, value in generator.items()}
+    tensors.update({MASK_SCOPE + name: value for name, value in (mask or {}).items()})
+    names = sorted(tensors)
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(prefix=f".{prefix.name}.", dir=prefix.parent)
+    except OSError as error:
+        raise UserError(f"cannot write the checkpoint {prefix}: {error.strerror}. Choose another folder.") from error
+    try:
+        values = [tf.convert_to_tensor(tensors[name], tf.float32) for name in names]
+        tf.raw_ops.SaveV2(prefix=os.path.join(folder, prefix.name), tensor_names=names,
+                          shape_and_slices=[""] * len(names), tensors=values)
+        for file in sorted(os.listdir(folder), key=lambda name: name.endswith(".index")):
+            os.replace(os.path.join(folder, file), prefix.parent / file)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"cannot write the checkpoint {prefix}: {str(error).splitlines()[0]} "
+                        "Check the free space.") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _checkpoint_prefix(path: Path) -> Path:
+    """Resolve a prefix, one of the checkpoint's files or a folder to the prefix."""
+    if path.is_dir():
+        latest = tf.train.latest_checkpoint(str(path))
+        prefixes = [Path(latest)] if latest else [index.with_suffix("") for index in sorted(path.glob("*.index"))]
+        if len(prefixes) > 1:
+            listed = ", ".join(prefix.name for prefix in prefixes[:5])
+            raise UserError(f"the folder {path} holds several checkpoints ({listed}): name one, as {prefixes[0]}.")
+        if not prefixes:
+            raise UserError(f"no checkpoint in the folder {path}. {WHERE_TO_GET_ONE}")
+        return prefixes[0]
+    for suffix in (".index", ".meta", ".data-00000-of-00001"):
+        if path.name.endswith(suffix):
+            path = path.with_name(path.name[: -len(suffix)])
+    if not path.with_name(f"{path.name}.index").exists():
+        fault = "is not a checkpoint (its .index file is missing)" if path.exists() else "does not exist"
+        raise UserError(f"the checkpoint {path} {fault}. {WHERE_TO_GET_ONE}")
+    return path
+
+
+def _from_tensors(tensors: Mapping[str, np.ndarray], file: Path) -> SuperResolverWeights:
+    generator = _scope(tensors, GENERATOR_SCOPE)
+    mask = _scope(tensors, MASK_SCOPE) or None
+    _check(generator, mask, file)
+    return SuperResolverWeights(generator, mask, str(file), meta_trained=True)
+
+
+def _scope(tensors: Mapping[str, np.ndarray], scope: str) -> dict[str, np.ndarray]:
+    return {name[len(scope):]: value.astype(np.float32) for name, value in tensors.items() if name.startswith(scope)}
+
+
+def _from_torch_names(state: Mapping[str, np.ndarray], file: Path) -> SuperResolverWeights:
+    """Convert PyTorch's names and OIHW kernels to ours: `body.0.rdb1.conv1.weight` -> `body/0/rdb1/conv1/weight`."""
+    generator = {}
+    for name, value in state.items():
+        value = np.asarray(value, np.float32)
+        if value.ndim == 4:
+            value = np.ascontiguousarray(value.transpose(2, 3, 1, 0))
+        generator[name.replace(".", "/")] = value
+    _check(generator, None, file)
+    return SuperResolverWeights(generator, None, str(file), meta_trained=False)
+
+
+def _check(generator: Mapping[str, np.ndarray], mask: Mapping[str, np.ndarray] | None, file: Path) -> None:
+    try:
+        rrdbnet_architecture({name: value.shape for name, value in generator.items()})
+        if mask is not None:
+            features = mask["conv1/bias"].size if "conv1/bias" in mask else 64
+            check_shapes({name: value.shape for name, value in mask.items()}, masknet_shapes(features),
+                         network="MaskNet")
+    except ValueError as error:
+        raise UserError(f"{file} does not fit: {error}. Give a checkpoint of this architecture.") from error
+    bad = [name for params in (generator, mask or {}) for name, value in params.items() if not np.isfinite(value).all()]
+    if bad:
+        raise UserError(f"{file} holds values that are not finite, in {bad[0]} first. Copy or download it again.")

@@ -1,0 +1,99 @@
+"""A labelled picture of several versions of one photo, side by side."""
+
+import cv2
+import numpy as np
+
+PANEL = 480  # width of a panel, pixels
+LABEL_HEIGHT = 36
+MARGIN = 6
+CROP_RANGE = (64, 240)  # side of the enlarged crops, high-quality pixels
+BACKGROUND = 255
+SCALE = 4
+
+
+def compose_comparison(versions: dict[str, np.ndarray], *, face: tuple[int, int, int, int] | None = None) -> np.ndarray:
+    """Lay versions out in columns: the whole photo, its face and its most detailed other part, both enlarged.
+
+    Args:
+        versions: label -> uint8 RGB [h, w, 3], all of one size; the first one chooses the detailed part.
+        face: (top, left, height, width) of a face in these images; the middle is shown when there is none.
+
+    Returns:
+        uint8 RGB.
+    """
+    first = next(iter(versions.values()))
+    height, width = first.shape[:2]
+    side = min(height, width, int(np.clip(min(height, width) // 3, *CROP_RANGE)))
+    top, left, face_height, face_width = face or (height // 2, width // 2, 0, 0)
+    face_crop = _clip_crop(top + face_height // 2 - side // 2, left + face_width // 2 - side // 2, side, height, width)
+    crops = [face_crop, _most_detailed(first, side, avoid=face_crop)]
+    columns = []
+    for label, image in versions.items():
+        rows = [_label(label), _fit(image)]
+        rows += [cv2.resize(image[y:y + side, x:x + side], (PANEL, PANEL), interpolation=cv2.INTER_NEAREST)
+                 for y, x in crops]
+        columns.append(_stack(rows, axis=0))
+    return _stack(columns, axis=1)
+
+
+def locate_face(photo: np.ndarray, face_lq: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Find where a face was cut from a photo.
+
+    Args:
+        photo: [h, w, 3] float32, low quality.
+        face_lq: [fh, fw, 3] float32.
+
+    Returns:
+        (top, left, height, width) on the four times larger grid, or None if the face is not from this photo.
+    """
+    if face_lq.shape[0] > photo.shape[0] or face_lq.shape[1] > photo.shape[1]:
+        return None
+    distance = cv2.matchTemplate(photo, face_lq, cv2.TM_SQDIFF)
+    best, _, (left, top), _ = cv2.minMaxLoc(distance)
+    if best / face_lq.size > 1e-3:
+        return None
+    return top * SCALE, left * SCALE, face_lq.shape[0] * SCALE, face_lq.shape[1] * SCALE
+
+
+def _clip_crop(top: int, left: int, side: int, height: int, width: int) -> tuple[int, int]:
+    return int(np.clip(top, 0, height - side)), int(np.clip(left, 0, width - side))
+
+
+def _most_detailed(image: np.ndarray, side: int, *, avoid: tuple[int, int]) -> tuple[int, int]:
+    """Find the crop with the most gradient energy that does not overlap another crop, if there is one."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    energy = cv2.Sobel(gray, cv2.CV_32F, 1, 0) ** 2 + cv2.Sobel(gray, cv2.CV_32F, 0, 1) ** 2
+    sums = cv2.boxFilter(energy, -1, (side, side), anchor=(0, 0), normalize=False)
+    sums = sums[:image.shape[0] - side + 1, :image.shape[1] - side + 1].copy()
+    top, left = avoid
+    sums[max(0, top - side + 1):top + side, max(0, left - side + 1):left + side] -= sums.max() + 1
+    row, column = np.unravel_index(np.argmax(sums), sums.shape)
+    return int(row), int(column)
+
+
+def _fit(image: np.ndarray) -> np.ndarray:
+    """Scale to the width of a panel, or to one and a half times that in height, and centre."""
+    scale = min(PANEL / image.shape[1], 1.5 * PANEL / image.shape[0])
+    height, width = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
+    panel = np.full((height, PANEL, 3), BACKGROUND, np.uint8)
+    left = (PANEL - width) // 2
+    panel[:, left:left + width] = cv2.resize(
+        image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+    return panel
+
+
+def _label(text: str) -> np.ndarray:
+    strip = np.full((LABEL_HEIGHT, PANEL, 3), BACKGROUND, np.uint8)
+    scale = 0.7
+    (text_width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    scale *= min(1.0, (PANEL - 2 * MARGIN) / max(text_width, 1))
+    cv2.putText(strip, text, (MARGIN, 25), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip
+
+
+def _stack(images: list[np.ndarray], *, axis: int) -> np.ndarray:
+    shape = list(images[0].shape)
+    shape[axis] = MARGIN
+    gap = np.full(shape, BACKGROUND, np.uint8)
+    parts = [part for image in images for part in (image, gap)]
+    return np.concatenate(parts[:-1], axis=axis)

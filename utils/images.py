@@ -1,0 +1,211 @@
+"""The only reader and writer of image files.
+
+Outside this module an image is RGB, float32 in [0, 1], [h, w, 3]; EXIF orientation, palettes, gray, alpha, 16-bit
+samples, BGR and colour profiles are dealt with here.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from utils.errors import UserError
+from utils.files import atomic_path
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601, full range
+EXIF_ORIENTATION = 274
+TIFF_BITS_PER_SAMPLE = 258
+PNG_COMPRESSION = 3  # of 9: photographs hardly shrink further, and 9 takes many times as long
+GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")
+ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+WIDE_MODES = ("I", "F")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded image, upright.
+
+    `pixels` [h, w, 3] float32 RGB in [0, 1]; `alpha` [h, w] likewise, or None; `bit_depth` 8 or 16 and `gray` say how
+    the file stored it, so that the result can be stored alike; `icc_profile` is the colour profile's bytes, or None.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    bit_depth: int = 8
+    gray: bool = False
+    icc_profile: bytes | None = None
+
+
+def read_image(path: Path) -> Photo:
+    """Decode a PNG, JPEG, BMP, WebP or TIFF file; of an animation, the first frame.
+
+    Raises:
+        UserError: the file is missing, empty, not an image, truncated or of a kind that is not supported (32-bit
+            samples, more than 178 million pixels).
+    """
+    data = _read_bytes(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on large files and odd metadata; errors are raised
+            image = Image.open(io.BytesIO(data))
+            deep, orientation = _is_16_bit(image), _orientation(image)
+            if image.mode in WIDE_MODES and not deep:
+                raise UserError(f"{path} has 32-bit samples, which are not supported. Convert it to 8 or 16 bits.")
+            image.load()
+            # Pillow has no 16-bit colour and would silently give 8 bits
+            samples = _decode_16_bit(data) if deep else _to_array(image)
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise anything on damaged files; all of it means this
+        raise UserError(f"cannot read the image {path}: {error or type(error).__name__}. It is damaged or no image: "
+                        "replace or remove it.") from error
+    return _to_photo(_upright(samples, orientation), image)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Read (height, width) of the upright image from the file's header alone.
+
+    Raises:
+        UserError: the file is missing or no image.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                turned = _orientation(image) in (5, 6, 7, 8)
+                width, height = image.size
+    except Exception as error:  # as above
+        raise UserError(f"cannot read the image {path}: {error}. Replace or remove it.") from error
+    return (width, height) if turned else (height, width)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the image {path}: {error.strerror}. Check the path and its permissions."
+                        ) from error
+    if not data:
+        raise UserError(f"cannot read the image {path}: the file is empty. Replace or remove it.")
+    return data
+
+
+def _orientation(image: Image.Image) -> int:
+    """Give the EXIF orientation still to be undone: Pillow and OpenCV turn TIFFs, and only those, themselves."""
+    return 1 if image.format == "TIFF" else image.getexif().get(EXIF_ORIENTATION, 1)
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    if image.mode.startswith("I;16"):
+        return True
+    if image.format == "TIFF":
+        return 16 in tuple(image.tag_v2.get(TIFF_BITS_PER_SAMPLE, ()))
+    return image.format == "PNG" and any("16" in str(tile[3]) for tile in image.tile)
+
+
+def _decode_16_bit(data: bytes) -> np.ndarray:
+    samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if samples is None or samples.dtype != np.uint16:
+        raise ValueError("its 16-bit samples are stored in an unsupported way")
+    if samples.ndim == 2:
+        return samples[:, :, None]
+    return cv2.cvtColor(samples, cv2.COLOR_BGR2RGB if samples.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+
+
+def _to_array(image: Image.Image) -> np.ndarray:
+    """Give uint8 samples [h, w, 1 to 4]: gray, gray and alpha, RGB or RGB and alpha."""
+    alpha = image.mode in ALPHA_MODES or "transparency" in image.info
+    mode = "L" if image.mode in GRAY_MODES else "RGB"
+    samples = np.asarray(image.convert(mode + "A" if alpha else mode))
+    return samples[:, :, None] if samples.ndim == 2 else samples
+
+
+def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation (1 to 8; anything else counts as 1)."""
+    if orientation in (5, 6, 7, 8):
+        samples = samples.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        samples = samples[::-1]
+    if orientation in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    return samples
+
+
+def _to_photo(samples: np.ndarray, image: Image.Image) -> Photo:
+    channels = samples.shape[2]
+    values = samples.astype(np.float32) / np.float32(np.iinfo(samples.dtype).max)
+    alpha = np.ascontiguousarray(values[:, :, -1]) if channels in (2, 4) else None
+    gray = channels < 3
+    colour = np.repeat(values[:, :, :1], 3, axis=2) if channels < 3 else np.ascontiguousarray(values[:, :, :3])
+    profile = image.info.get("icc_profile")
+    space = b"GRAY" if gray else b"RGB "
+    if not profile or profile[16:20] != space:  # a CMYK profile means nothing to converted samples
+        profile = None
+    return Photo(colour, alpha, 8 * samples.dtype.itemsize, gray, profile)
+
+
+def quantize(pixels: np.ndarray, *, bit_depth: int = 8, gray: bool = False) -> np.ndarray:
+    """Clip to [0, 1] and round to integers.
+
+    Args:
+        pixels: [h, w, 3] float32 RGB.
+        bit_depth: 8 or 16.
+        gray: give the BT.601 luma as one channel instead.
+
+    Returns:
+        uint8 or uint16, [h, w, 3] or [h, w, 1].
+    """
+    if gray:
+        pixels = (pixels @ LUMA)[:, :, None]
+    scaled = np.clip(pixels, 0, 1) * np.float32(2 ** bit_depth - 1)
+    return np.rint(scaled).astype(np.uint8 if bit_depth == 8 else np.uint16)
+
+
+def to_float(samples: np.ndarray) -> np.ndarray:
+    """Undo `quantize`: integers [h, w, 1 or 3] -> float32 RGB in [0, 1], [h, w, 3]."""
+    values = samples.astype(np.float32) / np.float32(np.iinfo(samples.dtype).max)
+    return np.repeat(values, 3, axis=2) if samples.shape[2] == 1 else values
+
+
+def resize_bicubic(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize [h, w] or [h, w, c] float32 by cubic convolution (half-pixel centres, a = -0.75), clipped to [0, 1]."""
+    return np.clip(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
+
+
+def write_png(path: Path, samples: np.ndarray, *, alpha: np.ndarray | None = None,
+              icc_profile: bytes | None = None) -> None:
+    """Write integers as PNG, atomically.
+
+    Args:
+        path: where to; its folder is created.
+        samples: uint8 or uint16, [h, w, 3] RGB or [h, w, 1] gray.
+        alpha: [h, w] float32 in [0, 1]; a gray image with alpha is stored as RGB and alpha.
+        icc_profile: colour profile to embed.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    if alpha is not None:
+        opacity = quantize(np.repeat(alpha[:, :, None], 3, axis=2), bit_depth=8 * samples.dtype.itemsize)[:, :, :1]
+        samples = np.concatenate([np.broadcast_to(samples, (*samples.shape[:2], 3)), opacity], axis=2)
+        icc_profile = icc_profile if icc_profile and icc_profile[16:20] == b"RGB " else None
+    order = {1: slice(None), 3: [2, 1, 0], 4: [2, 1, 0, 3]}[samples.shape[2]]
+    _, encoded = cv2.imencode(".png", samples[:, :, order], [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])
+    data = encoded.tobytes()
+    if icc_profile:
+        data = _embed_profile(data, icc_profile)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _embed_profile(png: bytes, profile: bytes) -> bytes:
+    """Insert an iCCP chunk behind the header, whose end is always at byte 33."""
+    body = b"iCCP" + b"ICC profile\0\0" + zlib.compress(profile)
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return png[:33] + chunk + png[33:]

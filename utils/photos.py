@@ -1,0 +1,50 @@
+"""Which photos a folder holds, and what follows from their names."""
+
+import zlib
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def list_photos(folder: Path) -> list[Path]:
+    """List the images of a folder, sorted by name; endings in upper case count, hidden files do not.
+
+    Raises:
+        UserError: the folder is missing or holds no image, or two images have one stem, so that their results would
+            have one name.
+    """
+    if not folder.is_dir():
+        raise UserError(f"the folder {folder} does not exist or is not a folder. Check --input_dir.")
+    photos = sorted(path for path in folder.iterdir()
+                    if path.suffix.lower() in IMAGE_ENDINGS and path.is_file() and not path.name.startswith("."))
+    if not photos:
+        raise UserError(f"no image in {folder}. Known endings: {', '.join(IMAGE_ENDINGS)}.")
+    by_stem = defaultdict(list)
+    for photo in photos:
+        by_stem[photo.stem].append(photo.name)
+    for stem, names in by_stem.items():
+        if len(names) > 1:
+            raise UserError(f"{' and '.join(names)} in {folder} would both be written as {stem}.png. Rename one.")
+    return photos
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Parse `i/n`, 0 <= i < n: the i-th of n equal parts.
+
+    Raises:
+        UserError: the text is something else.
+    """
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise UserError(f"--shard is i/n with 0 <= i < n, as 0/4. Received: {text}.")
+    return int(index), int(count)
+
+
+def photo_rng(seed: int, stem: str) -> np.random.Generator:
+    """Give the random generator of one photo; it depends on the seed and the name, not on order or company."""
+    return np.random.default_rng([seed, zlib.crc32(stem.encode("utf-8", "surrogateescape"))])
