@@ -81,7 +81,7 @@ def pooled_loss_and_gradients(loss_and_gradients: LossAndGradients, params: Para
 def _shares(supports: Sequence[Support]) -> list[tf.Tensor]:
     if not supports:
         raise ValueError("adaptation needs at least one support batch. Received: none.")
-    pixels = [tf.cast(tf.size(support.weights), tf.float32) for support in supports]
+    pixels = [tf.cast(tf.size(support.weights), support.weights.dtype) for support in supports]
     total = tf.add_n(pixels)
     return [count / total for count in pixels]
 

@@ -15,20 +15,25 @@ from utils.errors import UserError
 Result = TypeVar("Result")
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 PLAIN_INTERVAL = 10.0  # seconds between progress lines when the output is not a terminal
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a tool's `main` and leave the process with its status.
 
-    A UserError becomes one line on standard error and status 2, Ctrl-C one line and status 130; any other exception is
-    a bug of ours and keeps its traceback.
+    A UserError becomes one line on standard error and status 2, Ctrl-C one line and status 130, a closed pipe status
+    141; any other exception is a bug of ours and keeps its traceback.
     """
     try:
         status = main()
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status = EXIT_USER_ERROR
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         print("interrupted: what was finished stays", file=sys.stderr)
         sys.stdout.flush()

@@ -1,0 +1,9 @@
+"""Quiets TensorFlow before any test imports it, and sets it up as the tools do."""
+
+import os
+
+from utils.tensorflow_setup import configure_tensorflow, quiet_tensorflow
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # values are compared in float32 on the CPU
+quiet_tensorflow()
+configure_tensorflow()

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model.rrdbnet import init_rrdbnet, rrdbnet, rrdbnet_architecture, rrdbnet_shapes
+from tests.small_networks import SMALL, small_generator
+
+
+def count(shapes):
+    return sum(int(np.prod(shape)) for shape in shapes.values())
+
+
+def test_published_network_has_16697987_parameters():
+    shapes = rrdbnet_shapes()
+    assert len(shapes) == 702
+    assert count(shapes) == 16_697_987
+
+
+def test_six_block_variant_has_4467779_parameters():
+    assert count(rrdbnet_shapes(num_blocks=6)) == 4_467_779
+
+
+@pytest.mark.parametrize("architecture", [(23, 64, 32), (6, 64, 32), (1, 8, 4), (2, 16, 24)])
+def test_architecture_follows_from_the_shapes(architecture):
+    assert rrdbnet_architecture(rrdbnet_shapes(*architecture)) == architecture
+
+
+def test_wrong_parameters_are_listed_in_one_line():
+    shapes = rrdbnet_shapes(2, 16, 8)
+    del shapes["body/1/rdb2/conv3/bias"]
+    shapes["conv_up3/weight"] = (3, 3, 16, 16)
+    shapes["conv_hr/weight"] = (3, 3, 16, 17)
+    with pytest.raises(ValueError, match="missing: body/1/rdb2/conv3/bias; extra: conv_up3/weight; wrong shape: "
+                                         r"conv_hr/weight \(3, 3, 16, 17\) instead of \(3, 3, 16, 16\)") as error:
+        rrdbnet_architecture(shapes)
+    assert "\n" not in str(error.value)
+
+
+def reference_forward(params, image):
+    """Compute the network in NumPy, float64, for one image [h, w, 3]."""
+    params = {name: value.astype(np.float64) for name, value in params.items()}
+
+    def conv(name, x):
+        h, w = x.shape[:2]
+        padded, kernel = np.pad(x, ((1, 1), (1, 1), (0, 0))), params[f"{name}/weight"]
+        return sum(padded[i:i + h, j:j + w] @ kernel[i, j] for i in range(3) for j in range(3)) + params[f"{name}/bias"]
+
+    def leaky(x):
+        return np.where(x > 0, x, 0.2 * x)
+
+    first = features = conv("conv_first", image)
+    for block in range(SMALL["num_blocks"]):
+        outer = features
+        for dense in (1, 2, 3):
+            inner = grown = features
+            for layer in (1, 2, 3, 4):
+                grown = np.concatenate([grown, leaky(conv(f"body/{block}/rdb{dense}/conv{layer}", grown))], axis=2)
+            features = inner + 0.2 * conv(f"body/{block}/rdb{dense}/conv5", grown)
+        features = outer + 0.2 * features
+    features = first + conv("conv_body", features)
+    for name in ("conv_up1", "conv_up2"):
+        features = leaky(conv(name, features.repeat(2, axis=0).repeat(2, axis=1)))
+    return conv("conv_last", leaky(conv("conv_hr", features)))
+
+
+def test_small_network_equals_numpy():
+    params = small_generator()
+    image = np.random.default_rng(1).random((7, 5, 3), np.float32)
+    actual = rrdbnet({name: tf.constant(value) for name, value in params.items()}, tf.constant(image[None]))
+    np.testing.assert_allclose(actual[0], reference_forward(params, image), atol=1e-5)
+
+
+def test_every_parameter_matters():
+    params = {name: tf.constant(value) for name, value in small_generator().items()}
+    image = tf.constant(np.random.default_rng(2).random((1, 8, 8, 3), np.float32))
+    with tf.GradientTape() as tape:
+        tape.watch(params)
+        loss = tf.reduce_sum(rrdbnet(params, image) ** 2)
+    gradients = tape.gradient(loss, params)
+    assert [name for name, gradient in gradients.items() if not np.abs(gradient).max() > 0] == []
+
+
+def test_initialisation_depends_on_the_seed_alone_and_gives_finite_outputs():
+    one, same, other = (init_rrdbnet(seed, **SMALL) for seed in (0, 0, 1))
+    assert all((one[name].numpy() == same[name].numpy()).all() for name in one)
+    assert (one["conv_first/weight"].numpy() != other["conv_first/weight"].numpy()).any()
+    assert np.isfinite(rrdbnet(one, tf.ones((1, 4, 4, 3)))).all()
+
+
+def test_bfloat16_parameters_give_nearly_the_same_image():
+    params = {name: tf.constant(value) for name, value in small_generator().items()}
+    image = tf.constant(np.random.default_rng(3).random((1, 16, 16, 3), np.float32))
+    exact = rrdbnet(params, image)
+    rounded = rrdbnet({name: tf.cast(value, tf.bfloat16) for name, value in params.items()}, image)
+    assert rounded.dtype == tf.float32
+    assert 0 < np.abs(exact - rounded).max() < 0.02

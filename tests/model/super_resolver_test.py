@@ -1,0 +1,121 @@
+"""The published networks, run once, against arrays made with the original code (deterministic weights)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model.super_resolver import SuperResolver
+from tests.reference_weights import reference_generator, reference_masknet
+from tests.small_networks import small_generator, small_masknet
+
+REFERENCE = Path(__file__).parents[1] / "data" / "test_time.npz"
+
+
+def as_float(samples):
+    return samples.astype(np.float32) / np.float32(255)
+
+
+def as_tensors(params):
+    return {name: tf.constant(value) for name, value in params.items()}
+
+
+@pytest.fixture(scope="module")
+def reference():
+    with np.load(REFERENCE) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def run(reference):
+    """Adapt for three steps and upscale after 0, 1 and 3."""
+    resolver = SuperResolver(as_tensors(reference_generator()), as_tensors(reference_masknet()))
+    support = resolver.support(as_float(reference["face_lq"]), as_float(reference["face_hq"]))
+    photo = as_float(reference["lq"])[None]
+    results = {steps: resolver.adapt([support], learning_rate=0.01, num_steps=steps) for steps in (1, 3)}
+    outputs = {0: resolver.forward(resolver.generator)(photo)}
+    outputs.update({steps: resolver.forward(result.params)(photo) for steps, result in results.items()})
+    _, gradients = resolver._loss_and_gradients(resolver.generator, support)
+    return support, results, outputs, gradients
+
+
+def test_mask_weights_equal_the_original(run, reference):
+    np.testing.assert_allclose(run[0].weights, reference["W"], atol=1e-5)
+
+
+def test_losses_equal_the_original(run, reference):
+    np.testing.assert_allclose(run[1][3].losses, reference["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_outputs_equal_the_original(run, reference, steps):
+    np.testing.assert_allclose(run[2][steps][0, ::2, ::2], reference[f"output{steps}"], atol=2e-5)
+
+
+def test_gradients_equal_the_original(run, reference):
+    gradients = {name: gradient.numpy() for name, gradient in run[3].items()}
+    norms = np.array([np.linalg.norm(gradients[name].astype(np.float64)) for name in reference["grad_names"]])
+    np.testing.assert_allclose(norms, reference["grad_l2"], atol=2e-4 * reference["grad_l2"].max())
+    assert np.sqrt((norms**2).sum()) == pytest.approx(float(reference["grad_global_norm"]), rel=5e-5)
+    keys = [key for key in reference if key.startswith("grad/")]
+    assert len(keys) == 5
+    for key in keys:
+        expected = reference[key]
+        actual = gradients[key.removeprefix("grad/")].ravel()[:64]
+        np.testing.assert_allclose(actual, expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_adapted_parameters_equal_the_original(run, reference):
+    keys = [key for key in reference if key.startswith("after3/")]
+    assert len(keys) == 5
+    for key in keys:
+        actual = run[1][3].params[key.removeprefix("after3/")].numpy().ravel()[:64]
+        np.testing.assert_allclose(actual, reference[key], atol=1e-7)
+
+
+def small_faces(rng, count, height, width):
+    return (rng.random((count, height, width, 3), np.float32),
+            rng.random((count, 4 * height, 4 * width, 3), np.float32))
+
+
+def test_graphs_are_traced_once_for_photos_of_five_sizes():
+    resolver = SuperResolver(as_tensors(small_generator()), as_tensors(small_masknet()))
+    rng, counts = np.random.default_rng(0), []
+    for size in ((8, 8), (9, 16), (16, 5), (20, 21), (3, 40)):
+        support = resolver.support(*small_faces(rng, size[0] % 3 + 1, *size))
+        held_out = resolver.support(*small_faces(rng, 1, size[1], size[0]))
+        result = resolver.adapt([support], learning_rate=0.01, num_steps=2, holdout=[held_out])
+        resolver.forward(result.params)(rng.random((1, *size, 3), np.float32))
+        counts.append(resolver.num_traces())
+    assert counts == [4] * 5  # MaskNet, loss, gradient, forward
+
+
+def test_adaptation_leaves_the_start_weights_as_they_were():
+    resolver = SuperResolver(as_tensors(small_generator()), None)
+    support = resolver.support(*small_faces(np.random.default_rng(1), 2, 8, 8))
+    first = resolver.adapt([support], learning_rate=0.1, num_steps=1)
+    second = resolver.adapt([support], learning_rate=0.1, num_steps=1)
+    for name, value in small_generator().items():
+        np.testing.assert_array_equal(resolver.generator[name], value)
+        np.testing.assert_array_equal(first.params[name], second.params[name])
+    assert any((first.params[name] != value).numpy().any() for name, value in small_generator().items())
+
+
+def test_without_a_masknet_every_pixel_counts_alike():
+    resolver = SuperResolver(as_tensors(small_generator()), None)
+    support = resolver.support(*small_faces(np.random.default_rng(2), 1, 5, 7))
+    np.testing.assert_array_equal(support.weights, np.ones((1, 20, 28, 1)))
+
+
+def test_bfloat16_changes_the_upscaling_slightly_and_the_adaptation_not_at_all():
+    rng = np.random.default_rng(3)
+    faces, photo = small_faces(rng, 2, 8, 8), rng.random((1, 12, 12, 3), np.float32)
+    outputs, adapted = [], []
+    for precision in ("float32", "bfloat16"):
+        resolver = SuperResolver(as_tensors(small_generator()), None, precision=precision)
+        adapted.append(resolver.adapt([resolver.support(*faces)], learning_rate=0.01, num_steps=1).params)
+        outputs.append(resolver.forward(adapted[-1])(photo))
+    for name in adapted[0]:
+        np.testing.assert_array_equal(adapted[0][name], adapted[1][name])
+    assert 0 < np.abs(outputs[0] - outputs[1]).max() < 0.02

@@ -1,0 +1,15 @@
+"""Networks of the real architecture and tiny size, for tests that need no particular values."""
+
+from tests.reference_weights import reference_generator, reference_masknet
+
+SMALL = {"num_blocks": 1, "num_features": 8, "growth": 4}
+
+
+def small_generator():
+    """Give deterministic RRDBNet arrays: 1 block, 8 features, growth 4."""
+    return reference_generator(**SMALL)
+
+
+def small_masknet():
+    """Give MaskNet arrays of the published size (it is small enough)."""
+    return reference_masknet()
