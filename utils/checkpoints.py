@@ -78,7 +78,7 @@ def read_tf1_checkpoint(path: Path | str) -> dict[str, np.ndarray]:
         names = [name for name in sorted(reader.get_variable_to_shape_map())
                  if name.startswith((GENERATOR_SCOPE, MASK_SCOPE)) and not name.endswith(OPTIMIZER_SLOTS)]
         return {name: reader.get_tensor(name) for name in names}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:  # the reader translates some of its own
         raise UserError(f"cannot read the checkpoint {prefix}: {str(error).splitlines()[0]} "
                         "Copy both of its files (.index and .data-00000-of-00001) again.") from error
 

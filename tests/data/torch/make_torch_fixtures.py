@@ -9,6 +9,8 @@ arrays are made with NumPy alone; the script only asserts that PyTorch agrees wi
     parameters.pth                   nn.Parameter objects
     checkpoint.pth                   {"params": ..., "params_ema": ..., "epoch": 3}
     without_checksums.pth            zip format, checksums turned off
+    rrdbnet.pth                      Real-ESRGAN's layout: params_ema of 1 block, 4 features, growth 2, OIHW; element
+                                     [o, i, h, w] of tensor number t is t + o/10 + i/100 + h/1000 + w/10000
     expected.npz                     name -> array; bfloat16 as its bits (uint16)
 """
 
@@ -76,6 +78,22 @@ def make_object(tensors: dict[str, torch.Tensor]) -> dict:
     }
 
 
+def make_rrdbnet() -> OrderedDict:
+    """A generator under Real-ESRGAN's names."""
+    convolutions = {"conv_first": (4, 3)}
+    for dense in (1, 2, 3):
+        convolutions.update({f"body.0.rdb{dense}.conv{layer}": (4 if layer == 5 else 2, 4 + 2 * (layer - 1))
+                             for layer in (1, 2, 3, 4, 5)})
+    convolutions.update(dict.fromkeys(("conv_body", "conv_up1", "conv_up2", "conv_hr"), (4, 4)))
+    convolutions["conv_last"] = (3, 4)
+    state = OrderedDict()
+    for name, (outputs, inputs) in convolutions.items():
+        o, i, h, w = np.ogrid[:outputs, :inputs, :3, :3]
+        state[f"{name}.weight"] = torch.from_numpy(len(state) + o / 10 + i / 100 + h / 1000 + w / 10000).float()
+        state[f"{name}.bias"] = torch.from_numpy(len(state) + np.arange(outputs) / 10).float()
+    return state
+
+
 def main() -> None:
     """Write the files."""
     expected, tensors = make_expected(), make_tensors()
@@ -102,6 +120,7 @@ def main() -> None:
     torch.save(OrderedDict(weight=module[0].weight, bias=module[0].bias), FOLDER / "parameters.pth")
     torch.save({"params": {"w": torch.tensor([1.0])}, "params_ema": {"w": torch.tensor([2.0]), "steps": 9}, "epoch": 3},
                FOLDER / "checkpoint.pth")
+    torch.save({"params_ema": make_rrdbnet()}, FOLDER / "rrdbnet.pth")
     torch.serialization.set_crc32_options(False)
     torch.save({"w": torch.tensor([1.0, 2.0])}, FOLDER / "without_checksums.pth")
 
