@@ -123,7 +123,7 @@ def _list_plan(args: argparse.Namespace, photos: list[Path], faces: FaceFolder |
         except UserError as error:
             faulty += 1
             print(f"{photo.name:40} error: {error}")
-    print(f"{len(photos)} photos, {faulty} faulty. Nothing was written.")
+    print(f"{len(photos)} in all, {faulty} faulty. Nothing was written.")
     return EXIT_USER_ERROR if faulty else 0
 
 
@@ -149,7 +149,7 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], done: set[Path
             report.add(row)
             progress.update()
     counts = {status: report.count(status) for status in ("adapted", "base", "skipped", "error")}
-    print(f"{len(photos)} photos: " + ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    print(f"{len(photos)} photo{'s' * (len(photos) != 1)}: " + ", ".join(f"{count} {status}" for status, count in counts.items() if count)
           + f". Report: {report.path}")
     return EXIT_USER_ERROR if counts["error"] else 0
 

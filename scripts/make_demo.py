@@ -91,7 +91,7 @@ def summarize(folder: Path, results: Path) -> None:
     write_png(picture, compose_comparison({**versions, "ground truth": ground_truth}, face=face))
     print("Real-ESRGAN's own weights are not meta-trained: a full step on a face, even on an oracle face, makes the\n"
           "rest of the photo worse; --safeguard backtrack takes a smaller one. MetaF2N checkpoints are trained\n"
-          " so that this step helps: pretrained_models/README.md says where they are.")
+          "so that this step helps: pretrained_models/README.md says where they are.")
     print(f"comparison: {picture}")
 
 
