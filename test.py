@@ -149,8 +149,8 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], done: set[Path
             report.add(row)
             progress.update()
     counts = {status: report.count(status) for status in ("adapted", "base", "skipped", "error")}
-    print(f"{len(photos)} photo{'s' * (len(photos) != 1)}: " + ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-          + f". Report: {report.path}")
+    summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    print(f"{len(photos)} photo{'s' * (len(photos) != 1)}: {summary}. Report: {report.path}")
     return EXIT_USER_ERROR if counts["error"] else 0
 
 

@@ -1,0 +1,213 @@
+"""Measure speed as ratios within one process, precision and memory, and print them as a table.
+
+Seconds differ from machine to machine and from minute to minute; the rate of a large matrix product, measured
+directly before and after each part, is what the networks are compared with.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+
+from utils.console import ArgumentParser, run_cli
+from utils.errors import UserError
+from utils.images import quantize, read_image, write_png
+from utils.tensorflow_setup import configure_tensorflow, quiet_tensorflow
+
+MATRIX_SIZE = 2048
+PIXELS_PER_LQ_PIXEL = {"conv_up1": 4, "conv_up2": 16, "conv_hr": 16, "conv_last": 16}  # the other layers: 1
+PARTS = ("forward", "bfloat16", "adaptation", "overhead", "tiling", "memory")
+MEMORY_PHOTO_SIZE = 1000  # LQ pixels, both sides
+
+
+def best_seconds(function: Callable[[], object], repeats: int = 3) -> float:
+    """Give the shortest of several durations: the one least disturbed by other work on the machine."""
+    durations = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        durations.append(time.perf_counter() - start)
+    return min(durations)
+
+
+def matmul_rate() -> float:
+    """Measure float32 operations per second of a large `tf.matmul`."""
+    import tensorflow as tf
+
+    matrix = tf.random.stateless_normal([MATRIX_SIZE, MATRIX_SIZE], seed=[0, 0])
+    multiply = tf.function(tf.matmul)
+    multiply(matrix, matrix)
+    return 2 * MATRIX_SIZE**3 / best_seconds(lambda: multiply(matrix, matrix).numpy(), repeats=5)
+
+
+def forward_operations(params: dict, height: int, width: int) -> float:
+    """Count the multiplications and additions of one forward pass over an LQ image."""
+    weights = {name: value for name, value in params.items() if name.endswith("/weight")}
+    return 2 * height * width * sum(int(np.prod(value.shape)) * PIXELS_PER_LQ_PIXEL.get(name.split("/")[0], 1)
+                                    for name, value in weights.items())
+
+
+def relative_rate(operations: float, function: Callable[[], object]) -> float:
+    """Give the rate of a function over the rate of `tf.matmul`, the latter measured before and after."""
+    before, seconds, after = matmul_rate(), best_seconds(function), matmul_rate()
+    return operations / seconds / ((before + after) / 2)
+
+
+def psnr(left: np.ndarray, right: np.ndarray) -> float:
+    """Give the PSNR of images in [0, 1], in dB."""
+    return float(-10 * np.log10(np.mean((np.clip(left, 0, 1) - np.clip(right, 0, 1)) ** 2)))
+
+
+class Benchmark:
+    """The parts, over one set of weights and one photo."""
+
+    def __init__(self, model: str, weights_dir: Path | None):
+        from model.super_resolver import SuperResolver
+        from utils.checkpoints import load_super_resolver
+
+        self.model, self.weights_dir = model, weights_dir
+        weights = load_super_resolver(model, weights_dir=weights_dir)
+        self.source = weights.source
+        self.exact = SuperResolver(weights.generator, weights.mask)
+        self.rounded = SuperResolver(weights.generator, weights.mask, precision="bfloat16")
+        import skimage.data
+
+        self.photo = skimage.data.astronaut().astype(np.float32) / 255
+
+    def forward(self) -> Iterator[tuple[str, str]]:
+        """Compare the generator's rate with the matrix product's."""
+        image = self.photo[None, :192, :192]
+        run = self.exact.forward(self.exact.generator)
+        run(image)
+        rate = relative_rate(forward_operations(self.exact.generator, 192, 192), lambda: run(image))
+        yield "float32 forward, rate over tf.matmul's", f"{rate:.0%}"
+
+    def bfloat16(self) -> Iterator[tuple[str, str]]:
+        """Compare bfloat16 with float32: time and result."""
+        image = self.photo[None, :192, :192]
+        runs = [resolver.forward(resolver.generator) for resolver in (self.exact, self.rounded)]
+        outputs = [run(image) for run in runs]
+        # alternating, so that a slow minute of the machine meets both
+        seconds = [[best_seconds(lambda run=run: run(image), 1) for run in runs] for _ in range(3)]
+        ratio = min(pair[0] for pair in seconds) / min(pair[1] for pair in seconds)
+        yield "bfloat16 forward, speed over float32's", f"{ratio:.2f}"
+        yield "bfloat16 against float32, PSNR", f"{psnr(*outputs):.1f} dB"
+
+    def adaptation(self) -> Iterator[tuple[str, str]]:
+        """Compare the rate of one step on one face (forward and backward, three forwards' work) with the product's."""
+        rng = np.random.default_rng(0)
+        support = self.exact.support(rng.random((16, 16, 16, 3), np.float32), rng.random((16, 64, 64, 3), np.float32))
+
+        def gradients() -> None:
+            self.exact._loss_and_gradients(self.exact.generator, support)
+
+        gradients()
+        rate = relative_rate(3 * 16 * forward_operations(self.exact.generator, 16, 16), gradients)
+        yield "adaptation step, 16 patches, rate over tf.matmul's", f"{rate:.0%}"
+
+    def overhead(self) -> Iterator[tuple[str, str]]:
+        """Measure how much of a photo's time is neither adaptation nor forward, in the real pipeline."""
+        sys.path.insert(0, str(ROOT))
+        from utils.faces import FaceFolder
+        from utils.restoration import Options, PhotoRestorer
+
+        options = Options(patch_size=16, patches_per_face=16, num_steps=1, learning_rate=1e-3, seed=0, tile_size=None,
+                          tile_overlap=32, memory_gib=4.0, no_face="base", backtrack=False, holdout_fraction=0.25,
+                          max_halvings=5, save_comparison=False)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            photo = self.photo[:256, :256]
+            write_png(folder / "LQ" / "photo.png", quantize(photo))
+            write_png(folder / "Face_LQ" / "photo_0.png", quantize(photo[:48, :40]))
+            write_png(folder / "Face_HQ" / "photo_0.png", quantize(self.photo[:192, :160]))
+            timed = _Timed(self.exact)
+            restorer = PhotoRestorer(timed, FaceFolder(folder), folder / "out", options)
+            restorer.restore(folder / "LQ" / "photo.png", lambda _: None)  # traces
+            timed.seconds = 0.0
+            total = restorer.restore(folder / "LQ" / "photo.png", lambda _: None)["seconds_total"]
+        yield "photo of 256x256 with a face: time beyond networks", f"{1 - timed.seconds / total:.1%}"
+
+    def tiling(self) -> Iterator[tuple[str, str]]:
+        """Compare a tiled photo with the whole at exactly the default overlap."""
+        from config import UpscalingConfig
+        from utils.tiling import upscale
+
+        overlap = UpscalingConfig().tile_overlap
+        tile = 176
+        side = 2 * tile - overlap
+        image = self.photo[:side, :side]
+        run = self.exact.forward(self.exact.generator)
+        value = psnr(upscale(run, image), upscale(run, image, tile_size=tile, overlap=overlap))
+        yield f"2x2 tiles of {tile} with overlap {overlap} against the whole, PSNR", f"{value:.1f} dB"
+
+    def memory(self) -> Iterator[tuple[str, str]]:
+        """Run test.py on a large photo in a process of its own and read its peak memory."""
+        import resource
+
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            side = MEMORY_PHOTO_SIZE
+            write_png(folder / "LQ" / "photo.png", quantize(np.tile(self.photo, (2, 2, 1))[:side, :side]))
+            command = [sys.executable, str(ROOT / "test.py"), "--input_dir", str(folder / "LQ"), "--output_dir",
+                       str(folder / "out"), "--model_dir", self.model, "--fine_tune_num", "0"]
+            command += ["--weights_dir", str(self.weights_dir)] if self.weights_dir else []
+            if subprocess.run(command, check=False).returncode:
+                raise UserError("test.py failed, see above.")
+            shape = read_image(folder / "out" / "photo.png").pixels.shape
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 2**30
+        yield f"{side}x{side} photo to {shape[1]}x{shape[0]}: peak resident memory", f"{peak:.2f} GiB"
+
+
+class _Timed:
+    """A SuperResolver that adds up the seconds its networks take."""
+
+    def __init__(self, resolver):
+        self._resolver = resolver
+        self.generator = resolver.generator
+        self.seconds = 0.0
+
+    def _time(self, function: Callable) -> Callable:
+        def timed(*args, **kwargs):
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            self.seconds += time.perf_counter() - start
+            return result
+
+        return timed
+
+    def support(self, *args):
+        return self._time(self._resolver.support)(*args)
+
+    def adapt(self, *args, **kwargs):
+        return self._time(self._resolver.adapt)(*args, **kwargs)
+
+    def forward(self, params):
+        return self._time(self._resolver.forward(params))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the tool."""
+    parser = ArgumentParser(__doc__.split("\n\n")[0])
+    parser.add_argument("--model_dir", default="realesrgan", help="weights to measure with, as for test.py")
+    parser.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:-1],
+                        help="what to measure; memory takes minutes")
+    args = parser.parse_args(argv)
+    quiet_tensorflow()
+    configure_tensorflow()
+    benchmark = Benchmark(args.model_dir, args.weights_dir)
+    print(f"weights: {benchmark.source}\n\n| measurement | value |\n|---|---|", flush=True)
+    for part in args.parts:
+        for what, value in getattr(benchmark, part)():
+            print(f"| {what} | {value} |", flush=True)
+
+
+if __name__ == "__main__":
+    run_cli(main)
