@@ -31,7 +31,7 @@ class UpscalingConfig:
     """How a whole photo is run through the generator. Sizes in low-quality pixels."""
 
     memory_gib: float = 4.0  # resident memory within which the automatic tile size keeps the process
-    tile_overlap: int = 32
+    tile_overlap: int = 64
     seed: int = 0
 
 

@@ -132,26 +132,38 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], done: set[Path
     restorer = _build(args, faces) if len(done) < len(photos) else None
     name = "report.csv" if args.shard == (0, 1) else f"report-{args.shard[0]}-of-{args.shard[1]}.csv"
     report = Report(args.output_dir / name, num_steps=args.fine_tune_num, keep=args.skip_existing)
-    with Progress(len(photos), description="photos", unit="photo") as progress:
+    planned = {photo: 0 if photo in done else _planned_tiles(args, photo) for photo in photos}
+    with Progress(sum(planned.values()), description="photos", unit="tile") as progress:
         for photo in photos:
             if photo in done:
                 report.add_skipped(photo.name)
-                progress.update()
                 continue
-            row = {"file": photo.name}
+            row, target = {"file": photo.name}, progress.count + planned[photo]
             try:
-                row = restorer.restore(photo, lambda what, photo=photo: progress.update(0, f"{photo.name}: {what}"))
+                row = restorer.restore(
+                    photo, lambda what, tiles, name=photo.name: progress.update(tiles, f"{name}: {what}"))
             except SkipPhoto as reason:
                 row.update(status="skipped", reason=str(reason))
             except UserError as error:
                 row.update(status="error", reason=str(error))
                 progress.write(f"error: {photo.name}: {error}")
             report.add(row)
-            progress.update()
+            progress.update(target - progress.count)  # tiles of a photo that failed or needed fewer
     counts = {status: report.count(status) for status in ("adapted", "base", "skipped", "error")}
     summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     print(f"{len(photos)} photo{'s' * (len(photos) != 1)}: {summary}. Report: {report.path}")
     return EXIT_USER_ERROR if counts["error"] else 0
+
+
+def _planned_tiles(args: argparse.Namespace, photo: Path) -> int:
+    """Count the tiles a photo will probably take."""
+    try:
+        height, width = image_size(photo)
+    except UserError:
+        return 1
+    tile = choose_tile_size(height, width, tile_size=args.tile_size, memory_gib=args.memory_gib)
+    passes = 2 if args.save_comparison and args.fine_tune_num else 1
+    return passes * count_tiles(height, width, tile, args.tile_overlap)
 
 
 def _build(args: argparse.Namespace, faces: FaceFolder | None):

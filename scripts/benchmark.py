@@ -16,11 +16,13 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
+from config import UpscalingConfig
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
 from utils.images import quantize, read_image, write_png
 from utils.tensorflow_setup import configure_tensorflow, quiet_tensorflow
 
+UPSCALING = UpscalingConfig()
 MATRIX_SIZE = 2048
 PIXELS_PER_LQ_PIXEL = {"conv_up1": 4, "conv_up2": 16, "conv_hr": 16, "conv_last": 16}  # the other layers: 1
 PARTS = ("forward", "bfloat16", "adaptation", "overhead", "tiling", "memory")
@@ -114,13 +116,12 @@ class Benchmark:
 
     def overhead(self) -> Iterator[tuple[str, str]]:
         """Measure how much of a photo's time is neither adaptation nor forward, in the real pipeline."""
-        sys.path.insert(0, str(ROOT))
         from utils.faces import FaceFolder
         from utils.restoration import Options, PhotoRestorer
 
         options = Options(patch_size=16, patches_per_face=16, num_steps=1, learning_rate=1e-3, seed=0, tile_size=None,
-                          tile_overlap=32, memory_gib=4.0, no_face="base", backtrack=False, holdout_fraction=0.25,
-                          max_halvings=5, save_comparison=False)
+                          tile_overlap=UPSCALING.tile_overlap, memory_gib=UPSCALING.memory_gib, no_face="base",
+                          backtrack=False, holdout_fraction=0.25, max_halvings=5, save_comparison=False)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             photo = self.photo[:256, :256]
@@ -129,18 +130,17 @@ class Benchmark:
             write_png(folder / "Face_HQ" / "photo_0.png", quantize(self.photo[:192, :160]))
             timed = _Timed(self.exact)
             restorer = PhotoRestorer(timed, FaceFolder(folder), folder / "out", options)
-            restorer.restore(folder / "LQ" / "photo.png", lambda _: None)  # traces
+            restorer.restore(folder / "LQ" / "photo.png", lambda *_: None)  # traces
             timed.seconds = 0.0
-            total = restorer.restore(folder / "LQ" / "photo.png", lambda _: None)["seconds_total"]
+            total = restorer.restore(folder / "LQ" / "photo.png", lambda *_: None)["seconds_total"]
         yield "photo of 256x256 with a face: time beyond networks", f"{1 - timed.seconds / total:.1%}"
 
     def tiling(self) -> Iterator[tuple[str, str]]:
         """Compare a tiled photo with the whole at exactly the default overlap."""
-        from config import UpscalingConfig
         from utils.tiling import upscale
 
-        overlap = UpscalingConfig().tile_overlap
-        tile = 176
+        overlap = UPSCALING.tile_overlap
+        tile = 192
         side = 2 * tile - overlap
         image = self.photo[:side, :side]
         run = self.exact.forward(self.exact.generator)

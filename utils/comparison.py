@@ -6,6 +6,7 @@ import numpy as np
 PANEL = 480  # width of a panel, pixels
 LABEL_HEIGHT = 36
 MARGIN = 6
+EDGE_LIMIT = 120.0  # Sobel gradient: an edge of 30 of 255 levels
 CROP_RANGE = (64, 240)  # side of the enlarged crops, high-quality pixels
 BACKGROUND = 255
 SCALE = 4
@@ -62,7 +63,8 @@ def _clip_crop(top: int, left: int, side: int, height: int, width: int) -> tuple
 def _most_detailed(image: np.ndarray, side: int, *, avoid: tuple[int, int]) -> tuple[int, int]:
     """Find the crop with the most gradient energy that does not overlap another crop, if there is one."""
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    energy = cv2.Sobel(gray, cv2.CV_32F, 1, 0) ** 2 + cv2.Sobel(gray, cv2.CV_32F, 0, 1) ** 2
+    # limited, so that much texture counts for more than one bold edge
+    energy = np.minimum(np.hypot(cv2.Sobel(gray, cv2.CV_32F, 1, 0), cv2.Sobel(gray, cv2.CV_32F, 0, 1)), EDGE_LIMIT)
     sums = cv2.boxFilter(energy, -1, (side, side), anchor=(0, 0), normalize=False)
     sums = sums[:image.shape[0] - side + 1, :image.shape[1] - side + 1].copy()
     top, left = avoid

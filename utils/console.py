@@ -1,6 +1,7 @@
 """What every command-line tool shares: one-line errors, exit statuses, progress bars."""
 
 import argparse
+import contextlib
 import os
 import sys
 import threading
@@ -25,18 +26,22 @@ def run_cli(main: Callable[[], int | None]) -> None:
     A UserError becomes one line on standard error and status 2, Ctrl-C one line and status 130, a closed pipe status
     141; any other exception is a bug of ours and keeps its traceback.
     """
+    if sys.stdout is None:  # `>&-`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
     try:
         status = main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)  # spaces in file names stay
         status = EXIT_USER_ERROR
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         print("interrupted: what was finished stays", file=sys.stderr)
-        sys.stdout.flush()
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
         sys.stderr.flush()
         os._exit(EXIT_INTERRUPTED)  # a computation may still run in its thread; nobody waits for it
     sys.exit(status or 0)
@@ -88,10 +93,20 @@ class Progress:
         self._terminal = sys.stderr.isatty()
         self._last_line = time.monotonic()
         # mininterval keeps tqdm's arithmetic for the plain lines; the bar itself is shown on terminals alone
+        # some terminals say that they have 0 columns and lines; tqdm would show nothing there
+        sizeless = self._terminal and 0 in os.get_terminal_size(sys.stderr.fileno())
+        size = {"ncols": 80, "nrows": 24} if sizeless else {"dynamic_ncols": True}
         self._bar = tqdm(total=total, desc=description, unit=unit, unit_scale=unit_scale, initial=initial,
                          unit_divisor=1024 if unit_scale else 1000, disable=None if self._terminal else False,
-                         file=sys.stderr if self._terminal else _Nowhere(), dynamic_ncols=True,
-                         smoothing=0)  # notes without progress would upset a moving average
+                         file=sys.stderr if self._terminal else _Nowhere(),
+                         miniters=0,  # or a note without progress would wait for the next step
+                         smoothing=0,  # such notes would upset a moving average
+                         **size)
+
+    @property
+    def count(self) -> int:
+        """How far it has come."""
+        return self._bar.n
 
     def update(self, count: int = 1, note: str = "") -> None:
         """Advance by `count` and show `note` behind the figures."""
@@ -99,7 +114,8 @@ class Progress:
             self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(count)
         now = time.monotonic()
-        if not self._terminal and (now - self._last_line >= PLAIN_INTERVAL or self._bar.n == self._bar.total):
+        finished = count and self._bar.n == self._bar.total
+        if not self._terminal and (now - self._last_line >= PLAIN_INTERVAL or finished):
             self._last_line = now
             self.write(str(self._bar))
 

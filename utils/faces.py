@@ -51,9 +51,9 @@ class FaceFolder:
         """Give the faces of the photo with this stem, in order of their index.
 
         Raises:
-            UserError: a face has no partner.
+            UserError: a face has no partner, or two files are the same face.
         """
-        lq, hq = self._lq.get(stem, {}), self._hq.get(stem, {})
+        lq, hq = _one_per_index(self._lq.get(stem, {})), _one_per_index(self._hq.get(stem, {}))
         for index in sorted(lq.keys() ^ hq.keys()):
             present = lq.get(index) or hq[index]
             absent = "Face_HQ" if index in lq else "Face_LQ"
@@ -62,16 +62,29 @@ class FaceFolder:
         return [FacePair(lq[index], hq[index]) for index in sorted(lq)]
 
 
-def _faces_by_stem(folder: Path) -> dict[str, dict[int, Path]]:
-    if not folder.is_dir():
+def _faces_by_stem(folder: Path) -> dict[str, dict[int, list[Path]]]:
+    try:
+        paths = sorted(folder.iterdir())
+    except FileNotFoundError as error:
         raise UserError(f"the folder {folder} does not exist. Check --face_dir, or make the faces with "
-                        "generate_test_faces.py.")
-    faces: dict[str, dict[int, Path]] = {}
-    for path in sorted(folder.iterdir()):
+                        "generate_test_faces.py.") from error
+    except OSError as error:
+        raise UserError(f"cannot list the folder {folder}: {error.strerror}. Check --face_dir.") from error
+    faces: dict[str, dict[int, list[Path]]] = {}
+    for path in paths:
         match = FACE_NAME.fullmatch(path.stem)
         if match and path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith("."):
-            faces.setdefault(match["stem"], {})[int(match["index"])] = path
+            faces.setdefault(match["stem"], {}).setdefault(int(match["index"]), []).append(path)
     return faces
+
+
+def _one_per_index(faces: dict[int, list[Path]]) -> dict[int, Path]:
+    for index, paths in faces.items():
+        if len(paths) > 1:
+            names = " and ".join(path.name for path in paths)
+            raise UserError(f"{names} in {paths[0].parent} are both the face {index} of one photo. Delete or renumber "
+                            "one.")
+    return {index: path for index, (path,) in faces.items()}
 
 
 def read_face(pair: FacePair) -> Patches:
@@ -109,12 +122,14 @@ def sample_patches(face: Patches, rng: np.random.Generator, *, patch_size: int, 
 def hold_out(patches: list[Patches], fraction: float) -> tuple[list[Patches], list[Patches]]:
     """Divide patches into those to learn from and those held out: the last `fraction` of each face, one at least.
 
+    A face of one patch is learnt from, unless that leaves none to hold out: then the last face is held out.
+
     Returns:
         (learn, held out). A single patch serves as both, there being nothing else to judge by.
     """
     learn, held = [], []
     for batch in patches:
-        count = int(len(batch.lq) * fraction)
+        count = min(max(1, int(len(batch.lq) * fraction)), len(batch.lq) - 1)
         learn.append(Patches(batch.lq[:len(batch.lq) - count], batch.hq[:len(batch.lq) - count]))
         held.append(Patches(batch.lq[len(batch.lq) - count:], batch.hq[len(batch.lq) - count:]))
     held = [batch for batch in held if len(batch.lq)]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from utils.errors import UserError
 from utils.files import atomic_path
@@ -21,6 +21,11 @@ from utils.files import atomic_path
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601, full range
 EXIF_ORIENTATION = 274
 TIFF_BITS_PER_SAMPLE = 258
+TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 262, 0
+TIFF_PLANAR, TIFF_SEPARATE_PLANES = 284, 2
+TIFF_EXTRA_SAMPLES, TIFF_PREMULTIPLIED = 338, (1,)
+PNG_COLOUR_TYPE, PNG_GRAY_AND_ALPHA = 25, 4  # where in the file, and which
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")  # Pillow hands some others, like EPS, to outside programs
 PNG_COMPRESSION = 3  # of 9: photographs hardly shrink further, and 9 takes many times as long
 GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -53,23 +58,23 @@ def read_image(path: Path) -> Photo:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on large files and odd metadata; errors are raised
-            image = Image.open(io.BytesIO(data))
-            deep, orientation = _is_16_bit(image), _orientation(image)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            deep = _is_16_bit(image)
             if image.mode in WIDE_MODES and not deep:
                 raise UserError(f"{path} has 32-bit samples, which are not supported. Convert it to 8 or 16 bits.")
             image.load()
-            # Pillow has no 16-bit colour and would silently give 8 bits
-            samples = _decode_16_bit(data) if deep else _to_array(image)
+            samples = _decode_16_bit(path, data, image) if deep else _to_array(image)
+            return _to_photo(_upright(samples, _orientation(image)), image)
     except UserError:
         raise
-    except Exception as error:  # decoders raise anything on damaged files; all of it means this
-        raise UserError(f"cannot read the image {path}: {error or type(error).__name__}. It is damaged or no image: "
-                        "replace or remove it.") from error
-    return _to_photo(_upright(samples, orientation), image)
+    except Exception as error:  # decoders raise anything on damaged files
+        raise _explain(path, error) from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Read (height, width) of the upright image from the file's header alone.
+
+    An orientation that a PNG states behind its pixels, as old tools wrote it, is not seen: that would take decoding.
 
     Raises:
         UserError: the file is missing or no image.
@@ -77,11 +82,11 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 turned = _orientation(image) in (5, 6, 7, 8)
                 width, height = image.size
     except Exception as error:  # as above
-        raise UserError(f"cannot read the image {path}: {error}. Replace or remove it.") from error
+        raise _explain(path, error) from error
     return (width, height) if turned else (height, width)
 
 
@@ -89,16 +94,37 @@ def _read_bytes(path: Path) -> bytes:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read the image {path}: {error.strerror}. Check the path and its permissions."
-                        ) from error
+        raise _explain(path, error) from error
     if not data:
         raise UserError(f"cannot read the image {path}: the file is empty. Replace or remove it.")
     return data
 
 
+def _explain(path: Path, error: Exception) -> UserError:
+    """Say what an exception met while reading an image means."""
+    if isinstance(error, OSError) and error.strerror:
+        return UserError(f"cannot read the image {path}: {error.strerror}. Check the path and its permissions.")
+    if isinstance(error, MemoryError):
+        return UserError(f"cannot read the image {path}: the memory does not suffice. Make it smaller.")
+    if isinstance(error, Image.DecompressionBombError):
+        return UserError(f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} million pixels, which is not "
+                         "supported. Make it smaller or divide it.")
+    if isinstance(error, UnidentifiedImageError):  # what Pillow says here names a memory address
+        return UserError(f"cannot read the image {path}: it is no PNG, JPEG, BMP, WebP or TIFF of a known kind. "
+                         "Convert, replace or remove it.")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"cannot read the image {path}: {reason}. It is damaged or of a rare kind: convert, replace or "
+                     "remove it.")
+
+
 def _orientation(image: Image.Image) -> int:
     """Give the EXIF orientation still to be undone: Pillow and OpenCV turn TIFFs, and only those, themselves."""
-    return 1 if image.format == "TIFF" else image.getexif().get(EXIF_ORIENTATION, 1)
+    if image.format == "TIFF":
+        return 1
+    try:
+        return Image.Image.getexif(image).get(EXIF_ORIENTATION, 1)  # PNG's own first decodes the whole picture
+    except Exception:  # damaged metadata: the picture may be sound, and whoever decodes it will know
+        return 1
 
 
 def _is_16_bit(image: Image.Image) -> bool:
@@ -109,13 +135,32 @@ def _is_16_bit(image: Image.Image) -> bool:
     return image.format == "PNG" and any("16" in str(tile[3]) for tile in image.tile)
 
 
-def _decode_16_bit(data: bytes) -> np.ndarray:
+def _decode_16_bit(path: Path, data: bytes, image: Image.Image) -> np.ndarray:
+    """Give uint16 samples like `_to_array`, for which Pillow has no modes: it would silently give 8 bits.
+
+    OpenCV decodes them, but leaves what they mean to the caller; Pillow's `image` knows.
+    """
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it would print what is raised below
     samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if samples is None or samples.dtype != np.uint16:
-        raise ValueError("its 16-bit samples are stored in an unsupported way")
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    separate = tags.get(TIFF_PLANAR) == TIFF_SEPARATE_PLANES and image.mode not in GRAY_MODES  # OpenCV garbles them
+    if samples is None or samples.dtype != np.uint16 or separate:
+        raise UserError(f"cannot read the image {path}: its 16-bit samples are stored in an unsupported way. Convert "
+                        "it to a 16-bit PNG or to 8 bits.")
     if samples.ndim == 2:
-        return samples[:, :, None]
-    return cv2.cvtColor(samples, cv2.COLOR_BGR2RGB if samples.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+        samples = samples[:, :, None]
+    else:
+        samples = cv2.cvtColor(samples, cv2.COLOR_BGR2RGB if samples.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    if image.format == "PNG":
+        return samples[:, :, [0, 3]] if data[PNG_COLOUR_TYPE] == PNG_GRAY_AND_ALPHA else samples
+    if tags.get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO:
+        samples = np.iinfo(np.uint16).max - samples
+    if samples.shape[2] == 4 and image.mode not in ALPHA_MODES:
+        samples = samples[:, :, :3]
+    elif samples.shape[2] == 4 and tags.get(TIFF_EXTRA_SAMPLES) == TIFF_PREMULTIPLIED:
+        colour = np.rint(samples[:, :, :3] * 65535.0 / np.maximum(samples[:, :, 3:], 1))
+        samples = np.concatenate([np.minimum(colour, 65535).astype(np.uint16), samples[:, :, 3:]], axis=2)
+    return samples
 
 
 def _to_array(image: Image.Image) -> np.ndarray:
@@ -145,7 +190,7 @@ def _to_photo(samples: np.ndarray, image: Image.Image) -> Photo:
     colour = np.repeat(values[:, :, :1], 3, axis=2) if channels < 3 else np.ascontiguousarray(values[:, :, :3])
     profile = image.info.get("icc_profile")
     space = b"GRAY" if gray else b"RGB "
-    if not profile or profile[16:20] != space:  # a CMYK profile means nothing to converted samples
+    if not isinstance(profile, bytes) or profile[16:20] != space:  # a CMYK profile means nothing to converted samples
         profile = None
     return Photo(colour, alpha, 8 * samples.dtype.itemsize, gray, profile)
 
@@ -196,7 +241,9 @@ def write_png(path: Path, samples: np.ndarray, *, alpha: np.ndarray | None = Non
         samples = np.concatenate([np.broadcast_to(samples, (*samples.shape[:2], 3)), opacity], axis=2)
         icc_profile = icc_profile if icc_profile and icc_profile[16:20] == b"RGB " else None
     order = {1: slice(None), 3: [2, 1, 0], 4: [2, 1, 0, 3]}[samples.shape[2]]
-    _, encoded = cv2.imencode(".png", samples[:, :, order], [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])
+    succeeded, encoded = cv2.imencode(".png", samples[:, :, order], [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])
+    if not succeeded:
+        raise UserError(f"cannot write {path}: {samples.shape[1]}x{samples.shape[0]} pixels do not fit into a PNG.")
     data = encoded.tobytes()
     if icc_profile:
         data = _embed_profile(data, icc_profile)

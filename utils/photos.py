@@ -18,10 +18,13 @@ def list_photos(folder: Path) -> list[Path]:
         UserError: the folder is missing or holds no image, or two images have one stem, so that their results would
             have one name.
     """
-    if not folder.is_dir():
-        raise UserError(f"the folder {folder} does not exist or is not a folder. Check --input_dir.")
-    photos = sorted(path for path in folder.iterdir()
-                    if path.suffix.lower() in IMAGE_ENDINGS and path.is_file() and not path.name.startswith("."))
+    try:
+        photos = sorted(path for path in folder.iterdir()
+                        if path.suffix.lower() in IMAGE_ENDINGS and path.is_file() and not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"the folder {folder} does not exist or is not a folder. Check --input_dir.") from error
+    except OSError as error:
+        raise UserError(f"cannot list the folder {folder}: {error.strerror}. Check its permissions.") from error
     if not photos:
         raise UserError(f"no image in {folder}. Known endings: {', '.join(IMAGE_ENDINGS)}.")
     by_stem = defaultdict(list)

@@ -7,6 +7,7 @@ from utils.files import atomic_path
 
 BEFORE_LOSSES = ("file", "status", "width", "height", "faces", "patches", "mask_mean", "mask_min", "mask_max")
 AFTER_LOSSES = ("learning_rates", "seconds_adaptation", "seconds_upscaling", "seconds_total", "tiles", "reason")
+FINISHED = ("adapted", "base")
 
 
 class Report:
@@ -21,7 +22,8 @@ class Report:
         Args:
             path: the CSV.
             num_steps: of adaptation.
-            keep: take over the rows of the report that is there, for photos that an earlier run finished.
+            keep: take over the rows of the report that is there, for photos that an earlier run finished. They stay
+                in the file even while this run has not come to them, so that interrupting it loses nothing.
         """
         self.path = path
         losses = [f"loss_{step}" for step in range(num_steps + 1)] if num_steps else []
@@ -50,11 +52,13 @@ class Report:
             writer = csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
             writer.writeheader()
             writer.writerows(self._rows.values())
+            writer.writerows(row for file_name, row in self._earlier.items() if file_name not in self._rows)
 
 
 def _read_rows(path: Path) -> dict[str, dict]:
     try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return {row["file"]: row for row in csv.DictReader(file) if row.get("file") and row.get("status")}
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:  # Excel adds a mark
+            rows = csv.DictReader(file)
+            return {row["file"]: row for row in rows if row.get("file") and row.get("status") in FINISHED}
     except (OSError, csv.Error):
         return {}

@@ -50,8 +50,10 @@ class PhotoRestorer:
         self._output_dir = output_dir
         self._options = options
 
-    def restore(self, path: Path, on_progress: Callable[[str], None]) -> dict:
+    def restore(self, path: Path, on_progress: Callable[[str, int], None]) -> dict:
         """Adapt to a photo, write `<stem>.png` at four times its size, and give its row of the report.
+
+        `on_progress` is told what is being done, and how many tiles have been finished since it was last called.
 
         Raises:
             UserError: the photo or its faces are faulty; nothing is written.
@@ -64,7 +66,7 @@ class PhotoRestorer:
         faces = self._read_faces(path)
         params = self._resolver.generator
         if faces:
-            on_progress("adapting")
+            on_progress("adapting", 0)
             params = self._adapt(faces, path.stem, row)
         row["status"] = "adapted" if faces else "base"
         if not faces and self._options.num_steps:
@@ -113,7 +115,7 @@ class PhotoRestorer:
                             "Lower --learning_rate, or use --safeguard backtrack.")
         return adaptation.params
 
-    def _upscale(self, params: Params, photo: Photo, row: dict, on_progress: Callable[[str], None]) -> np.ndarray:
+    def _upscale(self, params: Params, photo: Photo, row: dict, on_progress: Callable[[str, int], None]) -> np.ndarray:
         height, width = photo.pixels.shape[:2]
         tile_size = choose_tile_size(height, width, tile_size=self._options.tile_size,
                                      memory_gib=self._options.memory_gib)
@@ -123,7 +125,7 @@ class PhotoRestorer:
         def on_tile() -> None:
             nonlocal finished
             finished += 1
-            on_progress(f"tile {finished}/{row['tiles']}")
+            on_progress(f"tile {finished} of {row['tiles']}", 1)
 
         def to_integers(rows: np.ndarray) -> np.ndarray:
             if not np.isfinite(rows).all():
@@ -136,7 +138,7 @@ class PhotoRestorer:
                        overlap=self._options.tile_overlap, quantize=to_integers, on_tile=on_tile)
 
     def _save_comparison(self, path: Path, photo: Photo, faces: list[Patches], result: np.ndarray, row: dict,
-                         on_progress: Callable[[str], None]) -> None:
+                         on_progress: Callable[[str, int], None]) -> None:
         height, width = result.shape[:2]
         versions = {"bicubic": resize_bicubic(photo.pixels, height, width)}
         if faces:

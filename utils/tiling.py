@@ -75,7 +75,7 @@ def _ramp(length: int) -> np.ndarray:
     return np.clip(2 * position - 0.5, 0, 1).astype(np.float32)
 
 
-def upscale(forward: Callable[[np.ndarray], np.ndarray], image: np.ndarray, *, tile_size: int = 0, overlap: int = 32,
+def upscale(forward: Callable[[np.ndarray], np.ndarray], image: np.ndarray, *, tile_size: int = 0, overlap: int = 0,
             quantize: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
             on_tile: Callable[[], None] = lambda: None) -> np.ndarray:
     """Upscale a photo four times, whole or in tiles.

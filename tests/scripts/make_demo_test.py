@@ -1,0 +1,121 @@
+"""The demo data set: its degradation, and that its faces are exact oracle faces."""
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+from skimage.metrics import peak_signal_noise_ratio
+
+from scripts import make_demo
+from scripts.make_demo import build, degrade, summarize
+from utils.faces import FaceFolder, read_face
+from utils.images import quantize, read_image, write_png
+
+
+@pytest.fixture(scope="session")
+def ground_truth():
+    return skimage.data.astronaut()
+
+
+@pytest.fixture(scope="session")
+def low_quality(ground_truth):
+    return degrade(ground_truth)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    build(folder)
+    return folder
+
+
+def stored(path):
+    return quantize(read_image(path).pixels)
+
+
+def places(photo, crop):
+    """Every (top, left) where a crop occurs in a photo, pixel by pixel."""
+    views = np.lib.stride_tricks.sliding_window_view(photo, crop.shape)[:, :, 0]
+    candidates = np.argwhere((views[:, :, 0, 0] == crop[0, 0]).all(axis=2))
+    return [(int(top), int(left)) for top, left in candidates if (views[top, left] == crop).all()]
+
+
+def test_degradation_is_always_the_same(ground_truth, low_quality):
+    np.testing.assert_array_equal(degrade(ground_truth), low_quality)
+
+
+def test_degradation_has_the_strength_that_the_readme_reports(ground_truth, low_quality):
+    assert low_quality.shape == (128, 128, 3)
+    assert low_quality.dtype == np.uint8
+    np.testing.assert_allclose(low_quality.mean(axis=(0, 1)) / 255, [0.556, 0.415, 0.38], atol=1e-2)
+    reference = cv2.resize(ground_truth, (128, 128), interpolation=cv2.INTER_AREA)
+    assert peak_signal_noise_ratio(reference, low_quality) == pytest.approx(28.3, abs=0.5)
+
+
+def test_degradation_keeps_colours_and_positions():
+    """A red square stays red and where it is: no channel is swapped, nothing is shifted."""
+    photo = np.zeros((256, 256, 3), np.uint8)
+    photo[64:128, 128:192] = 255, 0, 0
+    small = degrade(photo).astype(float)
+    assert small[20:28, 36:44, 0].mean() > 235
+    assert small[20:28, 36:44, 1:].mean() < 20
+    y, x = np.mgrid[:64, :64]
+    red = np.where(small[:, :, 0] > 60, small[:, :, 0], 0)
+    assert (red * y).sum() / red.sum() == pytest.approx(23.5, abs=0.2)
+    assert (red * x).sum() / red.sum() == pytest.approx(39.5, abs=0.2)
+
+
+def test_degradation_blurs_and_adds_noise():
+    flat = degrade(np.full((512, 512, 3), 128, np.uint8)).astype(float)
+    assert flat.mean() == pytest.approx(128, abs=0.5)
+    assert 1.0 < flat[:, :, 1].std() < 3.5  # sigma 3 before JPEG took its share
+    step = np.zeros((256, 256, 3), np.uint8)
+    step[:, 130:] = 255
+    profile = degrade(step).mean(axis=(0, 2))
+    assert np.count_nonzero((profile > 15) & (profile < 240)) >= 1
+
+
+def test_demo_holds_the_photo_and_its_degraded_version(demo, ground_truth, low_quality):
+    np.testing.assert_array_equal(stored(demo / "GT" / "astronaut.png"), ground_truth)
+    np.testing.assert_array_equal(stored(demo / "LQ" / "astronaut.png"), low_quality)
+    assert sorted(path.name for path in demo.iterdir()) == ["Face_HQ", "Face_LQ", "GT", "LQ"]
+
+
+def test_one_face_is_found_in_the_degraded_photo(demo):
+    [pair] = FaceFolder(demo).pairs("astronaut")
+    face = read_face(pair)
+    assert min(face.lq.shape[1:3]) >= 16  # a patch fits
+
+
+def test_faces_are_cut_from_the_same_place(demo, ground_truth, low_quality):
+    [pair] = FaceFolder(demo).pairs("astronaut")
+    face_lq, face_hq = stored(pair.lq), stored(pair.hq)
+    [(top, left)] = places(low_quality, face_lq)
+    assert places(ground_truth, face_hq) == [(4 * top, 4 * left)]
+    assert face_hq.shape[:2] == (4 * face_lq.shape[0], 4 * face_lq.shape[1])
+
+
+def test_face_is_where_the_astronauts_is(demo, low_quality):
+    """Eyes and mouth of the picture, marked by hand at (y, x) of 512: the box holds them all."""
+    [pair] = FaceFolder(demo).pairs("astronaut")
+    face = stored(pair.lq)
+    [(top, left)] = places(low_quality, face)
+    for y, x in ((105, 205), (105, 245), (160, 225)):
+        assert top <= y / 4 < top + face.shape[0]
+        assert left <= x / 4 < left + face.shape[1]
+
+
+def test_summary_prints_the_quality_of_every_version(demo, tmp_path, capsys, ground_truth):
+    for level, name in enumerate(make_demo.RUNS.values()):
+        noise = np.random.default_rng(level).normal(0, 4 + level, ground_truth.shape)
+        write_png(tmp_path / name / "astronaut.png",
+                  quantize((ground_truth / 255 + noise / 255).astype(np.float32)))
+    summarize(demo, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    for label, name in make_demo.RUNS.items():
+        [figures] = [line[len(label):].split() for line in lines if line.startswith(label + " ")]
+        error = (stored(tmp_path / name / "astronaut.png").astype(float) - ground_truth) ** 2
+        assert float(figures[0]) == pytest.approx(10 * np.log10(255**2 / error.mean()), abs=0.006)
+        assert 0 < float(figures[1]) < 1
+    assert any(line.startswith("bicubic ") for line in lines)
+    assert read_image(tmp_path / "comparison.png").pixels.shape[1] == 5 * 480 + 4 * 6
