@@ -1,6 +1,6 @@
 """Every hyper-parameter of the method, as published (Yin et al., ICCV 2023). Importing this module does nothing."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 SCALE = 4  # super-resolution factor of every network here
 
@@ -22,6 +22,7 @@ class AdaptationConfig:
     num_steps: int = 1
     patch_size: int = 64  # side of a high-quality patch in pixels; its low-quality partner is a quarter of it
     patches_per_face: int = 16
+    seed: int = 0  # of the positions of patches
     holdout_fraction: float = 0.25  # of the patches, for --safeguard backtrack
     max_halvings: int = 5  # of the learning rate, for --safeguard backtrack
 
@@ -30,15 +31,7 @@ class AdaptationConfig:
 class UpscalingConfig:
     """How a whole photo is run through the generator. Sizes in low-quality pixels."""
 
-    memory_gib: float = 4.0  # resident memory within which the automatic tile size keeps the process
+    tile_size: int | None = None  # None: chosen by the memory; 0: the whole photo
+    smallest_tile: int = 128  # that is chosen by the memory
     tile_overlap: int = 64
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Config:
-    """All groups together."""
-
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
-    upscaling: UpscalingConfig = field(default_factory=UpscalingConfig)
+    memory_gib: float = 4.0  # resident memory within which the chosen tile keeps the process

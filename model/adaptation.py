@@ -6,7 +6,7 @@ all generator parameters (Yin et al., section 3.2).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -22,15 +22,12 @@ class Support(NamedTuple):
     weights: tf.Tensor
 
 
-class Adaptation(NamedTuple):
-    """What an inner loop did.
-
-    `losses[k]` is the support loss before step k; `learning_rates[k]` is what step k took (0: not taken).
-    """
+class InnerStep(NamedTuple):
+    """One step: the parameters after it, the loss before it, and the rate it took (0: not taken)."""
 
     params: dict[str, tf.Tensor]
-    losses: list[tf.Tensor]
-    learning_rates: list[float]
+    loss: tf.Tensor
+    learning_rate: float
 
 
 Generator = Callable[[Params, tf.Tensor], tf.Tensor]
@@ -67,7 +64,7 @@ def pooled_loss(loss: Loss, params: Params, supports: Sequence[Support]) -> tf.T
 
 def pooled_loss_and_gradients(loss_and_gradients: LossAndGradients, params: Params,
                               supports: Sequence[Support]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """As `pooled_loss`, with the gradient; one support at a time is in memory."""
+    """As `pooled_loss`, with the gradient; one support at a time is in memory, unless an outer tape records."""
     total, pooled = None, {}
     for share, support in zip(_shares(supports), supports, strict=True):
         loss, gradients = loss_and_gradients(params, support)
@@ -92,7 +89,7 @@ def sgd_step(params: Params, gradients: dict[str, tf.Tensor],
     return {name: params[name] - learning_rate * gradients[name] for name in params}, learning_rate
 
 
-def backtracking_step(loss: Loss, holdout: Sequence[Support], *, max_halvings: int = 5) -> StepRule:
+def backtracking_step(loss: Loss, holdout: Sequence[Support], *, max_halvings: int) -> StepRule:
     """Make a step rule that halves the rate while the loss on held-out patches gets worse.
 
     After `max_halvings` halvings without success the step is not taken. A loss that is not finite counts as worse.
@@ -110,9 +107,10 @@ def backtracking_step(loss: Loss, holdout: Sequence[Support], *, max_halvings: i
     return step
 
 
-def adapt(params: Params, supports: Sequence[Support], *, loss_and_gradients: LossAndGradients, learning_rate: float,
-          num_steps: int = 1, second_order: bool = False, step_rule: StepRule = sgd_step) -> Adaptation:
-    """Run the inner loop.
+def inner_steps(params: Params, supports: Sequence[Support], *, loss_and_gradients: LossAndGradients,
+                learning_rate: float, num_steps: int = 1, second_order: bool = False,
+                step_rule: StepRule = sgd_step) -> Iterator[InnerStep]:
+    """Run the inner loop, giving each step as it is taken.
 
     Args:
         params: the generator's parameters; they are not changed.
@@ -122,16 +120,11 @@ def adapt(params: Params, supports: Sequence[Support], *, loss_and_gradients: Lo
         num_steps: 1 as published.
         second_order: let an outer tape differentiate through the gradients; otherwise they are constants to it.
         step_rule: how a gradient becomes new parameters.
-
-    Returns:
-        The adapted parameters, the loss before each step and the rates taken.
     """
-    fast, losses, rates = dict(params), [], []
+    fast = dict(params)
     for _ in range(num_steps):
         loss, gradients = pooled_loss_and_gradients(loss_and_gradients, fast, supports)
         if not second_order:
             gradients = {name: tf.stop_gradient(gradient) for name, gradient in gradients.items()}
         fast, rate = step_rule(fast, gradients, learning_rate)
-        losses.append(loss)
-        rates.append(rate)
-    return Adaptation(fast, losses, rates)
+        yield InnerStep(fast, loss, rate)

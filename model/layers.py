@@ -1,13 +1,15 @@
 """The vocabulary the networks are written in.
 
-Feature maps are NHWC floating-point tensors, convolution weights HWIO. Everything here is differentiable twice, which
-the second-order meta-gradient needs (`tf.image.resize` is not: its second derivative is missing or silently wrong).
+Feature maps are NHWC floating-point tensors, convolution weights HWIO. Everything here but `resize_bicubic_legacy` is
+differentiable twice, which the second-order meta-gradient needs (the second derivative of `tf.image.resize` is missing
+or silently wrong).
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
+from scipy.stats import truncnorm
 
 Params = Mapping[str, tf.Tensor]
 LEAKY_SLOPE = 0.2
@@ -55,7 +57,39 @@ def resize_bicubic_legacy(images: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     return tf.raw_ops.ResizeBicubic(images=images, size=size, align_corners=False, half_pixel_centers=False)
 
 
-def variance_scaling(rng: np.random.Generator, shape: tuple[int, int, int, int], gain: float = 2.0) -> tf.Tensor:
-    """Draw a normal HWIO kernel of variance gain / fan_in."""
-    fan_in = shape[0] * shape[1] * shape[2]
-    return tf.constant(rng.normal(0.0, np.sqrt(gain / fan_in), shape).astype(np.float32))
+def variance_scaling(rng: np.random.Generator, shape: tuple[int, int, int, int], gain: float = 2.0, *,
+                     truncated: bool = False) -> tf.Tensor:
+    """Draw a normal HWIO kernel of variance gain / fan_in.
+
+    `truncated` cuts the normal at two of its own standard deviations and keeps the variance, as TF1's default
+    initialiser does.
+    """
+    scale = np.sqrt(gain / (shape[0] * shape[1] * shape[2]))
+    if truncated:
+        values = truncnorm.rvs(-2, 2, size=shape, random_state=rng) / truncnorm.std(-2, 2)
+    else:
+        values = rng.normal(size=shape)
+    return tf.constant((scale * values).astype(np.float32))
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], *,
+                 network: str) -> None:
+    """Compare a parameter set with what a network expects.
+
+    Raises:
+        ValueError: in one line, the missing names, the extra names and the names whose shapes differ.
+    """
+    missing = [name for name in expected if name not in shapes]
+    extra = [name for name in shapes if name not in expected]
+    wrong = [f"{name} {tuple(shapes[name])} instead of {tuple(expected[name])}" for name in expected
+             if name in shapes and tuple(shapes[name]) != tuple(expected[name])]
+    faults = [f"{kind}: {_some(names)}" for kind, names in
+              (("missing", missing), ("extra", extra), ("wrong shape", wrong)) if names]
+    if faults:
+        raise ValueError(f"the parameters are not those of {network}. " + "; ".join(faults))
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    """Join at most `most` names and say how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

@@ -23,9 +23,9 @@ def masknet_shapes(num_features: int = 64) -> dict[str, tuple[int, ...]]:
 
 
 def init_masknet(seed: int, *, num_features: int = 64) -> dict[str, tf.Tensor]:
-    """Draw variance-scaled normal kernels (variance 1 / fan_in, TF1's default initialiser) and zero biases."""
+    """Draw truncated normal kernels of variance 1 / fan_in (TF1's variance scaling) and zero biases."""
     rng = np.random.default_rng(seed)
-    return {name: tf.zeros(shape) if name.endswith("/bias") else variance_scaling(rng, shape, gain=1.0)
+    return {name: tf.zeros(shape) if name.endswith("/bias") else variance_scaling(rng, shape, gain=1.0, truncated=True)
             for name, shape in masknet_shapes(num_features).items()}
 
 

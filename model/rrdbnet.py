@@ -8,15 +8,17 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from model.layers import Params, conv2d, leaky_relu, upsample_nearest, variance_scaling
+from config import GeneratorConfig
+from model.layers import Params, check_shapes, conv2d, leaky_relu, upsample_nearest, variance_scaling
 
 RESIDUAL_SCALE = 0.2
 DENSE_LAYERS = 5
 DENSE_BLOCKS = 3
-SCALE = 4
+PUBLISHED = GeneratorConfig()
 
 
-def rrdbnet_shapes(num_blocks: int = 23, num_features: int = 64, growth: int = 32) -> dict[str, tuple[int, ...]]:
+def rrdbnet_shapes(num_blocks: int = PUBLISHED.num_blocks, num_features: int = PUBLISHED.num_features,
+                   growth: int = PUBLISHED.growth) -> dict[str, tuple[int, ...]]:
     """Give name -> shape (HWIO and bias) of every parameter, in the order of the published checkpoint."""
     channels = {"conv_first": (3, num_features)}
     for block in range(num_blocks):
@@ -41,37 +43,17 @@ def rrdbnet_architecture(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, in
         ValueError: the names or shapes are not those of an RRDBNet; lists what is missing and what is extra.
     """
     blocks = {int(name.split("/")[1]) for name in shapes if name.startswith("body/") and name.split("/")[1].isdigit()}
-    num_blocks = max(blocks, default=-1) + 1
+    num_blocks = len(blocks)
     num_features = tuple(shapes.get("conv_first/weight", (0,)))[-1]
     growth = tuple(shapes.get("body/0/rdb1/conv1/weight", (0,)))[-1]
-    check_shapes(shapes, rrdbnet_shapes(num_blocks or 23, num_features or 64, growth or 32), network="RRDBNet")
+    expected = rrdbnet_shapes(num_blocks or PUBLISHED.num_blocks, num_features or PUBLISHED.num_features,
+                              growth or PUBLISHED.growth)
+    check_shapes(shapes, expected, network="RRDBNet")
     return num_blocks, num_features, growth
 
 
-def check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], *,
-                 network: str) -> None:
-    """Compare a parameter set with what a network expects.
-
-    Raises:
-        ValueError: in one line, the missing names, the extra names and the names whose shapes differ.
-    """
-    missing = [name for name in expected if name not in shapes]
-    extra = [name for name in shapes if name not in expected]
-    wrong = [f"{name} {tuple(shapes[name])} instead of {tuple(expected[name])}" for name in expected
-             if name in shapes and tuple(shapes[name]) != tuple(expected[name])]
-    faults = [f"{kind}: {_some(names)}" for kind, names in
-              (("missing", missing), ("extra", extra), ("wrong shape", wrong)) if names]
-    if faults:
-        raise ValueError(f"the parameters are not those of {network}. " + "; ".join(faults))
-
-
-def _some(names: list[str], most: int = 6) -> str:
-    """Join at most `most` names and say how many more there are."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
-
-
-def init_rrdbnet(seed: int, *, num_blocks: int = 23, num_features: int = 64, growth: int = 32) -> dict[str, tf.Tensor]:
+def init_rrdbnet(seed: int, *, num_blocks: int = PUBLISHED.num_blocks, num_features: int = PUBLISHED.num_features,
+                 growth: int = PUBLISHED.growth) -> dict[str, tf.Tensor]:
     """Draw random parameters: He-normal kernels (times 0.1 inside the dense blocks, as in ESRGAN), zero biases."""
     rng = np.random.default_rng(seed)
     params = {}
@@ -88,21 +70,20 @@ def rrdbnet(params: Params, images: tf.Tensor) -> tf.Tensor:
 
     Args:
         params: as `init_rrdbnet` gives; the number of blocks follows from the names. With bfloat16 parameters the
-            convolutions run in bfloat16 while the residual sums stay in float32.
-        images: [n, h, w, 3], float32 RGB in [0, 1].
+            convolutions run in bfloat16 while the sums of residuals stay in the type of the images.
+        images: [n, h, w, 3] RGB in [0, 1].
 
     Returns:
-        [n, 4h, 4w, 3] float32, not clipped.
+        [n, 4h, 4w, 3] in the type of the images, not clipped.
     """
-    first = conv2d(params, "conv_first", images)
-    features = tf.cast(first, tf.float32)
+    first = features = tf.cast(conv2d(params, "conv_first", images), images.dtype)
     for block in range(_num_blocks(params)):
         features = _residual_in_residual(params, f"body/{block}", features)
-    features = conv2d(params, "conv_body", features) + first
+    features = first + tf.cast(conv2d(params, "conv_body", features), images.dtype)
     features = leaky_relu(conv2d(params, "conv_up1", upsample_nearest(features)))
     features = leaky_relu(conv2d(params, "conv_up2", upsample_nearest(features)))
     features = leaky_relu(conv2d(params, "conv_hr", features))
-    return tf.cast(conv2d(params, "conv_last", features), tf.float32)
+    return tf.cast(conv2d(params, "conv_last", features), images.dtype)
 
 
 def _num_blocks(params: Params) -> int:

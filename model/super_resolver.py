@@ -1,16 +1,16 @@
 """The generator, MaskNet and inner loop, compiled once for images of any size."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from model.adaptation import (
-    Adaptation,
     Support,
-    adapt,
     backtracking_step,
+    inner_steps,
     pooled_loss,
     sgd_step,
     support_loss,
@@ -24,6 +24,14 @@ IMAGES = tf.TensorSpec([None, None, None, 3], tf.float32)
 WEIGHTS = tf.TensorSpec([None, None, None, 1], tf.float32)
 
 
+class Adaptation(NamedTuple):
+    """The adapted parameters, the loss before the first and after every step, and the rate each step took."""
+
+    params: dict[str, tf.Tensor]
+    losses: list[float]
+    learning_rates: list[float]
+
+
 class SuperResolver:
     """Adapts a generator to photos and upscales them; the weights it was made with never change.
 
@@ -34,24 +42,24 @@ class SuperResolver:
         """Compile for one architecture.
 
         Args:
-            generator: RRDBNet parameters, float32.
-            mask: MaskNet parameters, float32; None trusts every pixel alike.
+            generator: RRDBNet parameters, float32 tensors or arrays.
+            mask: MaskNet parameters, likewise; None trusts every pixel alike.
             precision: type of the convolutions when whole photos are upscaled, `float32` or `bfloat16`. Adaptation
                 always runs in float32.
         """
-        self.generator = dict(generator)
-        self.mask = None if mask is None else dict(mask)
+        self.generator = {name: tf.convert_to_tensor(value) for name, value in generator.items()}
+        self.mask = None if mask is None else {name: tf.convert_to_tensor(value) for name, value in mask.items()}
         self._forward_dtype = tf.dtypes.as_dtype(precision)
         specs = _specs(self.generator)
         support = Support(IMAGES, IMAGES, WEIGHTS)
         self._forward = tf.function(rrdbnet, input_signature=[_specs(self.generator, self._forward_dtype), IMAGES])
         self._loss = tf.function(functools.partial(support_loss, rrdbnet), input_signature=[specs, support])
-        self._loss_and_gradients = tf.function(functools.partial(support_loss_and_gradients, rrdbnet),
-                                               input_signature=[specs, support])
+        self.loss_and_gradients = tf.function(functools.partial(support_loss_and_gradients, rrdbnet),
+                                              input_signature=[specs, support])
         if self.mask is not None:
             self._mask = tf.function(masknet, input_signature=[_specs(self.mask), IMAGES, IMAGES])
 
-    def support(self, face_lq: np.ndarray, face_hq: np.ndarray) -> Support:
+    def weigh_patches(self, face_lq: np.ndarray, face_hq: np.ndarray) -> Support:
         """Weigh face patches with MaskNet.
 
         Args:
@@ -64,24 +72,29 @@ class SuperResolver:
         return Support(face_lq, face_hq, self._mask(self.mask, face_lq, face_hq))
 
     def adapt(self, supports: Sequence[Support], *, learning_rate: float, num_steps: int,
-              holdout: Sequence[Support] = (), max_halvings: int = 5) -> Adaptation:
-        """Adapt the generator to a photo; `losses` has one entry more than steps, the loss after the last.
+              holdout: Sequence[Support] = (), max_halvings: int = 0) -> Adaptation:
+        """Adapt the generator to a photo.
 
         With `holdout` patches a step that makes their loss worse is halved up to `max_halvings` times, then not taken.
         """
         rule = backtracking_step(self._loss, holdout, max_halvings=max_halvings) if holdout else sgd_step
-        result = adapt(self.generator, supports, loss_and_gradients=self._loss_and_gradients,
-                       learning_rate=learning_rate, num_steps=num_steps, step_rule=rule)
-        return result._replace(losses=[*result.losses, pooled_loss(self._loss, result.params, supports)])
+        params, losses, rates = self.generator, [], []
+        for step in inner_steps(params, supports, loss_and_gradients=self.loss_and_gradients,
+                                learning_rate=learning_rate, num_steps=num_steps, step_rule=rule):
+            params = step.params
+            losses.append(float(step.loss))
+            rates.append(step.learning_rate)
+        losses.append(float(pooled_loss(self._loss, params, supports)))
+        return Adaptation(params, losses, rates)
 
-    def forward(self, params: Params):
+    def upscaler(self, params: Params) -> Callable[[np.ndarray], np.ndarray]:
         """Give the function that upscales with these parameters: [n, h, w, 3] float32 array -> [n, 4h, 4w, 3]."""
         cast = {name: tf.cast(value, self._forward_dtype) for name, value in params.items()}
         return lambda images: self._forward(cast, tf.constant(images)).numpy()
 
     def num_traces(self) -> int:
         """How many graphs have been traced so far."""
-        functions = [self._forward, self._loss, self._loss_and_gradients]
+        functions = [self._forward, self._loss, self.loss_and_gradients]
         if self.mask is not None:
             functions.append(self._mask)
         return sum(function.experimental_get_tracing_count() for function in functions)

@@ -16,11 +16,11 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-from config import UpscalingConfig
+from config import AdaptationConfig, UpscalingConfig
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
 from utils.images import quantize, read_image, write_png
-from utils.tensorflow_setup import configure_tensorflow, quiet_tensorflow
+from utils.tensorflow_setup import start_tensorflow
 
 UPSCALING = UpscalingConfig()
 MATRIX_SIZE = 2048
@@ -86,7 +86,7 @@ class Benchmark:
     def forward(self) -> Iterator[tuple[str, str]]:
         """Compare the generator's rate with the matrix product's."""
         image = self.photo[None, :192, :192]
-        run = self.exact.forward(self.exact.generator)
+        run = self.exact.upscaler(self.exact.generator)
         run(image)
         rate = relative_rate(forward_operations(self.exact.generator, 192, 192), lambda: run(image))
         yield "float32 forward, rate over tf.matmul's", f"{rate:.0%}"
@@ -94,7 +94,7 @@ class Benchmark:
     def bfloat16(self) -> Iterator[tuple[str, str]]:
         """Compare bfloat16 with float32: time and result."""
         image = self.photo[None, :192, :192]
-        runs = [resolver.forward(resolver.generator) for resolver in (self.exact, self.rounded)]
+        runs = [resolver.upscaler(resolver.generator) for resolver in (self.exact, self.rounded)]
         outputs = [run(image) for run in runs]
         # alternating, so that a slow minute of the machine meets both
         seconds = [[best_seconds(lambda run=run: run(image), 1) for run in runs] for _ in range(3)]
@@ -105,10 +105,10 @@ class Benchmark:
     def adaptation(self) -> Iterator[tuple[str, str]]:
         """Compare the rate of one step on one face (forward and backward, three forwards' work) with the product's."""
         rng = np.random.default_rng(0)
-        support = self.exact.support(rng.random((16, 16, 16, 3), np.float32), rng.random((16, 64, 64, 3), np.float32))
+        support = self.exact.weigh_patches(*(rng.random((16, side, side, 3), np.float32) for side in (16, 64)))
 
         def gradients() -> None:
-            self.exact._loss_and_gradients(self.exact.generator, support)
+            self.exact.loss_and_gradients(self.exact.generator, support)
 
         gradients()
         rate = relative_rate(3 * 16 * forward_operations(self.exact.generator, 16, 16), gradients)
@@ -119,9 +119,7 @@ class Benchmark:
         from utils.faces import FaceFolder
         from utils.restoration import Options, PhotoRestorer
 
-        options = Options(patch_size=16, patches_per_face=16, num_steps=1, learning_rate=1e-3, seed=0, tile_size=None,
-                          tile_overlap=UPSCALING.tile_overlap, memory_gib=UPSCALING.memory_gib, no_face="base",
-                          backtrack=False, holdout_fraction=0.25, max_halvings=5, save_comparison=False)
+        options = Options(AdaptationConfig(learning_rate=1e-3), UPSCALING)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             photo = self.photo[:256, :256]
@@ -130,10 +128,11 @@ class Benchmark:
             write_png(folder / "Face_HQ" / "photo_0.png", quantize(self.photo[:192, :160]))
             timed = _Timed(self.exact)
             restorer = PhotoRestorer(timed, FaceFolder(folder), folder / "out", options)
-            restorer.restore(folder / "LQ" / "photo.png", lambda *_: None)  # traces
-            timed.seconds = 0.0
-            total = restorer.restore(folder / "LQ" / "photo.png", lambda *_: None)["seconds_total"]
-        yield "photo of 256x256 with a face: time beyond networks", f"{1 - timed.seconds / total:.1%}"
+            restorer.restore(folder / "LQ" / "photo.png", {"file": "photo.png"}, lambda *_: None)  # traces
+            timed.seconds, row = 0.0, {"file": "photo.png"}
+            restorer.restore(folder / "LQ" / "photo.png", row, lambda *_: None)
+        share = 1 - timed.seconds / row["seconds_total"]
+        yield "photo of 256x256 with a face: time beyond networks", f"{share:.1%}"
 
     def tiling(self) -> Iterator[tuple[str, str]]:
         """Compare a tiled photo with the whole at exactly the default overlap."""
@@ -143,7 +142,7 @@ class Benchmark:
         tile = 192
         side = 2 * tile - overlap
         image = self.photo[:side, :side]
-        run = self.exact.forward(self.exact.generator)
+        run = self.exact.upscaler(self.exact.generator)
         value = psnr(upscale(run, image), upscale(run, image, tile_size=tile, overlap=overlap))
         yield f"2x2 tiles of {tile} with overlap {overlap} against the whole, PSNR", f"{value:.1f} dB"
 
@@ -182,14 +181,14 @@ class _Timed:
 
         return timed
 
-    def support(self, *args):
-        return self._time(self._resolver.support)(*args)
+    def weigh_patches(self, *args):
+        return self._time(self._resolver.weigh_patches)(*args)
 
     def adapt(self, *args, **kwargs):
         return self._time(self._resolver.adapt)(*args, **kwargs)
 
-    def forward(self, params):
-        return self._time(self._resolver.forward(params))
+    def upscaler(self, params):
+        return self._time(self._resolver.upscaler(params))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -200,8 +199,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:-1],
                         help="what to measure; memory takes minutes")
     args = parser.parse_args(argv)
-    quiet_tensorflow()
-    configure_tensorflow()
+    start_tensorflow()
     benchmark = Benchmark(args.model_dir, args.weights_dir)
     print(f"weights: {benchmark.source}\n\n| measurement | value |\n|---|---|", flush=True)
     for part in args.parts:

@@ -7,7 +7,6 @@ python scripts/download_weights.py realesrgan lpips
 import argparse
 import functools
 import os
-import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -170,5 +169,4 @@ def print_table(lines: Iterable[tuple[str, ...]]) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled batch job cleans up as Ctrl-C does
     run_cli(main)

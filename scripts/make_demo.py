@@ -12,15 +12,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cv2
 import numpy as np
 
+from config import SCALE
 from utils.comparison import compose_comparison, locate_face
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
 from utils.face_detection import detect_faces_mtcnn
 from utils.images import quantize, read_image, resize_bicubic, to_float, write_png
-from utils.tensorflow_setup import quiet_tensorflow
+from utils.tensorflow_setup import start_tensorflow
 
 STEM = "astronaut"
-SCALE = 4
 BLUR_SIGMA = 1.6  # HQ pixels: a slightly unsharp lens
 NOISE_SIGMA = 3.0  # of 255, on the small photo: a camera at medium sensitivity
 JPEG_QUALITY = 80
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.summary:
         summarize(args.output_dir, args.results_dir)
     else:
-        quiet_tensorflow()
+        start_tensorflow("-1")  # MTCNN runs on the CPU
         build(args.output_dir)
 
 

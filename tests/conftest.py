@@ -2,8 +2,7 @@
 
 import os
 
-from utils.tensorflow_setup import configure_tensorflow, quiet_tensorflow
+from utils.tensorflow_setup import start_tensorflow
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # values are compared in float32 on the CPU
-quiet_tensorflow()
-configure_tensorflow()
+start_tensorflow()

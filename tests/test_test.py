@@ -16,10 +16,11 @@ import tensorflow as tf
 import utils.checkpoints
 from model.super_resolver import SuperResolver
 from tests.small_networks import small_generator, small_masknet
-from utils.checkpoints import write_tf1_checkpoint
+from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 from utils.console import run_cli
-from utils.faces import batch_patches, read_face, sample_patches
+from utils.faces import read_face
 from utils.images import quantize, read_image
+from utils.patches import batch_patches, sample_patches
 from utils.photos import photo_rng
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,7 @@ class Workplace:
 
     def __init__(self, root):
         self.root, self.lq, self.out = root, root / "data" / "LQ", root / "out"
-        write_tf1_checkpoint(root / "model-new", small_generator(), small_masknet())
+        write_tf1_checkpoint(root / "model-new", checkpoint_tensors(small_generator(), small_masknet()))
         (root / "data" / "Face_LQ").mkdir(parents=True)
         (root / "data" / "Face_HQ").mkdir()
 
@@ -99,18 +100,17 @@ def test_result_is_the_published_step_and_then_the_whole_photo(place):
     assert place.run() == 0
     faces = [read_face(pair) for pair in cli.FaceFolder(place.root / "data").pairs("a")]
     rng = photo_rng(0, "a")
-    patches = [sample_patches(face, rng, patch_size=16, count=16) for face in faces]
-    resolver = SuperResolver({name: tf.constant(value) for name, value in small_generator().items()},
-                             {name: tf.constant(value) for name, value in small_masknet().items()})
-    batches = [resolver.support(*batch) for batch in batch_patches(patches)]
+    patches = [sample_patches(face, rng, lq_patch_size=16, count=16) for face in faces]
+    resolver = SuperResolver(small_generator(), small_masknet())
+    batches = [resolver.weigh_patches(*batch) for batch in batch_patches(patches)]
     assert [len(batch.face_lq) for batch in batches] == [32]
     adapted = resolver.adapt(batches, learning_rate=0.01, num_steps=1)
-    expected = resolver.forward(adapted.params)(read_image(place.lq / "a.png").pixels[None])[0]
+    expected = resolver.upscaler(adapted.params)(read_image(place.lq / "a.png").pixels[None])[0]
     np.testing.assert_array_equal(quantize(read_image(place.out / "a.png").pixels), quantize(expected))
     row = place.report()["a.png"]
     assert (row["status"], row["faces"], row["patches"], row["tiles"]) == ("adapted", "2", "32", "1")
-    assert float(row["loss_0"]) == pytest.approx(float(adapted.losses[0]), rel=1e-5)
-    assert float(row["loss_1"]) == pytest.approx(float(adapted.losses[1]), rel=1e-5)
+    assert float(row["loss_0"]) == pytest.approx(adapted.losses[0], rel=1e-5)
+    assert float(row["loss_1"]) == pytest.approx(adapted.losses[1], rel=1e-5)
     assert float(row["mask_mean"]) == pytest.approx(float(tf.reduce_mean(batches[0].weights)), rel=1e-5)
 
 
@@ -224,7 +224,10 @@ def test_divergence_is_an_error_of_that_photo_alone(place, capsys):
     place.add_photo("a.png")
     place.add_photo("b.png", faces=0)
     assert place.run("--learning_rate", "1e30", "--fine_tune_num", "2") == 2
-    assert "diverged" in place.report()["a.png"]["reason"]
+    row = place.report()["a.png"]
+    assert "diverged" in row["reason"]
+    assert (row["width"], row["height"], row["faces"], row["patches"]) == ("30", "24", "1", "16")
+    assert float(row["loss_0"]) > 0
     assert sorted(place.results()) == ["b.png"]
     assert "--safeguard backtrack" in capsys.readouterr().err
 
@@ -292,7 +295,7 @@ def test_a_checkpoint_of_another_architecture_lists_the_names(place, capsys):
     place.add_photo("a.png")
     generator = small_generator()
     generator["conv_extra/bias"] = generator.pop("conv_hr/bias")
-    write_tf1_checkpoint(place.root / "model-new", generator)
+    write_tf1_checkpoint(place.root / "model-new", checkpoint_tensors(generator))
     fails(place, capsys, message="missing: conv_hr/bias; extra: conv_extra/bias")
 
 
@@ -318,6 +321,36 @@ def test_results_that_are_there_are_not_replaced_unasked(place, capsys):
     assert place.report()["a.png"] == earlier_row
     assert place.run("--overwrite") == 0
     assert place.results() == before
+
+
+def test_results_never_replace_photos_or_faces(place, capsys):
+    place.add_photo("a.png")
+    before = (place.lq / "a.png").read_bytes()
+    for folder in (place.lq, place.root / "data" / "Face_LQ", place.lq / ".." / "LQ"):
+        with pytest.raises(SystemExit):
+            run_cli(lambda folder=folder: place.run("--overwrite", out=folder))
+        assert "must be another folder" in capsys.readouterr().err
+    assert (place.lq / "a.png").read_bytes() == before
+
+
+def test_a_comparison_that_cannot_be_written_does_not_cost_the_result(place):
+    place.add_photo("a.png")
+    place.out.mkdir()
+    (place.out / "comparison").write_text("in the way")
+    assert place.run("--save_comparison") == 0
+    row = place.report()["a.png"]
+    assert row["status"] == "adapted"
+    assert "no comparison" in row["reason"]
+    assert list(place.results()) == ["a.png"]
+
+
+def test_summary_counts_what_this_run_did(place, capsys):
+    place.add_photo("a.png")
+    place.add_photo("b.png", seed=1, faces=0)
+    place.run()
+    assert "2 photos: 1 adapted, 1 base." in capsys.readouterr().out
+    place.run("--skip_existing")
+    assert "2 photos: 2 there already." in capsys.readouterr().out
 
 
 def test_dry_run_writes_nothing_and_lists_faults(place, capsys):
@@ -349,7 +382,7 @@ def test_comparison_shows_the_three_versions(place, tmp_path):
 
 
 def test_a_checkpoint_without_masknet_is_mentioned_once(place, capsys):
-    write_tf1_checkpoint(place.root / "model-new", small_generator())
+    write_tf1_checkpoint(place.root / "model-new", checkpoint_tensors(small_generator()))
     for seed in range(3):
         place.add_photo(f"{seed}.png", seed=seed)
     assert place.run() == 0
@@ -357,19 +390,18 @@ def test_a_checkpoint_without_masknet_is_mentioned_once(place, capsys):
     assert {row["mask_min"] for row in place.report().values()} == {"1"}
 
 
-def test_ctrl_c_keeps_finished_photos_and_nothing_half_written(place):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_keeps_finished_photos_and_nothing_half_written(place, stop):
     place.add_photo("a.png")
-    place.add_photo("b.png", height=2600, width=2600, faces=0)  # minutes of work in one call
-    process = subprocess.Popen([sys.executable, str(ROOT / "test.py"), *place.arguments("--tile_size", "0")],
+    place.add_photo("b.png", height=2600, width=2600, faces=0)  # thousands of tiles: it cannot finish
+    tiles = ("--tile_size", "80", "--tile_overlap", "40")
+    process = subprocess.Popen([sys.executable, str(ROOT / "test.py"), *place.arguments(*tiles)],
                                stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (place.out / "a.png").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    time.sleep(2)
-    process.send_signal(signal.SIGINT)
-    asked = time.monotonic()
-    _, error = process.communicate(timeout=30)
-    assert time.monotonic() - asked < 5
+    process.send_signal(stop)
+    _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in error
     assert "interrupted" in error

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from model.layers import check_shapes
 from model.masknet import masknet_shapes
-from model.rrdbnet import check_shapes, rrdbnet_architecture
+from model.rrdbnet import rrdbnet_architecture
 from utils.errors import UserError
 from utils.ncnn_files import rrdbnet_state_from_ncnn
 from utils.torch_files import load_state_dict
@@ -33,7 +34,8 @@ WHERE_TO_GET_ONE = ("Put a MetaF2N checkpoint there (pretrained_models/README.md
 class SuperResolverWeights(NamedTuple):
     """Float32 arrays under our names: the generator's, MaskNet's (None when the file has none), and where from.
 
-    `meta_trained` is False for weights that no adaptation step was trained into, such as Real-ESRGAN's own.
+    `meta_trained` is False for weights that no adaptation step was trained into, such as Real-ESRGAN's own; a TF1
+    checkpoint is taken to be meta-trained.
     """
 
     generator: dict[str, np.ndarray]
@@ -83,18 +85,29 @@ def read_tf1_checkpoint(path: Path | str) -> dict[str, np.ndarray]:
                         "Copy both of its files (.index and .data-00000-of-00001) again.") from error
 
 
-def write_tf1_checkpoint(prefix: Path | str, generator: Mapping[str, np.ndarray],
-                         mask: Mapping[str, np.ndarray] | None = None) -> None:
-    """Write a checkpoint that `load_super_resolver` and the original test.py read.
+def checkpoint_tensors(generator: Mapping[str, np.ndarray],
+                       mask: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+    """Give the networks' parameters under the names they have in a TF1 checkpoint."""
+    tensors = {GENERATOR_SCOPE + name: value for name, value in generator.items()}
+    tensors.update({MASK_SCOPE + name: value for name, value in (mask or {}).items()})
+    return tensors
 
-    Both files are written to a temporary folder first and renamed, the index last: a reader sees a whole checkpoint.
+
+def write_tf1_checkpoint(prefix: Path | str, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write a checkpoint that `load_super_resolver` and, with the names it expects, the original code read.
+
+    Both files are written to a temporary folder first and renamed, the index last; an earlier checkpoint of this prefix
+    loses its index before that. So there is a whole checkpoint at any time, or none; a new prefix for each step never
+    leaves none.
+
+    Args:
+        prefix: `PREFIX.index` and `PREFIX.data-00000-of-00001` are written.
+        tensors: full name -> array or tensor of any type, as `checkpoint_tensors` gives.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
     prefix = Path(prefix)
-    tensors = {GENERATOR_SCOPE + name: value for name, value in generator.items()}
-    tensors.update({MASK_SCOPE + name: value for name, value in (mask or {}).items()})
     names = sorted(tensors)
     try:
         prefix.parent.mkdir(parents=True, exist_ok=True)
@@ -102,9 +115,10 @@ def write_tf1_checkpoint(prefix: Path | str, generator: Mapping[str, np.ndarray]
     except OSError as error:
         raise UserError(f"cannot write the checkpoint {prefix}: {error.strerror}. Choose another folder.") from error
     try:
-        values = [tf.convert_to_tensor(tensors[name], tf.float32) for name in names]
+        values = [tf.convert_to_tensor(tensors[name]) for name in names]
         tf.raw_ops.SaveV2(prefix=os.path.join(folder, prefix.name), tensor_names=names,
                           shape_and_slices=[""] * len(names), tensors=values)
+        prefix.with_name(f"{prefix.name}.index").unlink(missing_ok=True)
         for file in sorted(os.listdir(folder), key=lambda name: name.endswith(".index")):
             os.replace(os.path.join(folder, file), prefix.parent / file)
     except (tf.errors.OpError, OSError) as error:

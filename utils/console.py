@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -23,9 +24,11 @@ PLAIN_INTERVAL = 10.0  # seconds between progress lines when the output is not a
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a tool's `main` and leave the process with its status.
 
-    A UserError becomes one line on standard error and status 2, Ctrl-C one line and status 130, a closed pipe status
-    141; any other exception is a bug of ours and keeps its traceback.
+    A UserError becomes one line on standard error and status 2, Ctrl-C or SIGTERM one line and status 130, a closed
+    pipe status 141; any other exception is a bug of ours and keeps its traceback.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled batch job cleans up as Ctrl-C does
     if sys.stdout is None:  # `>&-`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show

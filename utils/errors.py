@@ -8,5 +8,6 @@ class UserError(ValueError):
     """
 
 
-class SkipPhoto(Exception):  # noqa: N818 - not an error
-    """The photo gets no result, as the user wished."""
+def printable(text: str) -> str:
+    """Text from a file as one short line without control characters, fit for a message."""
+    return text[:80].encode("unicode_escape").decode("ascii")

@@ -1,23 +1,20 @@
-"""Face pairs of a photo, and the patches that adaptation learns from.
+"""The face pairs of photos.
 
 `DIR/Face_LQ/<stem>_<index>.png` is a face as it is in the photo, `DIR/Face_HQ/<stem>_<index>.png` the same face
 restored at four times the size.
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
+from config import SCALE
 from utils.errors import UserError
 from utils.images import read_image
+from utils.patches import Patches
 from utils.photos import IMAGE_ENDINGS
 
-SCALE = 4
 FACE_NAME = re.compile(r"(?P<stem>.+)_(?P<index>\d+)", re.DOTALL)
-MAX_BATCH_PIXELS = 8192  # low-quality pixels per batch: its gradient takes about 2 GiB in the 23-block generator
 
 
 class FacePair(NamedTuple):
@@ -25,13 +22,6 @@ class FacePair(NamedTuple):
 
     lq: Path
     hq: Path
-
-
-class Patches(NamedTuple):
-    """Patches of one size: `lq` [n, h, w, 3] and `hq` [n, 4h, 4w, 3], float32 RGB in [0, 1]."""
-
-    lq: np.ndarray
-    hq: np.ndarray
 
 
 class FaceFolder:
@@ -98,53 +88,3 @@ def read_face(pair: FacePair) -> Patches:
         raise UserError(f"{pair.hq} must be exactly {SCALE} times {pair.lq}: {lq.shape[1] * SCALE}x"
                         f"{lq.shape[0] * SCALE} pixels. Received: {hq.shape[1]}x{hq.shape[0]}.")
     return Patches(lq[None], hq[None])
-
-
-def sample_patches(face: Patches, rng: np.random.Generator, *, patch_size: int, count: int) -> Patches:
-    """Draw `count` patches at random positions, every position equally likely, the last one included.
-
-    Args:
-        face: one face, as `read_face` gives.
-        rng: where the positions come from.
-        patch_size: side of a low-quality patch. A face that is smaller in a direction is taken whole, once.
-        count: how many patches.
-    """
-    height, width = face.lq.shape[1:3]
-    if height < patch_size or width < patch_size or (height, width) == (patch_size, patch_size):
-        return face
-    tops = rng.integers(0, height - patch_size + 1, count)
-    lefts = rng.integers(0, width - patch_size + 1, count)
-    return Patches(*(np.concatenate([
-        image[:, top * scale:(top + patch_size) * scale, left * scale:(left + patch_size) * scale]
-        for top, left in zip(tops, lefts, strict=True)]) for image, scale in ((face.lq, 1), (face.hq, SCALE))))
-
-
-def hold_out(patches: list[Patches], fraction: float) -> tuple[list[Patches], list[Patches]]:
-    """Divide patches into those to learn from and those held out: the last `fraction` of each face, one at least.
-
-    A face of one patch is learnt from, unless that leaves none to hold out: then the last face is held out.
-
-    Returns:
-        (learn, held out). A single patch serves as both, there being nothing else to judge by.
-    """
-    learn, held = [], []
-    for batch in patches:
-        count = min(max(1, int(len(batch.lq) * fraction)), len(batch.lq) - 1)
-        learn.append(Patches(batch.lq[:len(batch.lq) - count], batch.hq[:len(batch.lq) - count]))
-        held.append(Patches(batch.lq[len(batch.lq) - count:], batch.hq[len(batch.lq) - count:]))
-    held = [batch for batch in held if len(batch.lq)]
-    if not held:
-        return (learn[:-1], learn[-1:]) if len(learn) > 1 else (learn, learn)
-    return learn, held
-
-
-def batch_patches(patches: list[Patches]) -> Iterator[Patches]:
-    """Join patches of one size into batches of bounded memory, sizes in order of first appearance."""
-    by_size: dict[tuple[int, ...], list[Patches]] = {}
-    for batch in patches:
-        by_size.setdefault(batch.lq.shape[1:3], []).append(batch)
-    for (height, width), batches in by_size.items():
-        lq, hq = (np.concatenate(images) for images in zip(*batches, strict=True))
-        step = max(1, MAX_BATCH_PIXELS // (height * width))
-        for start in range(0, len(lq), step):
-            yield Patches(lq[start:start + step], hq[start:start + step])

@@ -2,11 +2,38 @@
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 from utils.errors import UserError
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        UserError: it is missing or cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions."
+                        ) from error
+
+
+def check_writable(folder: Path | str) -> None:
+    """Find out, without leaving a trace, whether files can be written in a folder that may not exist yet.
+
+    Raises:
+        UserError: they cannot.
+    """
+    existing = Path(folder).absolute()
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write in {folder}: {existing} is not a folder that you may write in. Check its "
+                        "permissions, or choose another output folder.")
 
 
 @contextlib.contextmanager
@@ -24,13 +51,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # 50 characters are at most 200 bytes; a file name has room for 255
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        name = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.part")
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask, unlike tempfile's
+        temporary = name
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}. Check the folder's permissions "

@@ -26,6 +26,7 @@ TIFF_PLANAR, TIFF_SEPARATE_PLANES = 284, 2
 TIFF_EXTRA_SAMPLES, TIFF_PREMULTIPLIED = 338, (1,)
 PNG_COLOUR_TYPE, PNG_GRAY_AND_ALPHA = 25, 4  # where in the file, and which
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")  # Pillow hands some others, like EPS, to outside programs
+PNG_HEADER_SIZE = 33  # signature and IHDR
 PNG_COMPRESSION = 3  # of 9: photographs hardly shrink further, and 9 takes many times as long
 GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -199,17 +200,24 @@ def quantize(pixels: np.ndarray, *, bit_depth: int = 8, gray: bool = False) -> n
     """Clip to [0, 1] and round to integers.
 
     Args:
-        pixels: [h, w, 3] float32 RGB.
+        pixels: [h, w, c] float32, RGB if `gray`.
         bit_depth: 8 or 16.
         gray: give the BT.601 luma as one channel instead.
 
     Returns:
-        uint8 or uint16, [h, w, 3] or [h, w, 1].
+        uint8 or uint16, [h, w, c] or [h, w, 1].
     """
     if gray:
         pixels = (pixels @ LUMA)[:, :, None]
     scaled = np.clip(pixels, 0, 1) * np.float32(2 ** bit_depth - 1)
     return np.rint(scaled).astype(np.uint8 if bit_depth == 8 else np.uint16)
+
+
+def to_8_bit(samples: np.ndarray) -> np.ndarray:
+    """Give uint8 RGB [h, w, 3] for integers [h, w, 1 or 3] of 8 or 16 bits."""
+    if samples.dtype == np.uint16:
+        samples = cv2.convertScaleAbs(samples, alpha=1 / 257).reshape(samples.shape)
+    return cv2.cvtColor(samples, cv2.COLOR_GRAY2RGB) if samples.shape[2] == 1 else samples
 
 
 def to_float(samples: np.ndarray) -> np.ndarray:
@@ -237,22 +245,25 @@ def write_png(path: Path, samples: np.ndarray, *, alpha: np.ndarray | None = Non
         UserError: the file cannot be written.
     """
     if alpha is not None:
-        opacity = quantize(np.repeat(alpha[:, :, None], 3, axis=2), bit_depth=8 * samples.dtype.itemsize)[:, :, :1]
-        samples = np.concatenate([np.broadcast_to(samples, (*samples.shape[:2], 3)), opacity], axis=2)
+        combined = np.empty((*samples.shape[:2], 4), samples.dtype)
+        combined[:, :, :3] = samples
+        combined[:, :, 3:] = quantize(alpha[:, :, None], bit_depth=8 * samples.dtype.itemsize)
+        samples = combined
         icc_profile = icc_profile if icc_profile and icc_profile[16:20] == b"RGB " else None
-    order = {1: slice(None), 3: [2, 1, 0], 4: [2, 1, 0, 3]}[samples.shape[2]]
-    succeeded, encoded = cv2.imencode(".png", samples[:, :, order], [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])
+    if samples.shape[2] > 1:
+        samples = cv2.cvtColor(samples, cv2.COLOR_RGB2BGR if samples.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
+    succeeded, encoded = cv2.imencode(".png", samples, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])
     if not succeeded:
         raise UserError(f"cannot write {path}: {samples.shape[1]}x{samples.shape[0]} pixels do not fit into a PNG.")
-    data = encoded.tobytes()
-    if icc_profile:
-        data = _embed_profile(data, icc_profile)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+    png = memoryview(encoded)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(png[:PNG_HEADER_SIZE])
+        if icc_profile:
+            file.write(_profile_chunk(icc_profile))
+        file.write(png[PNG_HEADER_SIZE:])
 
 
-def _embed_profile(png: bytes, profile: bytes) -> bytes:
-    """Insert an iCCP chunk behind the header, whose end is always at byte 33."""
+def _profile_chunk(profile: bytes) -> bytes:
+    """Give the iCCP chunk of a PNG, which stands behind the header."""
     body = b"iCCP" + b"ICC profile\0\0" + zlib.compress(profile)
-    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    return png[:33] + chunk + png[33:]
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))

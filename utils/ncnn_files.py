@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import UserError
+from model.rrdbnet import rrdbnet_shapes
+from utils.errors import UserError, printable
+from utils.files import read_bytes
 
 PARAM_MAGIC = "7767517"
 TAG_FLOAT32 = 0
@@ -23,7 +25,7 @@ LAYERS_WITHOUT_WEIGHTS = {"BinaryOp", "Clip", "Concat", "Crop", "Dropout", "Eltw
                           "Sigmoid", "Slice", "Softmax", "Split", "TanH", "UnaryOp"}
 
 CONVOLUTIONS_PER_BLOCK = 15  # 3 dense blocks of 5
-CONVOLUTIONS_OUTSIDE = ("conv_first", "conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last")
+CONVOLUTIONS_OUTSIDE = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +54,7 @@ def load_ncnn_convolutions(param_path: Path | str, bin_path: Path | str) -> list
     """
     param_path, bin_path = Path(param_path), Path(bin_path)
     convolutions = _parse_param(param_path)
-    try:
-        data = bin_path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {bin_path}: {error.strerror or error}. Check the path and its "
-                        "permissions.") from error
+    data = read_bytes(bin_path)
     result = []
     position = 0
     for convolution in convolutions:
@@ -82,44 +80,30 @@ def rrdbnet_state_from_ncnn(param_path: Path | str, bin_path: Path | str) -> dic
         UserError: as `load_ncnn_convolutions`; the convolutions are not those of an RRDBNet.
     """
     convolutions = load_ncnn_convolutions(param_path, bin_path)
-    num_blocks, rest = divmod(len(convolutions) - len(CONVOLUTIONS_OUTSIDE), CONVOLUTIONS_PER_BLOCK)
+    num_blocks, rest = divmod(len(convolutions) - CONVOLUTIONS_OUTSIDE, CONVOLUTIONS_PER_BLOCK)
     if rest or num_blocks < 1:
-        raise UserError(f"{param_path}: is not an RRDBNet, which has 15 convolutions per block and "
-                        f"{len(CONVOLUTIONS_OUTSIDE)} others. Received: {len(convolutions)} convolutions. Use "
+        raise UserError(f"{param_path}: is not an RRDBNet, which has {CONVOLUTIONS_PER_BLOCK} convolutions per block "
+                        f"and {CONVOLUTIONS_OUTSIDE} others. Received: {len(convolutions)} convolutions. Use "
                         "realesrgan-x4plus or realesrgan-x4plus-anime.")
     features, growth = len(convolutions[0][1]), len(convolutions[1][1])
-    expected = _rrdbnet_channels(num_blocks, convolutions[0][1].shape[1], features, growth)
+    shapes = {name.removesuffix("/weight").replace("/", "."): shape
+              for name, shape in rrdbnet_shapes(num_blocks, features, growth).items() if name.endswith("/weight")}
     state = {}
-    for (name, (inputs, outputs)), (layer, weight, bias) in zip(expected.items(), convolutions, strict=True):
-        if weight.shape != (outputs, inputs, 3, 3):
+    for (name, (height, width, inputs, outputs)), (layer, weight, bias) in zip(shapes.items(), convolutions,
+                                                                               strict=True):
+        if weight.shape != (outputs, inputs, height, width):
             raise UserError(f"{param_path}: is not an RRDBNet of {features} features: {name} must have the shape "
-                            f"{(outputs, inputs, 3, 3)}. Received: {weight.shape} in layer {_printable(layer)}. Use "
-                            "realesrgan-x4plus or realesrgan-x4plus-anime.")
+                            f"{(outputs, inputs, height, width)}. Received: {weight.shape} in layer "
+                            f"{printable(layer)}. Use realesrgan-x4plus or realesrgan-x4plus-anime.")
         state[f"{name}.weight"] = weight
         state[f"{name}.bias"] = bias
     return state
 
 
-def _rrdbnet_channels(num_blocks: int, image_channels: int, features: int, growth: int) -> dict[str, tuple[int, int]]:
-    """Input and output channels of each convolution of an RRDBNet, in the order of computation."""
-    channels = {"conv_first": (image_channels, features)}
-    for block in range(num_blocks):
-        for dense in range(1, 4):
-            for index in range(1, 6):
-                outputs = features if index == 5 else growth
-                channels[f"body.{block}.rdb{dense}.conv{index}"] = (features + (index - 1) * growth, outputs)
-    channels.update(dict.fromkeys(CONVOLUTIONS_OUTSIDE[1:-1], (features, features)))
-    channels["conv_last"] = (features, 3)
-    return channels
-
-
 def _parse_param(path: Path) -> list[_Convolution]:
     """The convolutions a .param file lists."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}. Check the path and its "
-                        "permissions.") from error
+        lines = read_bytes(path).decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not a text .param file of ncnn (the binary .param.bin is not read). Use the "
                         ".param file.") from error
@@ -137,9 +121,9 @@ def _parse_param(path: Path) -> list[_Convolution]:
                 convolutions.append(_parse_convolution(words))
             except (ValueError, IndexError, KeyError, ZeroDivisionError) as error:
                 raise UserError(f"{path}: layer {number} (Convolution) is damaged or of an unknown kind "
-                                f"({_printable(str(error))}). Download the file again.") from error
+                                f"({printable(str(error))}). Download the file again.") from error
         elif words[0] not in LAYERS_WITHOUT_WEIGHTS:
-            raise UserError(f"{path}: layer {number} is of the type {_printable(words[0])}; convolutions are the only "
+            raise UserError(f"{path}: layer {number} is of the type {printable(words[0])}; convolutions are the only "
                             "layers with weights that are read. Use a model made of convolutions.")
     return convolutions
 
@@ -173,7 +157,7 @@ def _read_weight(data: bytes, position: int, convolution: _Convolution, path: Pa
         if position > len(data):
             raise _too_short(convolution, path)
         return weight, position
-    raise UserError(f"{path}: the weights of {_printable(convolution.name)} are stored as "
+    raise UserError(f"{path}: the weights of {printable(convolution.name)} are stored as "
                     f"{REFUSED_TAGS.get(tag, 'an unknown type')} (tag 0x{tag:08X}), not as float16 or float32. Use a "
                     "model that is not quantised, with the .param and the .bin file of the same model.")
 
@@ -188,10 +172,5 @@ def _read_array(data: bytes, position: int, size: int, dtype: str, convolution: 
 
 
 def _too_short(convolution: _Convolution, path: Path) -> UserError:
-    return UserError(f"{path}: ends before the numbers of {_printable(convolution.name)}. Download it again, and use "
+    return UserError(f"{path}: ends before the numbers of {printable(convolution.name)}. Download it again, and use "
                      "the .param and the .bin file of the same model.")
-
-
-def _printable(text: str) -> str:
-    """Text from a file as one short line without control characters."""
-    return text[:80].encode("unicode_escape").decode("ascii")

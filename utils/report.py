@@ -1,6 +1,7 @@
 """The table of what happened to each photo."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 from utils.files import atomic_path
@@ -38,13 +39,12 @@ class Report:
         self._rows[row["file"]] = row
         self._write()
 
-    def add_skipped(self, file: str) -> None:
-        """Add a photo whose result was there already: with its earlier row if that is known."""
-        self.add(self._earlier.get(file) or {"file": file, "status": "skipped", "reason": "the result was there"})
-
-    def count(self, status: str) -> int:
-        """How many rows have this status."""
-        return sum(row["status"] == status for row in self._rows.values())
+    def add_present(self, files: Iterable[str]) -> None:
+        """Add photos whose results were there already: with their earlier rows if these are known."""
+        for file in files:
+            self._rows[file] = self._earlier.get(file) or {"file": file, "status": "skipped",
+                                                           "reason": "the result was there"}
+        self._write()
 
     def _write(self) -> None:
         with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8",

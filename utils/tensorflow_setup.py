@@ -6,24 +6,39 @@ import sys
 from collections.abc import Iterator
 
 
-def quiet_tensorflow(gpu: str | None = None) -> None:
-    """Import TensorFlow quietly. Call before anything else imports it, since it reads its environment then.
+def start_tensorflow(gpu: str | None = None, *, deterministic: bool = True) -> list[str]:
+    """Import TensorFlow quietly and set it up. Call before anything else imports it: it reads its environment then.
+
+    GPU memory grows as needed, and convolutions are not rounded to TF32: adaptation is compared at 1e-4.
 
     Args:
         gpu: which GPUs may be used, as for CUDA_VISIBLE_DEVICES (`0`, `0,1`; `-1` for none). None leaves that variable
             as the user set it.
+        deterministic: make equal runs give equal bits; operations without a seed and without such a kernel raise.
+
+    Returns:
+        The names of the GPUs TensorFlow uses; none on a CPU.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    with _stderr_closed():
-        import tensorflow  # noqa: F401
+    with _stderr_dropped():
+        import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    for device in gpus:
+        with contextlib.suppress(RuntimeError):  # already in use, as in a notebook: its setting stays
+            tf.config.experimental.set_memory_growth(device, True)
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    return [device.name for device in gpus]
 
 
 @contextlib.contextmanager
-def _stderr_closed() -> Iterator[None]:
+def _stderr_dropped() -> Iterator[None]:
     """Drop what is written to standard error: at import TensorFlow's C++ logs before its log level is in force."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -34,24 +49,6 @@ def _stderr_closed() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def configure_tensorflow() -> list[str]:
-    """Let GPU memory grow as needed, and make results repeatable.
-
-    Returns:
-        The names of the GPUs TensorFlow uses; none on a CPU.
-    """
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    for device in gpus:
-        with contextlib.suppress(RuntimeError):  # already in use, as in a notebook: its setting stays
-            tf.config.experimental.set_memory_growth(device, True)
-    # TF32 would round every convolution's inputs to 10 bits: adaptation is compared at 1e-4
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    tf.config.experimental.enable_op_determinism()
-    return [device.name for device in gpus]
 
 
 def cpu_has_bfloat16() -> bool | None:

@@ -9,12 +9,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-SCALE = 4
+from config import SCALE, UpscalingConfig
+
+UPSCALING = UpscalingConfig()
 # Measured on the 23-block generator in float32 (see scripts/benchmark.py): memory beyond the process's own grows by
 # this much per low-quality pixel of a tile, and the process with TensorFlow and the weights takes this much by itself.
 BYTES_PER_PIXEL = 16_000
 BYTES_OF_PROCESS = 1_100_000_000
-SMALLEST_TILE = 128
+BYTES_PER_RESULT_SAMPLE = 4  # at most 2 for the result and as much again for the copy that is being encoded
 
 
 def automatic_tile_size(height: int, width: int, *, memory_gib: float) -> int:
@@ -23,11 +25,11 @@ def automatic_tile_size(height: int, width: int, *, memory_gib: float) -> int:
     The choice depends on the photo's size and the budget alone, never on the memory that happens to be free, so that
     results do not depend on the machine.
     """
-    result = height * width * SCALE * SCALE * 3 * 2  # the quantised photo and its encoded file
+    result = height * width * SCALE * SCALE * 3 * BYTES_PER_RESULT_SAMPLE
     pixels = max(0.0, memory_gib * 2**30 - BYTES_OF_PROCESS - result) / BYTES_PER_PIXEL
     if height * width <= pixels:
         return 0
-    return max(SMALLEST_TILE, int(pixels**0.5) // 16 * 16)
+    return max(UPSCALING.smallest_tile, int(pixels**0.5) // 16 * 16)
 
 
 def choose_tile_size(height: int, width: int, *, tile_size: int | None, memory_gib: float) -> int:
@@ -62,7 +64,7 @@ def blending_windows(length: int, tile_size: int, overlap: int) -> list[tuple[in
         ramp = _ramp(shared)
         left[len(left) - shared:] *= 1 - ramp
         right[:shared] *= ramp
-    total = np.zeros(length * SCALE, np.float32)  # not one where three tiles meet
+    total = np.zeros(length * SCALE, np.float32)  # where three tiles overlap, the ramps do not sum to one
     for start, window in zip(starts, windows, strict=True):
         total[start * SCALE:(start + size) * SCALE] += window
     return [(start, window / total[start * SCALE:(start + size) * SCALE])
@@ -99,7 +101,7 @@ def upscale(forward: Callable[[np.ndarray], np.ndarray], image: np.ndarray, *, t
     rows = blending_windows(height, size, overlap if tile_size else 0)
     columns = blending_windows(width, size, overlap if tile_size else 0)
     ends = [top for top, _ in rows[1:]] + [height]
-    finished, carried = [], np.zeros((0, width * SCALE, 3), np.float32)
+    result, carried = None, np.zeros((0, width * SCALE, 3), np.float32)
     for (top, row_weights), end in zip(rows, ends, strict=True):
         band = np.zeros((len(row_weights), width * SCALE, 3), np.float32)
         band[:len(carried)] = carried
@@ -109,9 +111,12 @@ def upscale(forward: Callable[[np.ndarray], np.ndarray], image: np.ndarray, *, t
             band[:, left * SCALE:right * SCALE] += tile * row_weights[:, None, None] * column_weights[None, :, None]
             on_tile()
         num_finished = (end - top) * SCALE
-        finished.append(quantize(band[:num_finished]))
+        finished = quantize(band[:num_finished])
+        if result is None:  # only now its type is known
+            result = np.empty((height * SCALE, *finished.shape[1:]), finished.dtype)
+        result[top * SCALE:end * SCALE] = finished
         carried = band[num_finished:]
-    return np.concatenate(finished)
+    return result
 
 
 def count_tiles(height: int, width: int, tile_size: int, overlap: int) -> int:

@@ -16,14 +16,13 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.torch_unpickler import (
     SCALARS,
     BadTorchFileError,
     TensorView,
     TorchDtype,
     load_pickle,
-    printable,
 )
 
 # where training scripts keep the weights inside a checkpoint, the best ones first

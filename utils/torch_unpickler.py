@@ -3,6 +3,9 @@
 A pickle is a program, and Python's `pickle` is an interpreter that runs whatever the program names. This one knows only
 the instructions that describe data, looks every name up in a table of our own functions, and gives attributes to
 nothing. Tensors stay descriptions (`TensorView`) until `utils.torch_files` fetches their numbers.
+
+A subclass of `pickle.Unpickler` with an allow-list would be shorter, but hostile pickles exhaust the memory or the
+stack of the C implementation, which ends the process instead of raising.
 """
 
 import dataclasses
@@ -12,6 +15,8 @@ from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
+
+from utils.errors import printable
 
 MAX_INSTRUCTIONS = 2_000_000  # a checkpoint of 1000 tensors needs about 30,000
 MAX_DIMENSIONS = 32
@@ -72,11 +77,6 @@ class Builder:
     """One of our functions, standing for a name that files may call."""
 
     function: Callable
-
-
-def printable(text: str) -> str:
-    """Text from a file as one short line without control characters."""
-    return text[:80].encode("unicode_escape").decode("ascii")
 
 
 def load_pickle(stream: BinaryIO) -> tuple[Any, dict[str, Storage]]:

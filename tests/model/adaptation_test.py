@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from model.adaptation import (
     Support,
-    adapt,
     backtracking_step,
+    inner_steps,
     pooled_loss,
     pooled_loss_and_gradients,
     support_loss,
@@ -57,34 +57,61 @@ def test_patches_of_two_sizes_count_by_their_pixels():
 
 def test_one_step_subtracts_the_gradient_times_the_rate():
     params, support = generator(), faces(3)
-    result = adapt(params, [support], loss_and_gradients=LOSS_AND_GRADIENTS, learning_rate=0.05)
+    [step] = inner_steps(params, [support], loss_and_gradients=LOSS_AND_GRADIENTS, learning_rate=0.05)
     loss, gradients = LOSS_AND_GRADIENTS(params, support)
-    assert float(result.losses[0]) == float(loss)
-    assert result.learning_rates == [0.05]
+    assert float(step.loss) == float(loss)
+    assert step.learning_rate == 0.05
     for name in params:
-        np.testing.assert_allclose(result.params[name], params[name] - 0.05 * gradients[name], atol=1e-7)
+        np.testing.assert_allclose(step.params[name], params[name] - 0.05 * gradients[name], atol=1e-7)
 
 
 def test_two_steps_equal_one_step_after_another():
     params, support = generator(), faces(4)
-    run = functools.partial(adapt, supports=[support], loss_and_gradients=LOSS_AND_GRADIENTS, learning_rate=0.05)
-    once = run(params)
-    twice, again = run(params, num_steps=2), run(once.params)
-    assert float(twice.losses[1]) == float(again.losses[0])
+    run = functools.partial(inner_steps, supports=[support], loss_and_gradients=LOSS_AND_GRADIENTS, learning_rate=0.05)
+    first, second = run(params, num_steps=2)
+    [again] = run(first.params)
+    assert float(second.loss) == float(again.loss)
     for name in params:
-        np.testing.assert_array_equal(twice.params[name], again.params[name])
+        np.testing.assert_array_equal(second.params[name], again.params[name])
 
 
-def test_no_step_changes_nothing():
-    params = generator()
-    result = adapt(params, [faces(5)], loss_and_gradients=LOSS_AND_GRADIENTS, learning_rate=1.0, num_steps=0)
-    assert result.losses == []
-    assert all(result.params[name] is params[name] for name in params)
+def test_no_steps_are_none():
+    assert list(inner_steps(generator(), [faces(5)], loss_and_gradients=LOSS_AND_GRADIENTS, learning_rate=1.0,
+                            num_steps=0)) == []
 
 
 def test_no_support_is_an_error():
     with pytest.raises(ValueError, match="at least one support"):
-        adapt(generator(), [], loss_and_gradients=LOSS_AND_GRADIENTS, learning_rate=0.1)
+        next(inner_steps(generator(), [], loss_and_gradients=LOSS_AND_GRADIENTS, learning_rate=0.1))
+
+
+def test_second_order_gradient_through_the_real_generator_equals_central_differences():
+    rng = np.random.default_rng(10)
+    params = {name: tf.cast(value, tf.float64) for name, value in generator().items()}
+    support = Support(*(tf.cast(value, tf.float64) for value in faces(11, count=1, height=4, width=4)))
+    query = tf.constant(rng.random((1, 4, 4, 3)))
+    target = tf.constant(rng.random((1, 16, 16, 3)))
+
+    def query_loss(start, weights):
+        [step] = inner_steps(start, [support._replace(weights=weights)], loss_and_gradients=LOSS_AND_GRADIENTS,
+                             learning_rate=0.1, second_order=True)
+        return tf.reduce_mean((target - rrdbnet(step.params, query)) ** 2)
+
+    with tf.GradientTape() as tape:
+        tape.watch([params, support.weights])
+        loss = query_loss(params, support.weights)
+    by_params, by_weights = tape.gradient(loss, [params, support.weights])
+    move = {name: tf.constant(rng.normal(size=value.shape)) * 0.1 for name, value in params.items()}
+    weight_move = tf.constant(rng.normal(size=support.weights.shape))
+    step = 1e-6
+    for actual, plus, minus in (
+            (sum(float(tf.reduce_sum(by_params[name] * move[name])) for name in params),
+             *(query_loss({name: params[name] + sign * step * move[name] for name in params}, support.weights)
+               for sign in (1, -1))),
+            (float(tf.reduce_sum(by_weights * weight_move)),
+             *(query_loss(params, support.weights + sign * step * weight_move) for sign in (1, -1)))):
+        assert abs(actual) > 1e-7
+        assert actual == pytest.approx(float(plus - minus) / (2 * step), rel=1e-3)
 
 
 # Meta-gradients are checked on a generator that is smooth almost everywhere and runs in float64.
@@ -113,8 +140,10 @@ class MetaProblem:
         self.query_lq, self.query_hq = tf.constant(rng.random((1, 4, 4, 3))), tf.constant(rng.random((1, 16, 16, 3)))
 
     def adapt(self, params, weights, *, second_order):
-        return adapt(params, [Support(self.lq, self.hq, weights)], loss_and_gradients=squared_loss_and_gradients,
-                     learning_rate=0.3, num_steps=2, second_order=second_order).params
+        *_, last = inner_steps(params, [Support(self.lq, self.hq, weights)],
+                               loss_and_gradients=squared_loss_and_gradients, learning_rate=0.3, num_steps=2,
+                               second_order=second_order)
+        return last.params
 
     def query_loss(self, params):
         return tf.reduce_mean((self.query_hq - tiny_generator(params, self.query_lq)) ** 2)
@@ -162,14 +191,15 @@ def quadratic_loss(params, support):
 def test_backtracking_halves_until_the_held_out_loss_does_not_grow(rate, taken):
     # for x^2 a step of rate r multiplies x by 1 - 2r: it grows where r > 1; 100 / 32 is still above one
     params = {"x": tf.constant([1.0, -2.0])}
-    step = backtracking_step(quadratic_loss, [faces(8)])
+    step = backtracking_step(quadratic_loss, [faces(8)], max_halvings=5)
     moved, rate_taken = step(params, {"x": 2 * params["x"]}, rate)
     assert rate_taken == pytest.approx(taken)
     np.testing.assert_allclose(moved["x"], params["x"] * (1 - 2 * taken), rtol=1e-6)
 
 
 def test_backtracking_does_not_take_a_step_to_infinity():
-    step = backtracking_step(lambda params, support: tf.reduce_sum(tf.math.log(params["x"])), [faces(9)])
+    step = backtracking_step(lambda params, support: tf.reduce_sum(tf.math.log(params["x"])), [faces(9)],
+                             max_halvings=5)
     params = {"x": tf.constant([1.0])}
     moved, rate = step(params, {"x": tf.constant([1e6])}, 1.0)
     assert rate == 0.0

@@ -31,12 +31,12 @@ def reference():
 def run(reference):
     """Adapt for three steps and upscale after 0, 1 and 3."""
     resolver = SuperResolver(as_tensors(reference_generator()), as_tensors(reference_masknet()))
-    support = resolver.support(as_float(reference["face_lq"]), as_float(reference["face_hq"]))
+    support = resolver.weigh_patches(as_float(reference["face_lq"]), as_float(reference["face_hq"]))
     photo = as_float(reference["lq"])[None]
     results = {steps: resolver.adapt([support], learning_rate=0.01, num_steps=steps) for steps in (1, 3)}
-    outputs = {0: resolver.forward(resolver.generator)(photo)}
-    outputs.update({steps: resolver.forward(result.params)(photo) for steps, result in results.items()})
-    _, gradients = resolver._loss_and_gradients(resolver.generator, support)
+    outputs = {0: resolver.upscaler(resolver.generator)(photo)}
+    outputs.update({steps: resolver.upscaler(result.params)(photo) for steps, result in results.items()})
+    _, gradients = resolver.loss_and_gradients(resolver.generator, support)
     return support, results, outputs, gradients
 
 
@@ -83,17 +83,17 @@ def test_graphs_are_traced_once_for_photos_of_five_sizes():
     resolver = SuperResolver(as_tensors(small_generator()), as_tensors(small_masknet()))
     rng, counts = np.random.default_rng(0), []
     for size in ((8, 8), (9, 16), (16, 5), (20, 21), (3, 40)):
-        support = resolver.support(*small_faces(rng, size[0] % 3 + 1, *size))
-        held_out = resolver.support(*small_faces(rng, 1, size[1], size[0]))
-        result = resolver.adapt([support], learning_rate=0.01, num_steps=2, holdout=[held_out])
-        resolver.forward(result.params)(rng.random((1, *size, 3), np.float32))
+        support = resolver.weigh_patches(*small_faces(rng, size[0] % 3 + 1, *size))
+        held_out = resolver.weigh_patches(*small_faces(rng, 1, size[1], size[0]))
+        result = resolver.adapt([support], learning_rate=0.01, num_steps=2, holdout=[held_out], max_halvings=5)
+        resolver.upscaler(result.params)(rng.random((1, *size, 3), np.float32))
         counts.append(resolver.num_traces())
     assert counts == [4] * 5  # MaskNet, loss, gradient, forward
 
 
 def test_adaptation_leaves_the_start_weights_as_they_were():
     resolver = SuperResolver(as_tensors(small_generator()), None)
-    support = resolver.support(*small_faces(np.random.default_rng(1), 2, 8, 8))
+    support = resolver.weigh_patches(*small_faces(np.random.default_rng(1), 2, 8, 8))
     first = resolver.adapt([support], learning_rate=0.1, num_steps=1)
     second = resolver.adapt([support], learning_rate=0.1, num_steps=1)
     for name, value in small_generator().items():
@@ -104,7 +104,7 @@ def test_adaptation_leaves_the_start_weights_as_they_were():
 
 def test_without_a_masknet_every_pixel_counts_alike():
     resolver = SuperResolver(as_tensors(small_generator()), None)
-    support = resolver.support(*small_faces(np.random.default_rng(2), 1, 5, 7))
+    support = resolver.weigh_patches(*small_faces(np.random.default_rng(2), 1, 5, 7))
     np.testing.assert_array_equal(support.weights, np.ones((1, 20, 28, 1)))
 
 
@@ -114,8 +114,8 @@ def test_bfloat16_changes_the_upscaling_slightly_and_the_adaptation_not_at_all()
     outputs, adapted = [], []
     for precision in ("float32", "bfloat16"):
         resolver = SuperResolver(as_tensors(small_generator()), None, precision=precision)
-        adapted.append(resolver.adapt([resolver.support(*faces)], learning_rate=0.01, num_steps=1).params)
-        outputs.append(resolver.forward(adapted[-1])(photo))
+        adapted.append(resolver.adapt([resolver.weigh_patches(*faces)], learning_rate=0.01, num_steps=1).params)
+        outputs.append(resolver.upscaler(adapted[-1])(photo))
     for name in adapted[0]:
         np.testing.assert_array_equal(adapted[0][name], adapted[1][name])
     assert 0 < np.abs(outputs[0] - outputs[1]).max() < 0.02

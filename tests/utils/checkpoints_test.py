@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_shapes
 from tests.small_networks import SMALL, small_generator, small_masknet
 from tests.utils.ncnn_files_test import write_rrdbnet
-from utils.checkpoints import load_super_resolver, read_tf1_checkpoint, write_tf1_checkpoint
+from utils.checkpoints import checkpoint_tensors, load_super_resolver, read_tf1_checkpoint, write_tf1_checkpoint
 from utils.errors import UserError
 
 DATA = Path(__file__).parents[1] / "data"
@@ -56,7 +57,7 @@ def original_arrays():
 
 
 def test_what_is_written_is_read_back(tmp_path):
-    write_tf1_checkpoint(tmp_path / "new" / "model-3", small_generator(), small_masknet())
+    write_tf1_checkpoint(tmp_path / "new" / "model-3", checkpoint_tensors(small_generator(), small_masknet()))
     weights = load_super_resolver(str(tmp_path / "new" / "model-3"))
     assert_same(weights.generator, small_generator())
     assert_same(weights.mask, small_masknet())
@@ -65,21 +66,21 @@ def test_what_is_written_is_read_back(tmp_path):
 
 def test_writing_leaves_the_two_files_of_a_checkpoint_and_nothing_else(tmp_path):
     for _ in range(2):
-        write_tf1_checkpoint(tmp_path / "model-3", small_generator())
+        write_tf1_checkpoint(tmp_path / "model-3", checkpoint_tensors(small_generator()))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model-3.data-00000-of-00001", "model-3.index"]
 
 
 def test_names_and_shapes_of_the_published_architecture_are_the_originals(tmp_path):
     zeros = [{name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
              for shapes in (rrdbnet_shapes(), masknet_shapes())]
-    write_tf1_checkpoint(tmp_path / "model", *zeros)
+    write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(*zeros))
     original = json.loads((DATA / "tf1_checkpoint_names.json").read_text())
     assert len(original) == 718
     assert dict(tf.train.list_variables(str(tmp_path / "model"))) == original
 
 
 def test_the_original_loads_ours(tmp_path):
-    write_tf1_checkpoint(tmp_path / "model", small_generator(), small_masknet())
+    write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(small_generator(), small_masknet()))
     assert_same(restore_with_tf1(tmp_path / "model", "MODEL/", small_generator()), small_generator())
     assert_same(restore_with_tf1(tmp_path / "model", "Mask/", small_masknet()), small_masknet())
 
@@ -101,7 +102,7 @@ def test_optimiser_slots_and_the_discriminator_are_left_alone(tmp_path):
 
 
 def test_a_checkpoint_without_masknet_has_none(tmp_path):
-    write_tf1_checkpoint(tmp_path / "model", small_generator())
+    write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(small_generator()))
     assert load_super_resolver(str(tmp_path / "model")).mask is None
 
 
@@ -141,21 +142,21 @@ def test_a_folder_without_checkpoint_is_named(tmp_path):
 
 def test_a_folder_with_several_checkpoints_asks_which(tmp_path):
     for step in (1, 2):
-        write_tf1_checkpoint(tmp_path / f"model-{step}", small_generator())
+        write_tf1_checkpoint(tmp_path / f"model-{step}", checkpoint_tensors(small_generator()))
     fails(tmp_path, "several checkpoints .model-1, model-2.")
 
 
 def test_another_architecture_is_answered_with_missing_and_extra_names(tmp_path):
     generator = small_generator()
     generator["conv_up3/weight"] = generator.pop("conv_up2/weight")
-    write_tf1_checkpoint(tmp_path / "model", generator)
+    write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(generator))
     fails(tmp_path / "model", "missing: conv_up2/weight; extra: conv_up3/weight")
 
 
 def test_a_masknet_of_another_architecture_is_refused(tmp_path):
     mask = small_masknet()
     del mask["conv5/bias"]
-    write_tf1_checkpoint(tmp_path / "model", small_generator(), mask)
+    write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(small_generator(), mask))
     fails(tmp_path / "model", "MaskNet. missing: conv5/bias")
 
 
@@ -167,14 +168,14 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
 def test_values_that_are_not_finite_are_refused(tmp_path):
     generator = small_generator()
     generator["conv_hr/bias"] = generator["conv_hr/bias"] * np.nan
-    write_tf1_checkpoint(tmp_path / "model", generator)
+    write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(generator))
     fails(tmp_path / "model", "not finite, in conv_hr/bias")
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "missing"])
 def test_a_damaged_checkpoint_is_named(tmp_path, suffix, damage):
-    write_tf1_checkpoint(tmp_path / "model", small_generator())
+    write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(small_generator()))
     file = tmp_path / f"model{suffix}"
     data = file.read_bytes()
     if damage == "missing":
@@ -187,13 +188,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path, suffix, damage):
 def test_a_checkpoint_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write the checkpoint") as error:
-        write_tf1_checkpoint(tmp_path / "file" / "model", small_generator())
+        write_tf1_checkpoint(tmp_path / "file" / "model", checkpoint_tensors(small_generator()))
     assert "\n" not in str(error.value)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_failure_while_writing_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
-    write_tf1_checkpoint(tmp_path / "model", small_generator())
+    write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(small_generator()))
 
     def full_disk(**_):
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
@@ -201,9 +202,34 @@ def test_a_failure_while_writing_keeps_the_earlier_checkpoint(tmp_path, monkeypa
     monkeypatch.setattr(tf.raw_ops, "SaveV2", full_disk)
     changed = {name: value + 1 for name, value in small_generator().items()}
     with pytest.raises(UserError, match="No space left"):
-        write_tf1_checkpoint(tmp_path / "model", changed)
+        write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(changed))
     assert_same(load_super_resolver(str(tmp_path / "model")).generator, small_generator())
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_stop_between_the_two_renames_never_leaves_a_mixture(tmp_path, monkeypatch):
+    write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(small_generator()))
+    original = os.replace
+
+    def stop_at_the_index(source, target):
+        if str(target).endswith(".index"):
+            raise KeyboardInterrupt
+        original(source, target)
+
+    monkeypatch.setattr(os, "replace", stop_at_the_index)
+    changed = {name: value + 1 for name, value in small_generator().items()}
+    with pytest.raises(KeyboardInterrupt):
+        write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(changed))
+    fails(tmp_path / "model", "is not a checkpoint|does not exist")
+
+
+def test_other_variables_keep_their_types(tmp_path):
+    extra = {"global_step": np.int32(7), "stop_grad": np.bool_(False), "Discriminator/conv1/u": np.ones((1, 4), "f4")}
+    write_tf1_checkpoint(tmp_path / "model", {**checkpoint_tensors(small_generator()), **extra})
+    reader = tf.train.load_checkpoint(str(tmp_path / "model"))
+    for name, value in extra.items():
+        assert reader.get_tensor(name).dtype == value.dtype
+        np.testing.assert_array_equal(reader.get_tensor(name), value)
 
 
 def test_small_networks_are_what_these_tests_say():

@@ -609,12 +609,16 @@ def test_nothing_is_left_when_encoding_fails(tmp_path, monkeypatch, outcome):
 def test_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
     write_png(tmp_path / "x.png", noise(5, 4, 3))
 
-    def write_bytes(path, data):
-        with path.open("wb") as file:
-            file.write(data[:20])
+    original = type(tmp_path).open
+
+    def open_and_fail(path, mode="r", **options):
+        if "w" not in mode:
+            return original(path, mode, **options)
+        with original(path, mode, **options) as file:
+            file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(tmp_path), "write_bytes", write_bytes)
+    monkeypatch.setattr(type(tmp_path), "open", open_and_fail)
     with pytest.raises(UserError, match="No space left"):
         write_png(tmp_path / "x.png", noise(5, 4, 3, seed=1))
     assert os.listdir(tmp_path) == ["x.png"]

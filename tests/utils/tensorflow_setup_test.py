@@ -9,18 +9,17 @@ from pathlib import Path
 import pytest
 
 from utils import tensorflow_setup
-from utils.tensorflow_setup import configure_tensorflow, cpu_has_bfloat16
+from utils.tensorflow_setup import cpu_has_bfloat16, start_tensorflow
 
 REPOSITORY = Path(tensorflow_setup.__file__).resolve().parents[1]
 SCRIPT = """
 import json, os, sys
-from utils.tensorflow_setup import configure_tensorflow, quiet_tensorflow
+from utils.tensorflow_setup import start_tensorflow
 assert "tensorflow" not in sys.modules
-quiet_tensorflow("-1")
+gpus = start_tensorflow("-1")
 assert "tensorflow" in sys.modules
 print("heard", file=sys.stderr)
 import tensorflow as tf
-gpus = configure_tensorflow()
 tf.constant([1.0]) + 1
 print(json.dumps({"gpus": gpus, **{name: os.environ.get(name) for name in
                   ("CUDA_VISIBLE_DEVICES", "TF_CPP_MIN_LOG_LEVEL", "CUDA_DEVICE_ORDER")}}))
@@ -39,15 +38,15 @@ def test_tensorflow_starts_silently_on_the_chosen_device():
 
 def test_gpus_the_user_chose_stay_chosen(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    tensorflow_setup.quiet_tensorflow()
+    tensorflow_setup.start_tensorflow()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
-    tensorflow_setup.quiet_tensorflow("0,1")
+    tensorflow_setup.start_tensorflow("0,1")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
 def test_standard_error_comes_back_after_a_failure(capfd):
     def fail():
-        with tensorflow_setup._stderr_closed():
+        with tensorflow_setup._stderr_dropped():
             os.write(2, b"unheard\n")
             raise ImportError("no tensorflow")
 
@@ -60,7 +59,7 @@ def test_standard_error_comes_back_after_a_failure(capfd):
 def test_results_are_repeatable_and_not_rounded():
     import tensorflow as tf
 
-    configure_tensorflow()
+    start_tensorflow()
     assert not tf.config.experimental.tensor_float_32_execution_enabled()
     with pytest.raises(RuntimeError, match=r"(?i)determinism"):
         tf.random.normal([2])  # unseeded

@@ -1,0 +1,70 @@
+"""The face patches that adaptation learns from: drawn, held out, put into batches."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from config import SCALE
+
+MAX_BATCH_PIXELS = 8192  # low-quality pixels per batch: its gradient takes about 2 GiB in the 23-block generator
+
+
+class Patches(NamedTuple):
+    """Patches of one size: `lq` [n, h, w, 3] and `hq` [n, 4h, 4w, 3], float32 RGB in [0, 1]."""
+
+    lq: np.ndarray
+    hq: np.ndarray
+
+
+def sample_patches(face: Patches, rng: np.random.Generator, *, lq_patch_size: int, count: int) -> Patches:
+    """Draw `count` patches at random positions, every position equally likely, the last one included.
+
+    Args:
+        face: one face, as `read_face` gives.
+        rng: where the positions come from.
+        lq_patch_size: side of a low-quality patch. A face that is smaller in a direction is taken whole, once.
+        count: how many patches.
+    """
+    height, width = face.lq.shape[1:3]
+    side = lq_patch_size
+    if height < side or width < side or (height, width) == (side, side):
+        return face
+    tops = rng.integers(0, height - side + 1, count)
+    lefts = rng.integers(0, width - side + 1, count)
+    return Patches(*(np.concatenate([
+        image[:, top * scale:(top + side) * scale, left * scale:(left + side) * scale]
+        for top, left in zip(tops, lefts, strict=True)]) for image, scale in ((face.lq, 1), (face.hq, SCALE))))
+
+
+def hold_out(patches: list[Patches], fraction: float) -> tuple[list[Patches], list[Patches]]:
+    """Divide patches into those to learn from and those held out: of each face the last `fraction`, one at least.
+
+    Faces of a single patch are learnt from. If all are such, the last of them is held out; a photo's only patch serves
+    as both, there being nothing else to judge by. Patches of one face overlap, and the more the smaller the face is:
+    held-out patches tell whether a step is too long, not how well it generalises.
+
+    Returns:
+        (learn, held out).
+    """
+    learn, held = [], []
+    for batch in patches:
+        count = min(max(1, int(len(batch.lq) * fraction)), len(batch.lq) - 1)
+        learn.append(Patches(batch.lq[:len(batch.lq) - count], batch.hq[:len(batch.lq) - count]))
+        held.append(Patches(batch.lq[len(batch.lq) - count:], batch.hq[len(batch.lq) - count:]))
+    held = [batch for batch in held if len(batch.lq)]
+    if not held:
+        return (learn[:-1], learn[-1:]) if len(learn) > 1 else (learn, learn)
+    return learn, held
+
+
+def batch_patches(patches: list[Patches]) -> Iterator[Patches]:
+    """Join patches of one size into batches of bounded memory, sizes in order of first appearance."""
+    by_size: dict[tuple[int, ...], list[Patches]] = {}
+    for batch in patches:
+        by_size.setdefault(batch.lq.shape[1:3], []).append(batch)
+    for (height, width), batches in by_size.items():
+        lq, hq = (np.concatenate(images) for images in zip(*batches, strict=True))
+        step = max(1, MAX_BATCH_PIXELS // (height * width))
+        for start in range(0, len(lq), step):
+            yield Patches(lq[start:start + step], hq[start:start + step])
