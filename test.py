@@ -17,6 +17,9 @@ from utils.report import Report
 from utils.tensorflow_setup import cpu_has_bfloat16, start_tensorflow
 from utils.tiling import choose_tile_size, count_tiles
 
+# columns of the report; between them loss_0 ... loss_N, the inner loss before the first and after each of N steps
+BEFORE_LOSSES = ("file", "status", "width", "height", "faces", "patches", "mask_mean", "mask_min", "mask_max")
+AFTER_LOSSES = ("learning_rates", "seconds_adaptation", "seconds_upscaling", "seconds_total", "tiles", "reason")
 ADAPTATION, UPSCALING = AdaptationConfig(), UpscalingConfig()
 
 
@@ -142,7 +145,9 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Pa
     todo = [photo for photo in photos if photo not in there]
     restorer = _build(args, faces) if todo else None
     name = "report.csv" if args.shard == (0, 1) else f"report-{args.shard[0]}-of-{args.shard[1]}.csv"
-    report = Report(args.output_dir / name, num_steps=args.fine_tune_num, keep=args.skip_existing)
+    losses = [f"loss_{step}" for step in range(args.fine_tune_num + 1)] if args.fine_tune_num else []
+    report = Report(args.output_dir / name, [*BEFORE_LOSSES, *losses, *AFTER_LOSSES],
+                    keep=("adapted", "base") if args.skip_existing else ())
     report.add_present(photo.name for photo in there)
     outcomes = Counter({"there already": len(there)})
     planned = [_plan_tiles(args, photo) for photo in todo]

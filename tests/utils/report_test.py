@@ -8,8 +8,9 @@ import pytest
 from utils.errors import UserError
 from utils.report import Report
 
-HEADER = ["file", "status", "width", "height", "faces", "patches", "mask_mean", "mask_min", "mask_max"]
-FOOTER = ["learning_rates", "seconds_adaptation", "seconds_upscaling", "seconds_total", "tiles", "reason"]
+COLUMNS = ["file", "status", "width", "height", "faces", "patches", "mask_mean", "loss_0", "loss_1", "seconds_total",
+           "reason"]
+FINISHED = ("adapted", "base")
 
 
 def read(path):
@@ -23,15 +24,23 @@ def files(path):
     return [row["file"] for row in read(path)[1]]
 
 
-@pytest.mark.parametrize(("num_steps", "losses"), [(0, []), (1, ["loss_0", "loss_1"]),
-                                                   (3, ["loss_0", "loss_1", "loss_2", "loss_3"])])
-def test_columns_follow_the_number_of_steps(tmp_path, num_steps, losses):
-    Report(tmp_path / "report.csv", num_steps=num_steps)
-    assert read(tmp_path / "report.csv") == ([*HEADER, *losses, *FOOTER], [])
+def test_columns_are_written_before_any_row(tmp_path):
+    Report(tmp_path / "report.csv", ["file", "status", "loss_0"])
+    assert read(tmp_path / "report.csv") == (["file", "status", "loss_0"], [])
+
+
+def test_a_photo_may_have_several_rows(tmp_path):
+    report = Report(tmp_path / "report.csv", COLUMNS)
+    report.add({"file": "a.png", "status": "adapted", "faces": 1}, {"file": "a.png", "status": "error", "faces": 2})
+    report.add({"file": "b.png", "status": "base"})
+    kept = Report(tmp_path / "report.csv", COLUMNS, keep=FINISHED)
+    assert (kept.finished("a.png"), kept.finished("b.png"), kept.finished("c.png")) == (True, True, False)
+    kept.add({"file": "a.png", "status": "base", "faces": 0})
+    assert [(row["file"], row["faces"]) for row in read(tmp_path / "report.csv")[1]] == [("a.png", "0"), ("b.png", "")]
 
 
 def test_missing_values_stay_empty_and_floats_are_short(tmp_path):
-    report = Report(tmp_path / "report.csv", num_steps=1)
+    report = Report(tmp_path / "report.csv", COLUMNS)
     report.add({"file": "a.png", "status": "adapted", "width": 10, "loss_0": 1 / 3, "seconds_total": 1234567.0,
                 "mask_mean": 0.1, "unknown": 5})
     _, [row] = read(tmp_path / "report.csv")
@@ -41,7 +50,7 @@ def test_missing_values_stay_empty_and_floats_are_short(tmp_path):
 
 
 def test_report_is_complete_after_every_photo(tmp_path):
-    report = Report(tmp_path / "report.csv", num_steps=1)
+    report = Report(tmp_path / "report.csv", COLUMNS)
     for count in range(1, 6):
         report.add({"file": f"{count}.png", "status": "adapted"})
         assert files(tmp_path / "report.csv") == [f"{index}.png" for index in range(1, count + 1)]
@@ -49,18 +58,18 @@ def test_report_is_complete_after_every_photo(tmp_path):
 
 
 def test_folder_is_made(tmp_path):
-    Report(tmp_path / "a" / "b" / "report.csv", num_steps=1)
+    Report(tmp_path / "a" / "b" / "report.csv", COLUMNS)
     assert (tmp_path / "a" / "b" / "report.csv").exists()
 
 
 def test_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(UserError, match=r"report\.csv"):
-        Report(tmp_path / "a" / "report.csv", num_steps=1)
+        Report(tmp_path / "a" / "report.csv", COLUMNS)
 
 
 def test_second_row_of_a_photo_replaces_the_first(tmp_path):
-    report = Report(tmp_path / "report.csv", num_steps=1)
+    report = Report(tmp_path / "report.csv", COLUMNS)
     report.add({"file": "a.png", "status": "error"})
     report.add({"file": "a.png", "status": "base"})
     assert [row["status"] for row in read(tmp_path / "report.csv")[1]] == ["base"]
@@ -68,10 +77,10 @@ def test_second_row_of_a_photo_replaces_the_first(tmp_path):
 
 @pytest.mark.parametrize("name", ["写真 é.png", 'a "b", c.png', "two\nlines.png", "a;b\t.png", " x .png", "=1+1.png"])
 def test_any_name_survives(tmp_path, name):
-    report = Report(tmp_path / "report.csv", num_steps=1)
+    report = Report(tmp_path / "report.csv", COLUMNS)
     report.add({"file": name, "status": "adapted", "faces": 3, "reason": 'so, "so"'})
     assert files(tmp_path / "report.csv") == [name]
-    kept = Report(tmp_path / "report.csv", num_steps=1, keep=True)
+    kept = Report(tmp_path / "report.csv", COLUMNS, keep=FINISHED)
     kept.add_present([name])
     _, [row] = read(tmp_path / "report.csv")
     assert (row["file"], row["faces"], row["reason"]) == (name, "3", 'so, "so"')
@@ -79,23 +88,23 @@ def test_any_name_survives(tmp_path, name):
 
 def test_undecodable_name_survives(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
-    Report(tmp_path / "report.csv", num_steps=1).add({"file": name, "status": "adapted", "faces": 3})
+    Report(tmp_path / "report.csv", COLUMNS).add({"file": name, "status": "adapted", "faces": 3})
     assert b"caf\xe9.png,adapted,,,3" in (tmp_path / "report.csv").read_bytes()
-    Report(tmp_path / "report.csv", num_steps=1, keep=True).add_present([name])
+    Report(tmp_path / "report.csv", COLUMNS, keep=FINISHED).add_present([name])
     assert b"caf\xe9.png,adapted,,,3" in (tmp_path / "report.csv").read_bytes()
 
 
 # --- a second run ---
 
 def first_run(path, *names):
-    report = Report(path, num_steps=1)
+    report = Report(path, COLUMNS)
     for index, name in enumerate(names):
         report.add({"file": name, "status": "adapted", "loss_0": 0.5, "faces": index})
 
 
 def test_skipped_photos_keep_their_earlier_rows(tmp_path):
     first_run(tmp_path / "report.csv", "a.png", "b.png")
-    report = Report(tmp_path / "report.csv", num_steps=1, keep=True)
+    report = Report(tmp_path / "report.csv", COLUMNS, keep=FINISHED)
     report.add_present(["b.png"])
     report.add({"file": "a.png", "status": "error"})
     report.add_present(["c.png"])
@@ -107,7 +116,7 @@ def test_skipped_photos_keep_their_earlier_rows(tmp_path):
 
 def test_without_keep_earlier_rows_are_gone(tmp_path):
     first_run(tmp_path / "report.csv", "a.png")
-    report = Report(tmp_path / "report.csv", num_steps=1)
+    report = Report(tmp_path / "report.csv", COLUMNS)
     assert files(tmp_path / "report.csv") == []
     report.add_present(["a.png"])
     assert [row["status"] for row in read(tmp_path / "report.csv")[1]] == ["skipped"]
@@ -115,11 +124,11 @@ def test_without_keep_earlier_rows_are_gone(tmp_path):
 
 def test_interrupting_a_second_run_loses_no_row(tmp_path):
     first_run(tmp_path / "report.csv", "a.png", "b.png", "c.png")
-    report = Report(tmp_path / "report.csv", num_steps=1, keep=True)
+    report = Report(tmp_path / "report.csv", COLUMNS, keep=FINISHED)
     assert files(tmp_path / "report.csv") == ["a.png", "b.png", "c.png"]
     report.add_present(["b.png"])
     assert files(tmp_path / "report.csv") == ["b.png", "a.png", "c.png"]
-    third = Report(tmp_path / "report.csv", num_steps=1, keep=True)
+    third = Report(tmp_path / "report.csv", COLUMNS, keep=FINISHED)
     for name in ("a.png", "b.png", "c.png"):
         third.add_present([name])
     _, rows = read(tmp_path / "report.csv")
@@ -127,18 +136,18 @@ def test_interrupting_a_second_run_loses_no_row(tmp_path):
 
 
 def test_earlier_failure_is_not_kept_as_a_result(tmp_path):
-    Report(tmp_path / "report.csv", num_steps=1).add({"file": "a.png", "status": "error", "reason": "no"})
-    report = Report(tmp_path / "report.csv", num_steps=1, keep=True)
+    Report(tmp_path / "report.csv", COLUMNS).add({"file": "a.png", "status": "error", "reason": "no"})
+    report = Report(tmp_path / "report.csv", COLUMNS, keep=FINISHED)
     report.add_present(["a.png"])
     assert [row["status"] for row in read(tmp_path / "report.csv")[1]] == ["skipped"]
 
 
 def test_rows_of_a_run_with_more_steps_are_taken_over(tmp_path):
     first_run(tmp_path / "report.csv", "a.png")
-    Report(tmp_path / "report.csv", num_steps=3, keep=True).add_present(["a.png"])
+    Report(tmp_path / "report.csv", [*COLUMNS, "loss_2"], keep=FINISHED).add_present(["a.png"])
     header, [row] = read(tmp_path / "report.csv")
-    assert "loss_3" in header
-    assert (row["loss_0"], row["loss_3"]) == ("0.5", "")
+    assert "loss_2" in header
+    assert (row["loss_0"], row["loss_2"]) == ("0.5", "")
     Report(tmp_path / "report.csv", num_steps=0, keep=True).add_present(["a.png"])
     header, [row] = read(tmp_path / "report.csv")
     assert "loss_0" not in header
@@ -149,7 +158,7 @@ def test_report_that_a_spreadsheet_saved_is_read(tmp_path):
     first_run(tmp_path / "report.csv", "é.png")
     text = (tmp_path / "report.csv").read_text("utf-8")
     (tmp_path / "report.csv").write_text("\ufeff" + text, "utf-8")
-    Report(tmp_path / "report.csv", num_steps=1, keep=True).add_present(["é.png"])
+    Report(tmp_path / "report.csv", COLUMNS, keep=FINISHED).add_present(["é.png"])
     assert [row["status"] for row in read(tmp_path / "report.csv")[1]] == ["adapted"]
 
 
@@ -158,12 +167,12 @@ def test_report_that_a_spreadsheet_saved_is_read(tmp_path):
     b"file,status\na.png,adapted,more,and,more\n", b"\0\0\0", b"file,file,status\na.png,b.png,adapted\n"])
 def test_garbage_in_the_place_of_a_report_does_not_matter(tmp_path, garbage):
     (tmp_path / "report.csv").write_bytes(garbage)
-    report = Report(tmp_path / "report.csv", num_steps=1, keep=True)
+    report = Report(tmp_path / "report.csv", COLUMNS, keep=FINISHED)
     report.add_present(["z.png"])
     report.add_present(["a.png"])
     assert {"z.png", "a.png"} <= set(files(tmp_path / "report.csv"))
 
 
 def test_no_earlier_report_is_no_error(tmp_path):
-    Report(tmp_path / "report.csv", num_steps=1, keep=True).add_present(["a.png"])
+    Report(tmp_path / "report.csv", COLUMNS, keep=FINISHED).add_present(["a.png"])
     assert files(tmp_path / "report.csv") == ["a.png"]
