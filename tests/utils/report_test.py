@@ -148,7 +148,7 @@ def test_rows_of_a_run_with_more_steps_are_taken_over(tmp_path):
     header, [row] = read(tmp_path / "report.csv")
     assert "loss_2" in header
     assert (row["loss_0"], row["loss_2"]) == ("0.5", "")
-    Report(tmp_path / "report.csv", num_steps=0, keep=True).add_present(["a.png"])
+    Report(tmp_path / "report.csv", ["file", "status", "reason"], keep=FINISHED).add_present(["a.png"])
     header, [row] = read(tmp_path / "report.csv")
     assert "loss_0" not in header
     assert row["status"] == "adapted"
