@@ -42,9 +42,9 @@ class Report:
                                                             "reason": "the result was there"}]
         self._write()
 
-    def finished(self, file: str) -> bool:
-        """Whether an earlier run finished this photo, as far as the report knows."""
-        return file in self._earlier
+    def earlier(self, file: str) -> list[dict]:
+        """Give the rows an earlier run left of a photo it finished; none if it did not, or this is not known."""
+        return self._earlier.get(file, [])
 
     def _write(self) -> None:
         with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8",

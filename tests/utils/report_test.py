@@ -34,7 +34,7 @@ def test_a_photo_may_have_several_rows(tmp_path):
     report.add({"file": "a.png", "status": "adapted", "faces": 1}, {"file": "a.png", "status": "error", "faces": 2})
     report.add({"file": "b.png", "status": "base"})
     kept = Report(tmp_path / "report.csv", COLUMNS, keep=FINISHED)
-    assert (kept.finished("a.png"), kept.finished("b.png"), kept.finished("c.png")) == (True, True, False)
+    assert [[row["faces"] for row in kept.earlier(name)] for name in ("a.png", "b.png", "c.png")] == [["1"], [""], []]
     kept.add({"file": "a.png", "status": "base", "faces": 0})
     assert [(row["file"], row["faces"]) for row in read(tmp_path / "report.csv")[1]] == [("a.png", "0"), ("b.png", "")]
 

@@ -1,0 +1,179 @@
+"""Find the faces of every photo, restore them, and write the pairs Face_LQ/ and Face_HQ/ that test.py adapts to."""
+
+import argparse
+import contextlib
+import math
+import sys
+from collections import Counter
+from pathlib import Path
+
+from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
+from utils.errors import UserError
+from utils.files import check_writable
+from utils.photos import list_photos, parse_shard
+from utils.report import Report
+from utils.tensorflow_setup import start_tensorflow
+
+DETECTORS = ("retinaface", "mtcnn", "face-alignment", "boxes")
+RESTORERS = ("gpen-512", "gpen-256", "none")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse and check the command line.
+
+    Raises:
+        UserError: a value is outside its range, or two do not go together.
+    """
+    parser = ArgumentParser(__doc__)
+    files = parser.add_argument_group("files")
+    files.add_argument("--input_dir", type=Path, default="./datasets/RealFaces200/LQ", help="folder of photos")
+    files.add_argument("--output_dir", type=Path, default="./datasets/RealFaces200",
+                       help="where Face_LQ/, Face_HQ/ and faces.csv are written")
+    files.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
+    files.add_argument("--overwrite", action="store_true", help="replace faces that are there")
+    files.add_argument("--skip_existing", action="store_true", help="leave out photos that faces.csv says are done")
+    files.add_argument("--shard", default="0/1", help="i/n: only the i-th of n parts of the folder")
+    files.add_argument("--save_aligned", action="store_true", help="also write Aligned/: faces upright, 512x512")
+    files.add_argument("--save_overlay", action="store_true",
+                       help="also write Overlay/: photos with boxes, landmarks, numbers and scores")
+    finding = parser.add_argument_group("finding faces")
+    finding.add_argument("--detector", choices=DETECTORS, default=DETECTORS[0],
+                         help="mtcnn needs no download; face-alignment needs requirements-face-alignment.txt")
+    finding.add_argument("--boxes", type=Path,
+                         help="for --detector boxes: CSV with the columns of faces.csv, or JSON, of any other tool")
+    finding.add_argument("--min_confidence", type=float, default=0.9, help="only faces with a higher score")
+    finding.add_argument("--min_face_size", type=int, default=0, help="smaller side of the box, in pixels")
+    finding.add_argument("--max_faces", type=int, help="per photo: the best ones (default: all)")
+    finding.add_argument("--box_margin", type=float, default=0.0, help="share of the box's side added all around")
+    restoring = parser.add_argument_group("restoring them")
+    restoring.add_argument("--restorer", choices=RESTORERS, default=RESTORERS[0],
+                           help="none: write Face_LQ/ and Aligned/, to be restored by any other tool")
+    restoring.add_argument("--restored_dir", type=Path,
+                           help="folder with the faces of Aligned/ restored elsewhere: finish Face_HQ/ with them")
+    restoring.add_argument("--legacy_alignment", action="store_true",
+                           help="lay faces 1.5 pixels up and left, as the original code does")
+    restoring.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
+    args = parser.parse_args(argv)
+    _check_and_convert(args)
+    return args
+
+
+def _check_and_convert(args: argparse.Namespace) -> None:
+    def require(holds: bool, rule: str, value: object) -> None:
+        if not holds:
+            raise UserError(f"{rule}. Received: {value}.")
+
+    require(0 <= args.min_confidence <= 1, "--min_confidence must lie between 0 and 1", args.min_confidence)
+    require(args.min_face_size >= 0, "--min_face_size must be at least 0", args.min_face_size)
+    require(args.max_faces is None or args.max_faces > 0, "--max_faces must be at least 1", args.max_faces)
+    require(args.box_margin >= 0 and math.isfinite(args.box_margin), "--box_margin must be at least 0",
+            args.box_margin)
+    require((args.detector == "boxes") == (args.boxes is not None), "--detector boxes and --boxes FILE go together",
+            f"--detector {args.detector}, --boxes {args.boxes}")
+    require(not (args.overwrite and args.skip_existing), "--overwrite and --skip_existing exclude each other", "both")
+    if args.restored_dir is not None:
+        require(args.restored_dir.is_dir(), "--restored_dir must be a folder", args.restored_dir)
+        args.restorer = "none"
+    args.shard = parse_shard(args.shard)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool; gives the exit status."""
+    args = parse_args(argv)
+    index, count = args.shard
+    every_photo = list_photos(args.input_dir)
+    _refuse_foreign_faces(args.output_dir, {photo.stem for photo in every_photo})
+    photos = every_photo[index::count]
+    check_writable(args.output_dir)
+    if not args.overwrite and not args.skip_existing:
+        folder = args.output_dir / ("Face_HQ" if _writes_hq(args) else "Face_LQ")
+        stems = {photo.stem for photo in photos}
+        there = {_stem(path) for path in folder.glob("*.png")} & stems
+        if there:
+            raise UserError(f"faces of {len(there)} of {len(photos)} photos are already in {folder}. "
+                            "Give --overwrite or --skip_existing.")
+    return _prepare_photos(args, photos)
+
+
+def _writes_hq(args: argparse.Namespace) -> bool:
+    return args.restorer != "none" or args.restored_dir is not None
+
+
+def _stem(path: Path) -> str:
+    return path.stem.rpartition("_")[0]
+
+
+def _refuse_foreign_faces(output_dir: Path, stems: set[str]) -> None:
+    """Refuse a folder that holds faces of photos that are not in the input folder: test.py could not tell them apart.
+
+    Raises:
+        UserError: it does.
+    """
+    for name in ("Face_LQ", "Face_HQ"):
+        foreign = sorted(path for path in (output_dir / name).glob("*.png") if _stem(path) not in stems)
+        if foreign:
+            raise UserError(f"{output_dir / name} holds faces of other photos, as {foreign[0].name} ({len(foreign)} in "
+                            "all). Choose another --output_dir, or remove them.")
+
+
+def _prepare_photos(args: argparse.Namespace, photos: list[Path]) -> int:
+    """Work through the photos; one that fails gets a row and does not stop the others."""
+    gpus = start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
+    if args.gpu not in (None, "-1") and not gpus:
+        print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
+    from utils.face_preparation import COLUMNS, FINISHED
+
+    name = "faces.csv" if args.shard == (0, 1) else f"faces-{args.shard[0]}-of-{args.shard[1]}.csv"
+    outcomes: Counter[str] = Counter()
+    with contextlib.ExitStack() as stack:
+        preparer = _build(args, stack)
+        report = Report(args.output_dir / name, COLUMNS, keep=FINISHED if args.skip_existing else ())
+        done = [photo for photo in photos if _is_done(args, photo, report.earlier(photo.name))]
+        report.add_present(photo.name for photo in done)
+        outcomes["photos there already"] += len(done)
+        todo = [photo for photo in photos if photo not in done]
+        progress = stack.enter_context(Progress(len(todo), description="photos", unit="photo"))
+        for photo in todo:
+            try:
+                rows = preparer.prepare(photo, lambda what, name=photo.name: progress.update(0, f"{name}: {what}"))
+            except UserError as error:
+                rows = [{"file": photo.name, "status": "error", "reason": str(error)}]
+            for row in rows:
+                outcomes[{"ok": "faces", "no face": "photos without a face"}.get(row["status"], row["status"])] += 1
+                if row["status"] == "error":
+                    progress.write(f"error: {photo.name}: {row['reason']}")
+            report.add(*rows)
+            progress.update(1, photo.name)
+    summary = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
+    print(f"{len(photos)} photo{'s' * (len(photos) != 1)}: {summary}. Report: {report.path}")
+    if args.restorer == "none" and args.restored_dir is None:
+        print(f"Restore the faces in {args.output_dir / 'Aligned'} (keep names and size), then run the same command "
+              "with --restored_dir and their folder.")
+    return EXIT_USER_ERROR if outcomes["error"] else 0
+
+
+def _is_done(args: argparse.Namespace, photo: Path, rows: list[dict]) -> bool:
+    """Whether an earlier run wrote everything of a photo that this one would."""
+    folders = ("Face_LQ", "Face_HQ") if _writes_hq(args) else ("Face_LQ",)
+    return bool(rows) and all((args.output_dir / folder / f"{photo.stem}_{row['index']}.png").exists()
+                              for row in rows if row["status"] == "ok" for folder in folders)
+
+
+def _build(args: argparse.Namespace, stack: contextlib.ExitStack):
+    """Open the detector and the restorer; gives a FacePreparer."""
+    from utils.face_detection import open_detector
+    from utils.face_preparation import FacePreparer, Options
+    from utils.face_restorers import RESTORERS as MAKERS
+
+    detector = stack.enter_context(open_detector(args.detector, min_confidence=args.min_confidence,
+                                                 weights_dir=args.weights_dir, boxes=args.boxes))
+    restorer = None if args.restorer == "none" else MAKERS[args.restorer](args.restorer, args.weights_dir)
+    return FacePreparer(detector, restorer, args.output_dir, Options(
+        detector=args.detector, restorer=args.restorer if args.restored_dir is None else str(args.restored_dir),
+        min_face_size=args.min_face_size, max_faces=args.max_faces, box_margin=args.box_margin,
+        legacy_alignment=args.legacy_alignment, save_aligned=args.save_aligned, save_overlay=args.save_overlay,
+        restored_dir=args.restored_dir))
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,317 @@
+"""The detector against the outputs of the published code, and its parts against NumPy and hand-made figures.
+
+The arrays in tests/data/retinaface.npz come from the original detector run in PyTorch with the weights of
+tests/reference_detector.py, on crops and enlargements of scikit-image's astronaut.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+import tensorflow as tf
+
+from model.resnet import fold_batch_norm, resnet50
+from model.retinaface import (
+    Detections,
+    compile_retinaface,
+    context_module,
+    decode_boxes,
+    decode_landmarks,
+    detect,
+    feature_pyramid,
+    init_retinaface,
+    non_maximum_suppression,
+    preprocess,
+    prior_boxes,
+    retinaface,
+    retinaface_params_from_torch,
+    retinaface_shapes,
+    retinaface_torch_shapes,
+    shrink_photo,
+)
+from tests.reference_detector import reference_detector_state
+
+CROPS = {"a": (slice(40, 200), slice(130, 322)), "b": (slice(35, 185), slice(120, 323))}  # b: odd on all levels
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(Path(__file__).parents[1] / "data" / "retinaface.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def astronaut():
+    return skimage.data.astronaut().astype(np.float32) / 255
+
+
+@pytest.fixture(scope="module")
+def state():
+    return reference_detector_state()
+
+
+@pytest.fixture(scope="module")
+def params(state):
+    return retinaface_params_from_torch(state)
+
+
+@pytest.fixture(scope="module")
+def forward(params):
+    return compile_retinaface(params)
+
+
+def enlarged(photo, height, width):
+    """Repeat every pixel four times in both directions, then repeat the whole and cut it to size."""
+    photo = photo.repeat(4, axis=0).repeat(4, axis=1)
+    return np.tile(photo, (-(-height // photo.shape[0]), -(-width // photo.shape[1]), 1))[:height, :width]
+
+
+def original_landmarks(detections):
+    """Order landmarks as the original code does: all x, then all y."""
+    return detections.landmarks.transpose(0, 2, 1).reshape(-1, 10)
+
+
+def test_reference_weights_are_those_the_arrays_were_made_with(state, golden):
+    values = [value.astype(np.float64) for value in state.values()]
+    actual = [sum(value.size for value in values), sum(value.sum() for value in values),
+              sum(np.abs(value).sum() for value in values)]
+    np.testing.assert_allclose(actual, golden["state_check"], rtol=1e-9)
+
+
+def test_parameters_have_the_listed_names_and_shapes(params):
+    assert {name: tuple(value.shape) for name, value in params.items()} == retinaface_shapes()
+    assert list(params) == list(retinaface_shapes())
+    assert sum(int(np.prod(shape)) for shape in retinaface_shapes().values()) == 27_264_608
+
+
+def test_features_equal_the_original(params, astronaut, golden):
+    stages = resnet50(params, "body", preprocess(astronaut[CROPS["a"]]))
+    pyramid = feature_pyramid(params, stages)
+    features = {"layer2": stages[0], "layer3": stages[1], "layer4": stages[2], "fpn1": pyramid[0], "fpn3": pyramid[2],
+                "ssh1": context_module(params, "ssh1", pyramid[0]), "ssh3": context_module(params, "ssh3", pyramid[2])}
+    for name, feature in features.items():
+        values = feature.numpy()[0]
+        statistics = [values.mean(dtype=np.float64), values.std(dtype=np.float64)]
+        np.testing.assert_allclose(statistics, golden[f"a_feat_{name}_mean_std"], rtol=1e-4, err_msg=name)
+        centre = values[values.shape[0] // 2, values.shape[1] // 2, :8]
+        np.testing.assert_allclose(centre, golden[f"a_feat_{name}_c8"], atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_raw_outputs_equal_the_original(forward, astronaut, golden, crop):
+    boxes, scores, landmarks = (output.numpy()[0] for output in forward(preprocess(astronaut[CROPS[crop]])))
+    assert len(boxes) == {"a": 1260, "b": 1318}[crop]
+    np.testing.assert_allclose(boxes[::3], golden[f"{crop}_boxes_raw_sub3"], atol=1e-4)
+    np.testing.assert_allclose(scores[::3], golden[f"{crop}_scores_sub3"], atol=1e-4)
+    np.testing.assert_allclose(landmarks[::3], golden[f"{crop}_landmarks_raw_sub3"], atol=1e-4)
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_priors_and_decoding_equal_the_original(astronaut, golden, crop):
+    size = astronaut[CROPS[crop]].shape[:2]
+    priors = prior_boxes(*size)[::3]
+    np.testing.assert_allclose(priors, golden[f"{crop}_priors_sub3"], atol=1e-7, rtol=0)
+    boxes = decode_boxes(golden[f"{crop}_boxes_raw_sub3"], priors, *size)
+    landmarks = decode_landmarks(golden[f"{crop}_landmarks_raw_sub3"], priors, *size)
+    np.testing.assert_allclose(boxes, golden[f"{crop}_boxes_sub3"], atol=2e-3)
+    np.testing.assert_allclose(landmarks.reshape(-1, 10), golden[f"{crop}_landmarks_sub3"], atol=2e-3)
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_detections_equal_the_original_in_the_same_order(forward, astronaut, golden, crop):
+    found = detect(forward, astronaut[CROPS[crop]])
+    expected = golden[f"{crop}_detections"]
+    assert found.boxes.shape == (len(expected), 4)
+    np.testing.assert_allclose(found.boxes, expected[:, :4], atol=0.02)
+    np.testing.assert_allclose(found.scores, expected[:, 4], atol=1e-4)
+    np.testing.assert_allclose(original_landmarks(found), golden[f"{crop}_detected_landmarks"], atol=0.02)
+
+
+def test_faces_of_a_large_photo_equal_the_original_but_for_its_scaled_scores(forward, astronaut, golden):
+    found = detect(forward, enlarged(astronaut, 1501, 1000))
+    expected = golden["big_detections"]
+    # two scores lie so close that their faces may be swapped
+    pairs = np.abs(found.boxes[:, None] - expected[None, :, :4]).max(axis=2).argmin(axis=1)
+    assert sorted(pairs) == list(range(72))
+    np.testing.assert_allclose(found.boxes, expected[pairs, :4], atol=0.1)
+    np.testing.assert_allclose(original_landmarks(found), golden["big_detected_landmarks"][pairs], atol=0.1)
+    np.testing.assert_allclose(found.scores, expected[pairs, 4] * 1000 / 1501, atol=1e-4)
+    assert found.scores.max() < 1 < expected[:, 4].max()
+    assert (np.diff(found.scores) <= 0).all()
+
+
+def test_graph_is_traced_once_for_photos_of_any_size(forward):
+    for height, width in [(1, 1), (7, 40), (33, 65)]:
+        outputs = forward(preprocess(np.full((height, width, 3), 0.5, np.float32)))
+        assert [output.shape[1] for output in outputs] == [len(prior_boxes(height, width))] * 3
+        assert all(np.isfinite(output).all() for output in outputs)
+    assert forward.experimental_get_tracing_count() == 1
+
+
+def test_images_of_a_batch_do_not_influence_each_other(params, astronaut):
+    images = tf.concat([preprocess(astronaut[top:top + 64, 200:270]) for top in (50, 120)], axis=0)
+    for both, second in zip(retinaface(params, images), retinaface(params, images[1:]), strict=True):
+        np.testing.assert_allclose(both[1:], second, atol=1e-4)
+
+
+def test_random_parameters_depend_on_the_seed_alone_and_give_finite_outputs():
+    one, same = init_retinaface(0), init_retinaface(0)
+    assert {name: tuple(value.shape) for name, value in one.items()} == retinaface_shapes()
+    assert all((one[name].numpy() == same[name].numpy()).all() for name in one)
+    image = np.random.default_rng(0).random((64, 96, 3), np.float32)
+    assert all(0 < np.abs(output).max() < 1e3 for output in retinaface(one, preprocess(image)))
+
+
+def test_folded_convolution_equals_convolution_and_then_norm():
+    rng = np.random.default_rng(0)
+    kernel, image = rng.normal(size=(5, 3, 3, 3)), rng.normal(size=(8, 9, 3))
+    gain, offset, mean = rng.normal(size=(3, 5))
+    variance = rng.uniform(0, 2, 5)
+
+    def convolve(hwio):
+        padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+        return sum(padded[i:i + 8, j:j + 9] @ hwio[i, j].astype(np.float64) for i in range(3) for j in range(3))
+
+    expected = gain * (convolve(kernel.transpose(2, 3, 1, 0)) - mean) / np.sqrt(variance + 1e-5) + offset
+    weight, bias = fold_batch_norm(kernel, gain, offset, mean, variance)
+    assert weight.dtype == bias.dtype == np.float32
+    np.testing.assert_allclose(convolve(weight) + bias, expected, rtol=1e-6, atol=1e-5)
+
+
+def test_wrong_weights_are_listed_in_one_line():
+    state = {name: np.broadcast_to(np.float32(1), shape) for name, shape in retinaface_torch_shapes().items()}
+    del state["body.layer2.0.downsample.1.running_var"]
+    state["body.fc.bias"] = np.zeros(1000, np.float32)
+    state["ClassHead.0.conv1x1.bias"] = np.zeros(6, np.float32)
+    with pytest.raises(ValueError, match=r"not those of RetinaFace. missing: body.layer2.0.downsample.1.running_var; "
+                       r"extra: body.fc.bias; wrong shape: ClassHead.0.conv1x1.bias \(6,\) instead of \(4,\)") as error:
+        retinaface_params_from_torch(state)
+    assert "\n" not in str(error.value)
+
+
+def test_priors_of_a_small_image_by_hand():
+    priors = prior_boxes(32, 64)
+    assert len(priors) == 4 * 8 * 2 + 2 * 4 * 2 + 1 * 2 * 2
+    np.testing.assert_allclose(priors[0], [4 / 64, 4 / 32, 16 / 64, 16 / 32])
+    np.testing.assert_allclose(priors[3], [12 / 64, 4 / 32, 32 / 64, 32 / 32])
+    np.testing.assert_allclose(priors[64 + 9], [8 / 64, 24 / 32, 128 / 64, 128 / 32])
+    np.testing.assert_allclose(priors[-1], [48 / 64, 16 / 32, 512 / 64, 512 / 32])
+    assert len(prior_boxes(33, 65)) == 5 * 9 * 2 + 3 * 5 * 2 + 2 * 3 * 2
+
+
+def test_decoding_undoes_encoding():
+    height, width = 150, 203
+    priors = prior_boxes(height, width).astype(np.float64)
+    rng = np.random.default_rng(0)
+    first = rng.uniform(-20, 150, (len(priors), 2))
+    boxes = np.concatenate([first, first + rng.uniform(1, 90, first.shape)], axis=1)
+    points = rng.uniform(-20, 220, (len(priors), 5, 2))
+    shares = boxes / [width, height, width, height]
+    centres, sides = (shares[:, :2] + shares[:, 2:]) / 2, shares[:, 2:] - shares[:, :2]
+    raw = np.concatenate([(centres - priors[:, :2]) / priors[:, 2:] / 0.1, np.log(sides / priors[:, 2:]) / 0.2], axis=1)
+    raw_points = (points / [width, height] - priors[:, None, :2]) / priors[:, None, 2:] / 0.1
+    np.testing.assert_allclose(decode_boxes(raw, priors, height, width), boxes, atol=1e-9)
+    np.testing.assert_allclose(decode_landmarks(raw_points.reshape(-1, 10), priors, height, width), points, atol=1e-9)
+
+
+@pytest.mark.parametrize("percent", [30, 40, 70])
+def test_suppression_keeps_the_original_indices(golden, percent):
+    boxes = golden["nms_boxes"]
+    kept = non_maximum_suppression(boxes[:, :4], boxes[:, 4], percent / 100)
+    np.testing.assert_array_equal(kept, golden[f"nms_keep_{percent}"])
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.6, 1.0])
+def test_suppression_equals_comparing_every_pair(threshold):
+    rng = np.random.default_rng(1)
+    first = rng.uniform(0, 100, (150, 2))
+    boxes = np.concatenate([first, first + rng.uniform(5, 60, first.shape)], axis=1)
+    scores = rng.integers(0, 60, 150) / 60  # many are equal
+
+    def overlap(one, other):
+        width = min(one[2], other[2]) - max(one[0], other[0]) + 1
+        height = min(one[3], other[3]) - max(one[1], other[1]) + 1
+        common = max(width, 0) * max(height, 0)
+        areas = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (one, other)]
+        return common / (sum(areas) - common)
+
+    expected = []
+    for index in sorted(range(150), key=lambda index: (-scores[index], index)):
+        if all(overlap(boxes[index], boxes[better]) <= threshold for better in expected):
+            expected.append(index)
+    assert non_maximum_suppression(boxes, scores, threshold).tolist() == expected
+
+
+def test_boxes_include_their_last_pixel_and_may_overlap_as_much_as_the_threshold():
+    boxes = np.array([[0, 0, 9, 9], [0, 0, 9, 4]], np.float32)  # 100 and 50 pixels
+    scores = np.array([0.8, 0.9], np.float32)
+    assert non_maximum_suppression(boxes, scores, 0.5).tolist() == [1, 0]
+    assert non_maximum_suppression(boxes, scores, 0.49).tolist() == [1]
+
+
+def test_large_photos_get_the_original_sizes(golden):
+    for height, width, new_height, new_width, scale in golden["resize_rows"]:
+        shrunk, actual = shrink_photo(np.zeros((int(height), int(width), 1), np.float32))
+        assert shrunk.shape == (new_height, new_width, 1)
+        assert actual == scale
+
+
+@pytest.mark.parametrize("size", [(900, 1600), (1501, 1000), (2001, 3000)])
+def test_large_photos_get_the_original_pixels(astronaut, golden, size):
+    shrunk, _ = shrink_photo(enlarged(astronaut, *size))
+    expected = golden[f"resize_{size[0]}x{size[1]}_sub16"]
+    np.testing.assert_allclose(preprocess(shrunk)[0, ::16, ::16], expected, atol=1e-2)
+
+
+def test_photos_up_to_1500_pixels_are_not_scaled():
+    photo = np.random.default_rng(0).random((1500, 3, 3), np.float32)
+    shrunk, scale = shrink_photo(photo)
+    assert scale == 1
+    np.testing.assert_array_equal(shrunk, photo)
+
+
+def test_a_ramp_is_sampled_at_half_pixel_centres_with_the_exact_scale():
+    ramp = np.broadcast_to(np.arange(1601, dtype=np.float32)[:, None, None], (1601, 901, 3))
+    shrunk, scale = shrink_photo(ramp)
+    assert shrunk.shape == (1000, 563, 3)  # 901 * scale = 562.8
+    np.testing.assert_allclose(shrunk[:, 7, 1], (np.arange(1000) + 0.5) / scale - 0.5, atol=1e-3)
+
+
+def test_network_sees_blue_green_red_without_its_mean():
+    image = preprocess(np.array([[[1.0, 0.5, 0.0]]], np.float32))
+    assert image.dtype == np.float32
+    np.testing.assert_allclose(image, [[[[0 - 104, 127.5 - 117, 255 - 123]]]])
+
+
+def fake_forward(scores):
+    """Give a network that places each face exactly on its anchor, with the given scores {anchor: score}."""
+    def forward(images):
+        num_anchors = len(prior_boxes(*images.shape[1:3]))
+        values = np.full((1, num_anchors), 0.01, np.float32)
+        values[0, list(scores)] = list(scores.values())
+        return np.zeros((1, num_anchors, 4), np.float32), values, np.zeros((1, num_anchors, 10), np.float32)
+    return forward
+
+
+def test_detections_of_a_scaled_photo_are_in_its_own_pixels_with_scores_as_they_are():
+    # the first anchor, 16 pixels at (4, 4) of the photo scaled by one third
+    found = detect(fake_forward({0: 0.95}), np.zeros((3000, 1500, 3), np.float32))
+    np.testing.assert_allclose(found.boxes, [[-12, -12, 36, 36]], atol=1e-4)
+    np.testing.assert_allclose(found.landmarks, np.full((1, 5, 2), 12), atol=1e-4)
+    np.testing.assert_allclose(found.scores, [0.95])
+
+
+def test_faces_are_filtered_and_ordered_by_score_and_position():
+    photo = np.zeros((64, 640, 3), np.float32)
+    network = fake_forward({0: 0.92, 20: 0.97, 40: 0.92, 60: 0.9, 80: 0.5})  # 16 pixels wide, 80 pixels apart
+    assert [round(float(box[0])) for box in detect(network, photo).boxes] == [76, -4, 156]
+    assert [round(float(box[0])) for box in detect(network, photo, max_faces=2).boxes] == [76, -4]
+    assert [round(float(box[0])) for box in detect(network, photo, max_candidates=1).boxes] == [76]
+    assert len(detect(network, photo, min_confidence=0.4).boxes) == 5
+
+
+def test_a_photo_without_faces_gives_empty_arrays():
+    found = detect(fake_forward({}), np.zeros((40, 50, 3), np.float32))
+    assert isinstance(found, Detections)
+    assert [array.shape for array in found] == [(0, 4), (0,), (0, 5, 2)]

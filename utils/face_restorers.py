@@ -1,0 +1,79 @@
+"""Restore aligned faces. A restorer is a function: uint8 RGB [n, 512, 512, 3] -> the restored faces, likewise.
+
+Another one is another entry of `RESTORERS`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.errors import UserError
+from utils.face_alignment import ALIGNED_SIZE
+from utils.torch_files import load_state_dict
+from utils.weights import find_weights
+
+Restorer = Callable[[np.ndarray], np.ndarray]
+
+
+def make_gpen(name: str, weights_dir: Path | None) -> Restorer:
+    """Load GPEN (Yang et al., 2021); it is traced once.
+
+    Args:
+        name: `gpen-512` or `gpen-256`; the latter sees faces at half the size.
+        weights_dir: where its weights are looked up.
+
+    Raises:
+        UserError: the weights are missing or of another network.
+    """
+    from model.gpen import gpen_params_from_torch
+
+    [path] = find_weights(name, weights_dir).values()
+    try:
+        params = gpen_params_from_torch(load_state_dict(path))
+    except ValueError as error:
+        raise UserError(f"{path} does not fit: {error}. Download it again.") from error
+    return compile_gpen(params)
+
+
+def compile_gpen(params: dict) -> Restorer:
+    """Make a restorer of GPEN's parameters, of either size. Its output is rounded (the original truncates)."""
+    import tensorflow as tf
+
+    from model.gpen import gpen, gpen_size
+
+    size = gpen_size(params)
+    run = tf.function(gpen, input_signature=[{name: tf.TensorSpec(value.shape, value.dtype)
+                                              for name, value in params.items()},
+                                             tf.TensorSpec([None, size, size, 3], tf.float32)])
+
+    def restore(faces: np.ndarray) -> np.ndarray:
+        inputs = _resize(faces, size).astype(np.float32) / 255
+        restored = np.clip(run(params, tf.constant(inputs)).numpy(), 0, 1) * 255
+        return _resize(np.rint(restored).astype(np.uint8), faces.shape[1])
+
+    return restore
+
+
+def _resize(faces: np.ndarray, size: int) -> np.ndarray:
+    """Resize square faces: by area means down, by cubic convolution up."""
+    if faces.shape[1] == size:
+        return faces
+    interpolation = cv2.INTER_AREA if size < faces.shape[1] else cv2.INTER_CUBIC
+    return np.stack([cv2.resize(face, (size, size), interpolation=interpolation) for face in faces])
+
+
+RESTORERS: dict[str, Callable[[str, Path | None], Restorer]] = {"gpen-512": make_gpen, "gpen-256": make_gpen}
+
+
+def check_restored(face: np.ndarray, path: Path) -> np.ndarray:
+    """Check a face that another tool restored.
+
+    Raises:
+        UserError: it is not 512x512.
+    """
+    if face.shape[:2] != (ALIGNED_SIZE, ALIGNED_SIZE):
+        raise UserError(f"the restored face {path} must be {ALIGNED_SIZE}x{ALIGNED_SIZE}. Received: "
+                        f"{face.shape[1]}x{face.shape[0]}.")
+    return face
