@@ -16,7 +16,8 @@ from config import SCALE
 from utils.comparison import compose_comparison, locate_face
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
-from utils.face_detection import detect_faces_mtcnn
+from utils.face_alignment import intersect_box
+from utils.face_detection import open_detector
 from utils.images import quantize, read_image, resize_bicubic, to_float, write_png
 from utils.tensorflow_setup import start_tensorflow
 
@@ -55,13 +56,14 @@ def build(folder: Path) -> None:
 
     ground_truth = skimage.data.astronaut()
     low_quality = degrade(ground_truth)
-    faces = detect_faces_mtcnn(to_float(low_quality))
+    with open_detector("mtcnn", min_confidence=0.9) as detect:
+        faces = detect(to_float(low_quality), STEM)
     if not faces:
         raise UserError("MTCNN found no face in the demo photo. Reinstall the pinned requirements.")
     write_png(folder / "GT" / f"{STEM}.png", ground_truth)
     write_png(folder / "LQ" / f"{STEM}.png", low_quality)
     for index, face in enumerate(faces):
-        top, left, height, width = face.box
+        top, left, height, width = intersect_box(face.box, *low_quality.shape[:2])
         name = f"{STEM}_{index}.png"
         write_png(folder / "Face_LQ" / name, low_quality[top:top + height, left:left + width])
         write_png(folder / "Face_HQ" / name, ground_truth[SCALE * top:SCALE * (top + height),

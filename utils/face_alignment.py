@@ -43,10 +43,10 @@ def estimate_alignment(landmarks: np.ndarray, size: int = ALIGNED_SIZE) -> np.nd
     Raises:
         UserError: the points coincide, so that no similarity exists.
     """
-    transform = SimilarityTransform()
-    fitted = transform.estimate(np.asarray(landmarks, np.float64), reference_points(size))
+    landmarks, transform = np.asarray(landmarks, np.float64), SimilarityTransform()
+    fitted = np.isfinite(landmarks).all() and transform.estimate(landmarks, reference_points(size))
     if not fitted or not np.isfinite(transform.params).all() or transform.scale == 0:
-        raise UserError(f"the five landmarks of a face must not coincide. Received: {np.asarray(landmarks).tolist()}.")
+        raise UserError(f"the five landmarks of a face must not coincide. Received: {landmarks.tolist()}.")
     return transform.params[:2]
 
 

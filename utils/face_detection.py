@@ -169,6 +169,8 @@ def read_boxes(path: Path) -> dict[str, list[Face]]:
         rows = json.loads(text) if is_json else list(csv.DictReader(io.StringIO(text, newline="")))
     except (json.JSONDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a {path.suffix} file: {error}. See --help for its form.") from error
+    if not isinstance(rows, list):
+        raise UserError(f"{path} must hold a list of faces. Received: {type(rows).__name__}. See --help for its form.")
     for number, row in enumerate(rows, 1):
         try:
             if "box" in row:
