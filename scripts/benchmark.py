@@ -25,7 +25,9 @@ from utils.tensorflow_setup import start_tensorflow
 UPSCALING = UpscalingConfig()
 MATRIX_SIZE = 2048
 PIXELS_PER_LQ_PIXEL = {"conv_up1": 4, "conv_up2": 16, "conv_hr": 16, "conv_last": 16}  # the other layers: 1
-PARTS = ("forward", "bfloat16", "adaptation", "overhead", "tiling", "memory")
+PARTS = ("forward", "bfloat16", "adaptation", "overhead", "tiling", "retinaface", "gpen", "memory", "faces")
+SLOW_PARTS = ("memory", "faces")
+CROWD = 40  # faces in the photo of `faces`
 MEMORY_PHOTO_SIZE = 1000  # LQ pixels, both sides
 
 
@@ -54,6 +56,18 @@ def forward_operations(params: dict, height: int, width: int) -> float:
     weights = {name: value for name, value in params.items() if name.endswith("/weight")}
     return 2 * height * width * sum(int(np.prod(value.shape)) * PIXELS_PER_LQ_PIXEL.get(name.split("/")[0], 1)
                                     for name, value in weights.items())
+
+
+def graph_operations(network: Callable, params: dict, shape: tuple[int, ...]) -> float:
+    """Let TensorFlow count the multiplications and additions of a network for inputs of one shape."""
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")  # the counter is old, and TensorFlow says so at every use
+    profiler = tf.compat.v1.profiler
+    graph = tf.function(lambda images: network(params, images)).get_concrete_function(
+        tf.TensorSpec(shape, tf.float32)).graph
+    options = profiler.ProfileOptionBuilder(profiler.ProfileOptionBuilder.float_operation()).with_empty_output().build()
+    return profiler.profile(graph, options=options).total_float_ops
 
 
 def relative_rate(operations: float, function: Callable[[], object]) -> float:
@@ -146,6 +160,55 @@ class Benchmark:
         value = psnr(upscale(run, image), upscale(run, image, tile_size=tile, overlap=overlap))
         yield f"2x2 tiles of {tile} with overlap {overlap} against the whole, PSNR", f"{value:.1f} dB"
 
+    def retinaface(self) -> Iterator[tuple[str, str]]:
+        """Compare RetinaFace's rate with the product's, with drawn weights."""
+        from model.retinaface import compile_retinaface, init_retinaface, preprocess, retinaface
+
+        params, images = init_retinaface(0), preprocess(np.resize(self.photo, (640, 640, 3)))
+        forward = compile_retinaface(params)
+        rate = relative_rate(graph_operations(retinaface, params, images.shape), lambda: forward(images))
+        yield "RetinaFace, 640x640, rate over tf.matmul's", f"{rate:.0%}"
+
+    def gpen(self) -> Iterator[tuple[str, str]]:
+        """Compare GPEN's rate with the product's, with drawn weights."""
+        from model.gpen import GPEN_256, GPEN_512, gpen, init_gpen
+        from utils.face_restorers import compile_gpen
+
+        for architecture in (GPEN_512, GPEN_256):
+            params, size = init_gpen(0, architecture), architecture.size
+            faces = quantize(np.resize(self.photo, (2, size, size, 3)).reshape(2 * size, size, 3))
+            faces = faces.reshape(2, size, size, 3)
+            restore = compile_gpen(params)
+            restore(faces)
+            rate = relative_rate(graph_operations(gpen, params, faces.shape), lambda run=restore, x=faces: run(x))
+            yield f"GPEN-{size}, 2 faces, rate over tf.matmul's", f"{rate:.0%}"
+
+    def faces(self) -> Iterator[tuple[str, str]]:
+        """Prepare a crowd in one large photo with GPEN-512 (drawn weights), and read this process's peak memory."""
+        import resource
+
+        from model.gpen import init_gpen
+        from utils.face_detection import Face
+        from utils.face_preparation import FacePreparer, Options
+        from utils.face_restorers import compile_gpen
+
+        landmarks = np.array([[203.4, 102.1], [247.4, 103.8], [224.9, 128.3], [206.6, 142.1], [243.4, 142.8]])
+        corners = [(left, top) for top in range(0, 2000, 250) for left in range(0, 3000, 500)][:CROWD]
+        crowd = [Face(np.array([left + 100, top + 20, left + 180, top + 120]),
+                      landmarks + np.array([left - 80, top - 50]), 0.99) for left, top in corners]
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_png(folder / "crowd.png", quantize(np.tile(self.photo, (4, 6, 1))[:2000, :3000]))
+            preparer = FacePreparer(lambda *_: crowd, compile_gpen(init_gpen(0)), folder,
+                                    Options(detector="boxes", restorer="gpen-512"))
+            start = time.perf_counter()
+            rows = preparer.prepare(folder / "crowd.png", lambda _: None)
+            seconds = (time.perf_counter() - start) / len(rows)
+            pairs = len(list((folder / "Face_HQ").iterdir()))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
+        yield f"{pairs} faces in a 3000x2000 photo, GPEN-512: peak resident memory", f"{peak:.2f} GiB"
+        yield "the same, time per face", f"{seconds:.2f} s"
+
     def memory(self) -> Iterator[tuple[str, str]]:
         """Run test.py on a large photo in a process of its own and read its peak memory."""
         import resource
@@ -196,8 +259,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(__doc__.split("\n\n")[0])
     parser.add_argument("--model_dir", default="realesrgan", help="weights to measure with, as for test.py")
     parser.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:-1],
-                        help="what to measure; memory takes minutes")
+    parser.add_argument("--parts", nargs="+", choices=PARTS,
+                        default=[part for part in PARTS if part not in SLOW_PARTS],
+                        help="what to measure; memory and faces take minutes, and faces is to be run alone")
     args = parser.parse_args(argv)
     start_tensorflow()
     benchmark = Benchmark(args.model_dir, args.weights_dir)

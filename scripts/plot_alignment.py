@@ -1,0 +1,54 @@
+"""Draw where a face that is aligned and laid back lands, here and with the original code: docs/alignment.png."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import cv2
+import numpy as np
+
+from config import SCALE
+from utils.console import ArgumentParser, run_cli
+from utils.face_alignment import align_face, estimate_alignment, intersect_box, paste_region
+from utils.face_detection import open_detector
+from utils.images import to_float, write_png
+from utils.tensorflow_setup import start_tensorflow
+
+AMPLIFICATION = 6
+PANEL = 332, 432  # width and height, pixels
+
+
+def label(image: np.ndarray, text: str) -> np.ndarray:
+    """Put a strip with a text above an image."""
+    strip = np.full((30, image.shape[1], 3), 255, np.uint8)
+    cv2.putText(strip, text, (4, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([strip, image])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the tool."""
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "alignment.png", help="where to")
+    args = parser.parse_args(argv)
+    start_tensorflow("-1")
+    import skimage.data
+
+    photo = skimage.data.astronaut()
+    with open_detector("mtcnn", min_confidence=0.9) as detect:
+        [face] = detect(to_float(photo), "astronaut")
+    box, matrix = intersect_box(face.box, *photo.shape[:2]), estimate_alignment(face.landmarks)
+    top, left, height, width = (SCALE * number for number in box)
+    enlarged = cv2.resize(photo, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
+    target = enlarged[top:top + height, left:left + width]
+    panels = [label(cv2.resize(target, PANEL), "the photo, bicubic x4")]
+    for legacy, name in ((False, "here"), (True, "--legacy_alignment")):
+        pasted = paste_region(align_face(photo, matrix), matrix, box, legacy=legacy)
+        difference = np.clip(128 + AMPLIFICATION * (pasted.astype(int) - target), 0, 255).astype(np.uint8)
+        panels.append(label(cv2.resize(difference, PANEL), f"difference x{AMPLIFICATION}: {name}"))
+    write_png(args.output, np.concatenate(panels, axis=1))
+
+
+if __name__ == "__main__":
+    run_cli(main)
