@@ -19,6 +19,9 @@ define make_venv
 @command -v $(firstword $(PYTHON)) >/dev/null || { \
 	echo 'error: there is no $(firstword $(PYTHON)): install Python 3.10 to 3.13, with venv (Debian, Ubuntu:' \
 		'apt install python3 python3-venv), or choose one: make PYTHON=/path/to/python3 ...' >&2; exit 2; }
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 6))' || { \
+	echo 'error: $(PYTHON) is too old: Python 3.10 to 3.13 is needed; choose one: make PYTHON=/path/to/python3 ...' \
+		>&2; exit 2; }
 @$(PYTHON) scripts/make_venv.py $(CHOSEN) $(1)
 endef
 

@@ -7,8 +7,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
-from utils.errors import UserError
+from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
+from utils.errors import DiskFullError, UserError
 from utils.files import check_writable
 from utils.photos import list_photos, parse_shard
 from utils.report import Report
@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     files.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     files.add_argument("--overwrite", action="store_true", help="replace faces that are there")
     files.add_argument("--skip_existing", action="store_true", help="leave out photos that faces.csv says are done")
-    files.add_argument("--shard", default="0/1", help="i/n: only the i-th of n parts of the folder")
+    files.add_argument("--shard", default="0/1", help="i/n: only part i of n of the folder, i from 0")
     files.add_argument("--save_aligned", action="store_true", help="also write Aligned/: faces upright, 512x512")
     files.add_argument("--save_overlay", action="store_true",
                        help="also write Overlay/: photos with boxes, landmarks, numbers and scores")
@@ -84,6 +84,9 @@ def main(argv: list[str] | None = None) -> int:
     every_photo = list_photos(args.input_dir)
     _refuse_foreign_faces(args.output_dir, {photo.stem for photo in every_photo})
     photos = every_photo[index::count]
+    if not photos:
+        print(f"no photo falls into shard {index}/{count}")
+        return 0
     check_writable(args.output_dir)
     if not args.overwrite and not args.skip_existing:
         folder = args.output_dir / ("Face_HQ" if _writes_hq(args) else "Face_LQ")
@@ -123,27 +126,30 @@ def _prepare_photos(args: argparse.Namespace, photos: list[Path]) -> int:
         print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
     from utils.face_preparation import COLUMNS, FINISHED
 
-    name = "faces.csv" if args.shard == (0, 1) else f"faces-{args.shard[0]}-of-{args.shard[1]}.csv"
+    report_name = "faces.csv" if args.shard == (0, 1) else f"faces-{args.shard[0]}-of-{args.shard[1]}.csv"
     outcomes: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         preparer = _build(args, stack)
-        report = Report(args.output_dir / name, COLUMNS, keep=FINISHED if args.skip_existing else ())
+        report = Report(args.output_dir / report_name, COLUMNS, keep=FINISHED if args.skip_existing else ())
         done = [photo for photo in photos if _is_done(args, photo, report.earlier(photo.name))]
         report.add_present(photo.name for photo in done)
         outcomes["photos there already"] += len(done)
         todo = [photo for photo in photos if photo not in done]
         progress = stack.enter_context(Progress(len(todo), description="photos", unit="photo"))
         for photo in todo:
+            name = shown_name(photo)
             try:
-                rows = preparer.prepare(photo, lambda what, name=photo.name: progress.update(0, f"{name}: {what}"))
+                rows = preparer.prepare(photo, lambda what, name=name: progress.update(0, f"{name}: {what}"))
+            except DiskFullError:
+                raise
             except UserError as error:
                 rows = [{"file": photo.name, "status": "error", "reason": str(error)}]
             for row in rows:
                 outcomes[{"ok": "faces", "no face": "photos without a face"}.get(row["status"], row["status"])] += 1
                 if row["status"] == "error":
-                    progress.write(f"error: {photo.name}: {row['reason']}")
+                    progress.write(f"error: {name}: {' '.join(row['reason'].splitlines())}")
             report.add(*rows)
-            progress.update(1, photo.name)
+            progress.update(1, name)
     summary = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
     print(f"{len(photos)} photo{'s' * (len(photos) != 1)}: {summary}. Report: {report.path}")
     if args.restorer == "none" and args.restored_dir is None:

@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 from config import SCALE, AdaptationConfig, UpscalingConfig
-from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
-from utils.errors import UserError
-from utils.faces import FaceFolder
+from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
+from utils.errors import DiskFullError, UserError
+from utils.faces import FaceFolder, check_face
 from utils.files import check_writable
 from utils.images import image_size
 from utils.photos import list_photos, parse_shard
@@ -41,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     files.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     files.add_argument("--overwrite", action="store_true", help="replace results that are there")
     files.add_argument("--skip_existing", action="store_true", help="leave out photos whose result is there")
-    files.add_argument("--shard", default="0/1", help="i/n: only the i-th of n parts of the folder")
+    files.add_argument("--shard", default="0/1", help="i/n: only part i of n of the folder, i from 0")
     files.add_argument("--dry_run", action="store_true", help="list what would be done and stop")
     files.add_argument("--save_comparison", action="store_true",
                        help="also write comparison/<stem>.png: bicubic, un-adapted and adapted side by side")
@@ -103,6 +103,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     index, count = args.shard
     photos = list_photos(args.input_dir)[index::count]
+    if not photos:
+        print(f"no photo falls into shard {index}/{count}")
+        return 0
     faces = FaceFolder(args.face_dir) if args.fine_tune_num else None
     if args.dry_run:
         return _list_plan(args, photos, faces)
@@ -125,13 +128,15 @@ def _list_plan(args: argparse.Namespace, photos: list[Path], faces: FaceFolder |
     for photo in photos:
         try:
             height, width = image_size(photo)
-            pairs = len(faces.pairs(photo.stem)) if faces else 0
-            print(f"{photo.name:40} {f'{width}x{height}':>12} {f'{width * SCALE}x{height * SCALE}':>12} {pairs:5} "
-                  f"{_count_tiles(args, height, width):5}")
+            pairs = faces.pairs(photo.stem) if faces else []
+            for pair in pairs:
+                check_face(pair)
+            print(f"{shown_name(photo):40} {f'{width}x{height}':>12} {f'{width * SCALE}x{height * SCALE}':>12} "
+                  f"{len(pairs):5} {_count_tiles(args, height, width):5}")
         except UserError as error:
             faulty += 1
-            print(f"{photo.name:40} error: {error}")
-    print(f"{len(photos)} in all, {faulty} faulty. Nothing was written.")
+            print(f"{shown_name(photo):40} error: {error}")
+    print(f"{len(photos)} in all, {faulty} faulty as far as names and headers tell. Nothing was written.")
     return EXIT_USER_ERROR if faulty else 0
 
 
@@ -144,22 +149,23 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Pa
     """Work through the photos; one that fails gets a row in the report and does not stop the others."""
     todo = [photo for photo in photos if photo not in there]
     restorer = _build(args, faces) if todo else None
-    name = "report.csv" if args.shard == (0, 1) else f"report-{args.shard[0]}-of-{args.shard[1]}.csv"
+    report_name = "report.csv" if args.shard == (0, 1) else f"report-{args.shard[0]}-of-{args.shard[1]}.csv"
     losses = [f"loss_{step}" for step in range(args.fine_tune_num + 1)] if args.fine_tune_num else []
-    report = Report(args.output_dir / name, [*BEFORE_LOSSES, *losses, *AFTER_LOSSES],
+    report = Report(args.output_dir / report_name, [*BEFORE_LOSSES, *losses, *AFTER_LOSSES],
                     keep=("adapted", "base") if args.skip_existing else ())
     report.add_present(photo.name for photo in there)
     outcomes = Counter({"there already": len(there)})
     planned = [_plan_tiles(args, photo) for photo in todo]
     with Progress(sum(planned), description="photos", unit="tile") as progress:
         for photo, tiles in zip(todo, planned, strict=True):
-            row, target = {"file": photo.name}, progress.count + tiles
+            row, target, name = {"file": photo.name}, progress.count + tiles, shown_name(photo)
             try:
-                restorer.restore(
-                    photo, row, lambda what, done, name=photo.name: progress.update(done, f"{name}: {what}"))
+                restorer.restore(photo, row, lambda what, done, name=name: progress.update(done, f"{name}: {what}"))
+            except DiskFullError:
+                raise
             except UserError as error:
                 row.update(status="error", reason=str(error))
-                progress.write(f"error: {photo.name}: {error}")
+                progress.write(f"error: {name}: {' '.join(str(error).splitlines())}")
             report.add(row)
             outcomes[row["status"]] += 1
             progress.update(target - progress.count)  # tiles of a photo that failed or needed fewer

@@ -14,10 +14,12 @@ import pytest
 import tensorflow as tf
 
 import utils.checkpoints
+import utils.restoration
 from model.super_resolver import SuperResolver
 from tests.small_networks import small_generator, small_masknet
 from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 from utils.console import run_cli
+from utils.errors import DiskFullError
 from utils.faces import read_face
 from utils.images import quantize, read_image
 from utils.patches import batch_patches, sample_patches
@@ -214,7 +216,8 @@ def test_backtracking_refuses_a_step_that_is_far_too_long(place, tmp_path):
     rate = ("--learning_rate", "1e4")
     assert place.run("--safeguard", "backtrack", *rate, out=tmp_path / "safe") == 0
     row = place.report(out=tmp_path / "safe")["a.png"]
-    assert row["learning_rates"] == "0"
+    assert (row["status"], row["learning_rates"]) == ("base", "0")
+    assert "took no step" in row["reason"]
     assert row["loss_1"] == row["loss_0"]
     place.run("--fine_tune_num", "0", out=tmp_path / "base")
     assert place.results(tmp_path / "safe") == place.results(tmp_path / "base")
@@ -353,14 +356,43 @@ def test_summary_counts_what_this_run_did(place, capsys):
     assert "2 photos: 2 there already." in capsys.readouterr().out
 
 
+def test_a_full_disk_ends_the_run_in_one_line(place, capsys, monkeypatch):
+    for name in ("a.png", "b.png"):
+        place.add_photo(name, faces=0)
+    place.run()
+    monkeypatch.setattr(utils.restoration, "write_png", full_disk)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        run_cli(lambda: place.run("--overwrite"))
+    assert ended.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert errors == ["error: no room"]
+
+
+def full_disk(*_, **__):
+    raise DiskFullError("no room")
+
+
+def test_a_shard_without_photos_says_so(place, capsys):
+    place.add_photo("a.png")
+    assert place.run("--shard", "1/2") == 0
+    assert capsys.readouterr().out == "no photo falls into shard 1/2\n"
+    assert not place.out.exists()
+
+
 def test_dry_run_writes_nothing_and_lists_faults(place, capsys):
     place.add_photo("a.png", faces=2)
     assert place.run("--dry_run") == 0
     assert "30x24" in (listed := capsys.readouterr().out)
     assert "120x96" in listed
     (place.lq / "b.png").write_text("text")
+    place.add_photo("c.png")
+    place.add_face("c_0.png", size=18, hq_size=70)
     assert place.run("--dry_run") == 2
-    assert "b.png" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "b.png" in listed
+    assert "must be exactly 4 times" in listed
+    assert "3 in all, 2 faulty" in listed
     assert not place.out.exists()
 
 

@@ -81,7 +81,7 @@ def read_tf1_checkpoint(path: Path | str) -> dict[str, np.ndarray]:
                  if name.startswith((GENERATOR_SCOPE, MASK_SCOPE)) and not name.endswith(OPTIMIZER_SLOTS)]
         return {name: reader.get_tensor(name) for name in names}
     except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:  # the reader translates some of its own
-        raise UserError(f"cannot read the checkpoint {prefix}: {str(error).splitlines()[0]} "
+        raise UserError(f"cannot read the checkpoint {prefix}: {_first_line(error)}. "
                         "Copy both of its files (.index and .data-00000-of-00001) again.") from error
 
 
@@ -122,10 +122,14 @@ def write_tf1_checkpoint(prefix: Path | str, tensors: Mapping[str, np.ndarray]) 
         for file in sorted(os.listdir(folder), key=lambda name: name.endswith(".index")):
             os.replace(os.path.join(folder, file), prefix.parent / file)
     except (tf.errors.OpError, OSError) as error:
-        raise UserError(f"cannot write the checkpoint {prefix}: {str(error).splitlines()[0]} "
+        raise UserError(f"cannot write the checkpoint {prefix}: {_first_line(error)}. "
                         "Check the free space.") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _checkpoint_prefix(path: Path) -> Path:

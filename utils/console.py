@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
@@ -72,12 +73,25 @@ def interruptible(function: Callable[..., Result], *args, **kwargs) -> Result:
     return outcome["result"]
 
 
+def shown_name(path: Path) -> str:
+    """Give a file's name fit for a line of output: control characters escaped, at most 60 characters."""
+    name = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in path.name)
+    return name if len(name) <= 60 else f"{name[:40]}...{name[-17:]}"
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """States defaults, but not that a flag is unset by default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        unset = action.default in (None, False, argparse.SUPPRESS)
+        return action.help if unset else f"{action.help} (default: %(default)s)"
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and whose help states the defaults."""
 
     def __init__(self, description: str):
-        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                         allow_abbrev=False)
+        super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Report a wrong command line."""

@@ -8,6 +8,10 @@ class UserError(ValueError):
     """
 
 
+class DiskFullError(UserError):
+    """There is no room left: going on to the next file makes no sense."""
+
+
 def printable(text: str) -> str:
     """Text from a file as one short line without control characters, fit for a message."""
     return text[:80].encode("unicode_escape").decode("ascii")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from config import SCALE
 from utils.errors import UserError
-from utils.images import read_image
+from utils.images import image_size, read_image
 from utils.patches import Patches
 from utils.photos import IMAGE_ENDINGS
 
@@ -84,7 +84,20 @@ def read_face(pair: FacePair) -> Patches:
         UserError: a file cannot be read, or the high-quality one is not exactly four times the other.
     """
     lq, hq = read_image(pair.lq).pixels, read_image(pair.hq).pixels
-    if hq.shape[0] != SCALE * lq.shape[0] or hq.shape[1] != SCALE * lq.shape[1]:
-        raise UserError(f"{pair.hq} must be exactly {SCALE} times {pair.lq}: {lq.shape[1] * SCALE}x"
-                        f"{lq.shape[0] * SCALE} pixels. Received: {hq.shape[1]}x{hq.shape[0]}.")
+    _check_sizes(pair, lq.shape, hq.shape)
     return Patches(lq[None], hq[None])
+
+
+def check_face(pair: FacePair) -> None:
+    """Check the sizes in the headers of one face's files.
+
+    Raises:
+        UserError: as `read_face`, as far as headers tell.
+    """
+    _check_sizes(pair, image_size(pair.lq), image_size(pair.hq))
+
+
+def _check_sizes(pair: FacePair, lq: tuple[int, ...], hq: tuple[int, ...]) -> None:
+    if hq[:2] != (SCALE * lq[0], SCALE * lq[1]):
+        raise UserError(f"{pair.hq} must be exactly {SCALE} times {pair.lq}: {SCALE * lq[1]}x{SCALE * lq[0]} pixels. "
+                        f"Received: {hq[1]}x{hq[0]}.")

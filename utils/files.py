@@ -1,12 +1,13 @@
 """Writing files so that nothing half-written is ever seen under its final name."""
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import DiskFullError, UserError
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -57,7 +58,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}. Check the folder's permissions "
+        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
+        raise kind(f"cannot write {path}: {error.strerror or error}. Check the folder's permissions "
                         "and the free space, or choose another output folder.") from error
     finally:
         if temporary is not None:

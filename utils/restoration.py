@@ -1,5 +1,6 @@
 """What test.py does with one photo: read it and its faces, adapt, upscale, write."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -18,9 +19,10 @@ from utils.comparison import compose_comparison, locate_face
 from utils.console import interruptible
 from utils.errors import UserError
 from utils.faces import FaceFolder, read_face
-from utils.images import Photo, quantize, read_image, resize_bicubic, to_8_bit, write_png
+from utils.images import Photo, image_size, quantize, read_image, resize_bicubic, to_8_bit, write_png
 from utils.patches import Patches, batch_patches, hold_out, sample_patches
 from utils.photos import photo_rng
+from utils.tensorflow_setup import release_memory
 from utils.tiling import choose_tile_size, count_tiles, upscale
 
 OnProgress = Callable[[str, int], None]
@@ -66,14 +68,17 @@ class PhotoRestorer:
 
     def _restore(self, path: Path, row: dict, on_progress: OnProgress) -> None:
         started = time.perf_counter()
+        with contextlib.suppress(UserError):  # a damaged photo may still tell its size
+            row["height"], row["width"] = image_size(path)
         photo = read_image(path)
-        row.update(height=photo.pixels.shape[0], width=photo.pixels.shape[1])
+        row["height"], row["width"] = photo.pixels.shape[:2]
         faces = self._read_faces(path)
         row["faces"] = len(faces)
         params, status = self._resolver.generator, "base"
         if faces:
             on_progress("adapting", 0)
-            params, status = self._adapt(faces, path.stem, row), "adapted"
+            params, status = self._adapt(faces, path.stem, row)
+            release_memory()
         elif self._options.adaptation.num_steps:
             if self._options.no_face == "skip":
                 row.update(status="skipped", reason="no face")
@@ -102,7 +107,8 @@ class PhotoRestorer:
                             "--no_face base.")
         return faces
 
-    def _adapt(self, faces: list[Patches], stem: str, row: dict) -> Params:
+    def _adapt(self, faces: list[Patches], stem: str, row: dict) -> tuple[Params, str]:
+        """Give the adapted parameters and the photo's status."""
         started = time.perf_counter()
         config = self._options.adaptation
         rng = photo_rng(config.seed, stem)
@@ -122,7 +128,10 @@ class PhotoRestorer:
         if bad:
             raise UserError(f"adaptation to {stem} diverged: the loss is {result.losses[bad[0]]} after step {bad[0]}. "
                             "Lower --learning_rate, or use --safeguard backtrack.")
-        return result.params
+        if not any(result.learning_rates):
+            row["reason"] = "the safeguard took no step: upscaled without adaptation"
+            return result.params, "base"
+        return result.params, "adapted"
 
     def _upscale(self, params: Params, photo: Photo, row: dict, on_progress: OnProgress) -> np.ndarray:
         config = self._options.upscaling

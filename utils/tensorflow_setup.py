@@ -1,9 +1,13 @@
 """Prepares TensorFlow before its first use: quiet, on the chosen device, repeatable."""
 
 import contextlib
+import ctypes
 import os
+import re
 import sys
 from collections.abc import Iterator
+
+from utils.errors import UserError
 
 
 def start_tensorflow(gpu: str | None = None, *, deterministic: bool = True) -> list[str]:
@@ -18,7 +22,12 @@ def start_tensorflow(gpu: str | None = None, *, deterministic: bool = True) -> l
 
     Returns:
         The names of the GPUs TensorFlow uses; none on a CPU.
+
+    Raises:
+        UserError: `gpu` is something else.
     """
+    if gpu is not None and not re.fullmatch(r"-1|\d+(,\d+)*", gpu):
+        raise UserError(f"--gpu is a number, as 0, or -1 for the CPU. Received: {gpu}.")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -49,6 +58,15 @@ def _stderr_dropped() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system where the C library keeps it (glibc).
+
+    What a gradient step used would otherwise stay resident beside what upscaling needs.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def cpu_has_bfloat16() -> bool | None:

@@ -137,19 +137,18 @@ class VariantStatus:
 def find_weights(name: str, weights_dir: Path | str | None = None) -> dict[str, Path]:
     """The files of entry `name`, as file name -> path: the first complete variant that lies in the weights folder.
 
-    Existence and size are checked; hashes are not, because hashing a large file at every start is slow.
-
     Raises:
-        UserError: no variant is complete. The message names the files, what needs them and the command that gets them.
+        UserError: no variant is complete and as the manifest says. The message names the files, what needs them and the
+            command that gets them.
     """
     entry = get_entry(load_manifest(), name)
     folder = entry.directory(weights_dir)
-    statuses = status(entry, weights_dir, hashing=False)
+    statuses = status(entry, weights_dir)
     for found in statuses:
         if found.complete:
             return {file.name: folder / file.name for file in found.variant.files}
     damaged = [f"{folder / file}: {state.value}" for found in statuses for file, state in found.states.items()
-               if state in (State.WRONG_SIZE, State.UNREADABLE)]
+               if state in (State.WRONG_SIZE, State.WRONG_HASH, State.UNREADABLE)]
     wanted = " or ".join(" + ".join(file.name for file in found.variant.files) for found in statuses)
     problem = damaged[0] if damaged else f"{wanted} not found in {folder}"
     raise UserError(f"{problem} ({entry.description}; needed by {', '.join(entry.needed_by)}). "
