@@ -83,7 +83,7 @@ class _HelpFormatter(argparse.HelpFormatter):
     """States defaults, but not that a flag is unset by default."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        unset = action.default in (None, False, argparse.SUPPRESS)
+        unset = action.default is None or action.default is False or action.default == argparse.SUPPRESS
         return action.help if unset else f"{action.help} (default: %(default)s)"
 
 
