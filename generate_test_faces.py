@@ -9,6 +9,7 @@ from pathlib import Path
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
 from utils.errors import DiskFullError, UserError
+from utils.faces import stem_of_face
 from utils.files import check_writable
 from utils.photos import list_photos, parse_shard
 from utils.report import Report
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     if not args.overwrite and not args.skip_existing:
         folder = args.output_dir / ("Face_HQ" if _writes_hq(args) else "Face_LQ")
         stems = {photo.stem for photo in photos}
-        there = {_stem(path) for path in folder.glob("*.png")} & stems
+        there = {stem_of_face(path) for path in folder.glob("*.png")} & stems
         if there:
             raise UserError(f"faces of {len(there)} of {len(photos)} photos are already in {folder}. "
                             "Give --overwrite or --skip_existing.")
@@ -102,10 +103,6 @@ def _writes_hq(args: argparse.Namespace) -> bool:
     return args.restorer != "none" or args.restored_dir is not None
 
 
-def _stem(path: Path) -> str:
-    return path.stem.rpartition("_")[0]
-
-
 def _refuse_foreign_faces(output_dir: Path, stems: set[str]) -> None:
     """Refuse a folder that holds faces of photos that are not in the input folder: test.py could not tell them apart.
 
@@ -113,7 +110,7 @@ def _refuse_foreign_faces(output_dir: Path, stems: set[str]) -> None:
         UserError: it does.
     """
     for name in ("Face_LQ", "Face_HQ"):
-        foreign = sorted(path for path in (output_dir / name).glob("*.png") if _stem(path) not in stems)
+        foreign = sorted(path for path in (output_dir / name).glob("*.png") if stem_of_face(path) not in stems)
         if foreign:
             raise UserError(f"{output_dir / name} holds faces of other photos, as {foreign[0].name} ({len(foreign)} in "
                             "all). Choose another --output_dir, or remove them.")

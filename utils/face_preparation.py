@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.face_alignment import align_face, coverage, estimate_alignment, intersect_box, paste_region
 from utils.face_detection import BOX_COLUMNS, LANDMARK_COLUMNS, Detector, Face
 from utils.face_restorers import Restorer, check_restored
-from utils.faces import FACE_NAME
+from utils.faces import stem_of_face
 from utils.images import Photo, quantize, read_image, resize_bicubic, write_png
 
 BATCH = 4  # faces restored at a time: a batch of GPEN-512 takes about 2 GiB
@@ -155,12 +155,6 @@ class FacePreparer:
             for path in list((self._output_dir / folder).glob("*.png")):
                 if stem_of_face(path) == stem:
                     path.unlink()
-
-
-def stem_of_face(path: Path) -> str | None:
-    """Give the stem of the photo that `<stem>_<index>.png` is a face of, or None for another file."""
-    match = FACE_NAME.fullmatch(path.stem)
-    return match["stem"] if match and path.suffix == ".png" else None
 
 
 def _batches(targets: list[_Target]) -> Iterator[list[_Target]]:

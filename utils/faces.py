@@ -17,6 +17,12 @@ from utils.photos import IMAGE_ENDINGS
 FACE_NAME = re.compile(r"(?P<stem>.+)_(?P<index>\d+)", re.DOTALL)
 
 
+def stem_of_face(path: Path) -> str | None:
+    """Give the stem of the photo that `<stem>_<index>.png` is a face of, or None for another file's name."""
+    match = FACE_NAME.fullmatch(path.stem)
+    return match["stem"] if match else None
+
+
 class FacePair(NamedTuple):
     """The files of one face."""
 
