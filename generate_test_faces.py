@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
-from utils.errors import DiskFullError, UserError
+from utils.errors import DiskFullError, UserError, require
 from utils.faces import stem_of_face
 from utils.files import check_writable
 from utils.photos import list_photos, parse_shard
@@ -60,10 +60,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _check_and_convert(args: argparse.Namespace) -> None:
-    def require(holds: bool, rule: str, value: object) -> None:
-        if not holds:
-            raise UserError(f"{rule}. Received: {value}.")
-
     require(0 <= args.min_confidence <= 1, "--min_confidence must lie between 0 and 1", args.min_confidence)
     require(args.min_face_size >= 0, "--min_face_size must be at least 0", args.min_face_size)
     require(args.max_faces is None or args.max_faces > 0, "--max_faces must be at least 1", args.max_faces)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from config import SCALE, AdaptationConfig, UpscalingConfig
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
-from utils.errors import DiskFullError, UserError
+from utils.errors import DiskFullError, UserError, require
 from utils.faces import FaceFolder, check_face
 from utils.files import check_writable
 from utils.images import image_size
@@ -75,10 +75,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _check_and_convert(args: argparse.Namespace) -> None:
-    def require(holds: bool, rule: str, value: object) -> None:
-        if not holds:
-            raise UserError(f"{rule}. Received: {value}.")
-
     require(args.patch_size > 0 and args.patch_size % SCALE == 0,
             f"--patch_size must be positive and divisible by {SCALE}", args.patch_size)
     require(args.patch_num_per_img > 0, "--patch_num_per_img must be at least 1", args.patch_num_per_img)

@@ -12,6 +12,12 @@ class DiskFullError(UserError):
     """There is no room left: going on to the next file makes no sense."""
 
 
+def require(holds: bool, rule: str, received: object) -> None:
+    """Raise a UserError that states a rule, and what was received instead, unless the rule holds."""
+    if not holds:
+        raise UserError(f"{rule}. Received: {received}.")
+
+
 def printable(text: str) -> str:
     """Text from a file as one short line without control characters, fit for a message."""
     return text[:80].encode("unicode_escape").decode("ascii")
