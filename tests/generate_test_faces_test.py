@@ -1,9 +1,7 @@
 """generate_test_faces.py, run from end to end: with MTCNN's real weights, and with restorers of known effect."""
 
 import csv
-import importlib.util
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,22 +12,18 @@ import generate_test_faces as cli
 import utils.face_restorers
 from scripts.make_demo import degrade
 from tests.small_networks import small_generator, small_masknet
+from tests.workplace import cli as test_cli
 from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 from utils.console import run_cli
 from utils.face_alignment import estimate_alignment
 from utils.images import read_image, write_png
-
-ROOT = Path(__file__).parents[1]
-specification = importlib.util.spec_from_file_location("metaf2n_test_cli", ROOT / "test.py")
-test_cli = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(test_cli)
 
 # eyes, nose and corners of the mouth of the astronaut
 LANDMARKS = [[203.4, 102.1], [247.4, 103.8], [224.9, 128.3], [206.6, 142.1], [243.4, 142.8]]
 BOX = [181.0, 63.0, 263.0, 170.0]
 
 
-class Workplace:
+class FaceWorkplace:
     """A folder of photos, a file of boxes and the command line over them."""
 
     def __init__(self, root):
@@ -62,7 +56,7 @@ class Workplace:
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.setitem(utils.face_restorers.RESTORERS, "gpen-512", lambda name, weights_dir: lambda faces: faces)
-    return Workplace(tmp_path)
+    return FaceWorkplace(tmp_path)
 
 
 def fails(capsys, run, *, message):

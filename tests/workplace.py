@@ -1,0 +1,62 @@
+"""A folder of tiny photos with faces and a checkpoint, and test.py over it."""
+
+import csv
+import importlib.util
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tests.small_networks import small_generator, small_masknet
+from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
+
+ROOT = Path(__file__).parents[1]
+specification = importlib.util.spec_from_file_location("metaf2n_test_cli", ROOT / "test.py")  # `test` is Python's own
+cli = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(cli)
+
+
+def write(path, samples):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), samples)
+
+
+def picture(seed, height, width, channels=3, dtype=np.uint8):
+    """Give smooth random samples, so that faces and photos look alike."""
+    noise = np.random.default_rng(seed).random((height // 4 + 2, width // 4 + 2, channels)).astype(np.float32)
+    image = cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, channels)
+    return (image * np.iinfo(dtype).max).astype(dtype)
+
+
+class Workplace:
+    """A folder of photos with faces and a checkpoint, and the command line over it."""
+
+    def __init__(self, root):
+        self.root, self.lq, self.out = root, root / "data" / "LQ", root / "out"
+        write_tf1_checkpoint(root / "model-new", checkpoint_tensors(small_generator(), small_masknet()))
+        (root / "data" / "Face_LQ").mkdir(parents=True)
+        (root / "data" / "Face_HQ").mkdir()
+
+    def add_photo(self, name, seed=0, height=24, width=30, faces=1, face_size=18):
+        write(self.lq / name, picture(seed, height, width))
+        for index in range(faces):
+            self.add_face(f"{Path(name).stem}_{index}.png", seed=10 * seed + index, size=face_size)
+
+    def add_face(self, name, *, seed=0, size=18, hq_size=None):
+        hq_size = hq_size or 4 * size
+        write(self.root / "data" / "Face_LQ" / name, picture(seed, size, size))
+        write(self.root / "data" / "Face_HQ" / name, picture(seed, hq_size, hq_size))
+
+    def arguments(self, *extra, out=None):
+        return ["--input_dir", str(self.lq), "--face_dir", str(self.root / "data"), "--output_dir",
+                str(out or self.out), "--model_dir", str(self.root / "model-new"), *extra]
+
+    def run(self, *extra, out=None):
+        return cli.main(self.arguments(*extra, out=out))
+
+    def report(self, name="report.csv", out=None):
+        with ((out or self.out) / name).open(newline="", encoding="utf-8") as file:
+            return {row["file"]: row for row in csv.DictReader(file)}
+
+    def results(self, out=None):
+        return {path.name: path.read_bytes() for path in sorted((out or self.out).glob("*.png"))}
