@@ -2,21 +2,21 @@
 
 import argparse
 import contextlib
-import math
 import sys
 from collections import Counter
 from pathlib import Path
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
-from utils.errors import DiskFullError, UserError, require
-from utils.faces import stem_of_face
+from utils.errors import FatalError, UserError, require
+from utils.face_detection import open_detector, read_boxes
+from utils.face_restorers import RESTORERS
+from utils.faces import faces_in, stem_of_face
 from utils.files import check_writable
 from utils.photos import list_photos, parse_shard
 from utils.report import Report
 from utils.tensorflow_setup import start_tensorflow
 
 DETECTORS = ("retinaface", "mtcnn", "face-alignment", "boxes")
-RESTORERS = ("gpen-512", "gpen-256", "none")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -47,12 +47,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     finding.add_argument("--max_faces", type=int, help="per photo: the best ones (default: all)")
     finding.add_argument("--box_margin", type=float, default=0.0, help="share of the box's side added all around")
     restoring = parser.add_argument_group("restoring them")
-    restoring.add_argument("--restorer", choices=RESTORERS, default=RESTORERS[0],
+    restoring.add_argument("--restorer", choices=(*RESTORERS, "none"), default="gpen-512",
                            help="none: write Face_LQ/ and Aligned/, to be restored by any other tool")
     restoring.add_argument("--restored_dir", type=Path,
                            help="folder with the faces of Aligned/ restored elsewhere: finish Face_HQ/ with them")
     restoring.add_argument("--legacy_alignment", action="store_true",
-                           help="lay faces 1.5 pixels up and left, as the original code does")
+                           help="lay faces 1.5 pixels up and left, black where they do not reach, as the original "
+                                "code does")
     restoring.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
     args = parser.parse_args(argv)
     _check_and_convert(args)
@@ -63,8 +64,7 @@ def _check_and_convert(args: argparse.Namespace) -> None:
     require(0 <= args.min_confidence <= 1, "--min_confidence must lie between 0 and 1", args.min_confidence)
     require(args.min_face_size >= 0, "--min_face_size must be at least 0", args.min_face_size)
     require(args.max_faces is None or args.max_faces > 0, "--max_faces must be at least 1", args.max_faces)
-    require(args.box_margin >= 0 and math.isfinite(args.box_margin), "--box_margin must be at least 0",
-            args.box_margin)
+    require(0 <= args.box_margin <= 10, "--box_margin must lie between 0 and 10", args.box_margin)
     require((args.detector == "boxes") == (args.boxes is not None), "--detector boxes and --boxes FILE go together",
             f"--detector {args.detector}, --boxes {args.boxes}")
     require(not (args.overwrite and args.skip_existing), "--overwrite and --skip_existing exclude each other", "both")
@@ -80,6 +80,9 @@ def main(argv: list[str] | None = None) -> int:
     index, count = args.shard
     every_photo = list_photos(args.input_dir)
     _refuse_foreign_faces(args.output_dir, {photo.stem for photo in every_photo})
+    if args.boxes is not None and not read_boxes(args.boxes).keys() & {photo.name for photo in every_photo}:
+        raise UserError(f"{args.boxes} names none of the photos in {args.input_dir}. Its file names are those of the "
+                        "photos, without folders.")
     photos = every_photo[index::count]
     if not photos:
         print(f"no photo falls into shard {index}/{count}")
@@ -88,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     if not args.overwrite and not args.skip_existing:
         folder = args.output_dir / ("Face_HQ" if _writes_hq(args) else "Face_LQ")
         stems = {photo.stem for photo in photos}
-        there = {stem_of_face(path) for path in folder.glob("*.png")} & stems
+        there = {stem_of_face(path) for path in faces_in(folder)} & stems
         if there:
             raise UserError(f"faces of {len(there)} of {len(photos)} photos are already in {folder}. "
                             "Give --overwrite or --skip_existing.")
@@ -106,7 +109,7 @@ def _refuse_foreign_faces(output_dir: Path, stems: set[str]) -> None:
         UserError: it does.
     """
     for name in ("Face_LQ", "Face_HQ"):
-        foreign = sorted(path for path in (output_dir / name).glob("*.png") if stem_of_face(path) not in stems)
+        foreign = [path for path in faces_in(output_dir / name) if stem_of_face(path) not in stems]
         if foreign:
             raise UserError(f"{output_dir / name} holds faces of other photos, as {foreign[0].name} ({len(foreign)} in "
                             "all). Choose another --output_dir, or remove them.")
@@ -123,8 +126,9 @@ def _prepare_photos(args: argparse.Namespace, photos: list[Path]) -> int:
     outcomes: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         preparer = _build(args, stack)
-        report = Report(args.output_dir / report_name, COLUMNS, keep=FINISHED if args.skip_existing else ())
-        done = [photo for photo in photos if _is_done(args, photo, report.earlier(photo.name))]
+        report = Report(args.output_dir / report_name, COLUMNS, keep=FINISHED if args.skip_existing else (), digits=17)
+        done = [photo for photo in photos
+                if preparer.options.is_done(args.output_dir, photo.stem, report.earlier(photo.name))]
         report.add_present(photo.name for photo in done)
         outcomes["photos there already"] += len(done)
         todo = [photo for photo in photos if photo not in done]
@@ -133,7 +137,7 @@ def _prepare_photos(args: argparse.Namespace, photos: list[Path]) -> int:
             name = shown_name(photo)
             try:
                 rows = preparer.prepare(photo, lambda what, name=name: progress.update(0, f"{name}: {what}"))
-            except DiskFullError:
+            except FatalError:
                 raise
             except UserError as error:
                 rows = [{"file": photo.name, "status": "error", "reason": str(error)}]
@@ -145,28 +149,19 @@ def _prepare_photos(args: argparse.Namespace, photos: list[Path]) -> int:
             progress.update(1, name)
     summary = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
     print(f"{len(photos)} photo{'s' * (len(photos) != 1)}: {summary}. Report: {report.path}")
-    if args.restorer == "none" and args.restored_dir is None:
+    if not _writes_hq(args) and outcomes["faces"]:
         print(f"Restore the faces in {args.output_dir / 'Aligned'} (keep names and size), then run the same command "
               "with --restored_dir and their folder.")
     return EXIT_USER_ERROR if outcomes["error"] else 0
 
 
-def _is_done(args: argparse.Namespace, photo: Path, rows: list[dict]) -> bool:
-    """Whether an earlier run wrote everything of a photo that this one would."""
-    folders = ("Face_LQ", "Face_HQ") if _writes_hq(args) else ("Face_LQ",)
-    return bool(rows) and all((args.output_dir / folder / f"{photo.stem}_{row['index']}.png").exists()
-                              for row in rows if row["status"] == "ok" for folder in folders)
-
-
 def _build(args: argparse.Namespace, stack: contextlib.ExitStack):
     """Open the detector and the restorer; gives a FacePreparer."""
-    from utils.face_detection import open_detector
     from utils.face_preparation import FacePreparer, Options
-    from utils.face_restorers import RESTORERS as MAKERS
 
     detector = stack.enter_context(open_detector(args.detector, min_confidence=args.min_confidence,
                                                  weights_dir=args.weights_dir, boxes=args.boxes))
-    restorer = None if args.restorer == "none" else MAKERS[args.restorer](args.restorer, args.weights_dir)
+    restorer = None if args.restorer == "none" else RESTORERS[args.restorer](args.restorer, args.weights_dir)
     return FacePreparer(detector, restorer, args.output_dir, Options(
         detector=args.detector, restorer=args.restorer if args.restored_dir is None else str(args.restored_dir),
         min_face_size=args.min_face_size, max_faces=args.max_faces, box_margin=args.box_margin,

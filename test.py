@@ -8,7 +8,7 @@ from pathlib import Path
 
 from config import SCALE, AdaptationConfig, UpscalingConfig
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
-from utils.errors import DiskFullError, UserError, require
+from utils.errors import FatalError, UserError, require
 from utils.faces import FaceFolder, check_face
 from utils.files import check_writable
 from utils.images import image_size
@@ -157,7 +157,7 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Pa
             row, target, name = {"file": photo.name}, progress.count + tiles, shown_name(photo)
             try:
                 restorer.restore(photo, row, lambda what, done, name=name: progress.update(done, f"{name}: {what}"))
-            except DiskFullError:
+            except FatalError:
                 raise
             except UserError as error:
                 row.update(status="error", reason=str(error))

@@ -1,8 +1,8 @@
 """Find faces with the face-alignment package, for utils/face_detection.py, in a process of its own.
 
 Reads from standard input, per photo, a line of JSON {"height", "width"} and then height * width * 3 bytes of RGB;
-answers with a line of JSON: {"faces": [{"box", "landmarks", "score"}, ...]} or {"error": why}. Nothing of this project
-is imported: PyTorch and TensorFlow must not meet in one process.
+answers with a line of JSON: {"faces": [{"box", "landmarks", "score"}, ...]} or {"error": why}, or once, and then ends,
+{"unavailable": why}. Nothing of this project is imported: PyTorch and TensorFlow must not meet in one process.
 """
 
 import contextlib
@@ -68,7 +68,7 @@ def main() -> None:
         try:
             find = open_package()
         except Exception as error:
-            answer({"error": f"{type(error).__name__}: {error}"})
+            answer({"unavailable": f"{type(error).__name__}: {error}"})
             return
         serve(find, sys.stdin.buffer, answer)
 

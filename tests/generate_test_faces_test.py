@@ -12,6 +12,7 @@ import generate_test_faces as cli
 import utils.face_restorers
 from scripts.make_demo import degrade
 from tests.small_networks import small_generator, small_masknet
+from tests.workplace import ROOT
 from tests.workplace import cli as test_cli
 from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 from utils.console import run_cli
@@ -194,14 +195,16 @@ def test_a_photo_that_cannot_be_read_does_not_stop_the_others(place, capsys):
 def test_faces_csv_can_be_given_back_as_boxes(place):
     place.add_photo()
     place.add_photo("empty.png", samples=np.zeros((40, 40, 3), np.uint8))
-    place.add_face()
+    place.add_face([100.123456789, 300.0, 180.0, 400.0], score=0.9999998)
+    place.add_face((np.array(BOX) + 1 / 3).tolist(), landmarks=(np.array(LANDMARKS) + 1 / 7).tolist(), score=0.99999991)
     place.run(restorer="gpen-512")
     before = (place.out / "Face_HQ" / "astronaut_0.png").read_bytes()
+    assert place.names("Face_HQ") == ["astronaut_0.png", "astronaut_1.png"]
     saved = place.root / "saved.csv"
     (place.out / "faces.csv").rename(saved)
     assert cli.main(place.arguments("--detector", "boxes", "--boxes", str(saved), "--overwrite")) == 0
     assert (place.out / "Face_HQ" / "astronaut_0.png").read_bytes() == before
-    assert [row["status"] for row in place.rows()] == ["ok", "no face"]
+    assert [row["status"] for row in place.rows()] == ["ok", "ok", "no face"]
 
 
 def test_overlay_marks_box_and_landmarks(place):
@@ -249,6 +252,57 @@ def test_skip_existing_takes_up_where_a_run_ended(place, capsys):
     assert place.names("Face_HQ") == ["astronaut_0.png", "other_0.png"]
 
 
+def test_skip_existing_does_again_what_failed_or_other_flags_would_give(place, capsys):
+    place.add_photo()
+    place.add_face()
+    place.add_face(landmarks=[[5, 5]] * 5, score=0.95)
+    assert place.run(restorer="gpen-512") == 2
+    assert place.run("--skip_existing", restorer="gpen-512") == 2
+    assert [row["status"] for row in place.rows()] == ["ok", "error"]
+    place.boxes.pop()
+    place.add_face([100.0, 300.0, 180.0, 400.0], score=0.91)
+    assert place.run("--overwrite", "--min_face_size", "83", restorer="gpen-512") == 0
+    assert [row["status"] for row in place.rows()] == ["ok", "too small"]
+    assert place.run("--skip_existing", restorer="gpen-512") == 0
+    assert [row["status"] for row in place.rows()] == ["ok", "ok"]
+    assert place.run("--skip_existing", "--save_overlay", restorer="gpen-512") == 0
+    assert place.names("Overlay") == ["astronaut.png"]
+    capsys.readouterr()
+    assert place.run("--skip_existing", "--save_overlay", restorer="gpen-512") == 0
+    assert "1 photos there already" in capsys.readouterr().out
+
+
+def test_a_restored_face_of_another_face_is_refused(place, capsys):
+    place.add_photo()
+    lower = (np.array(LANDMARKS) + np.array([-90, 220])).tolist()
+    place.add_face([100.0, 300.0, 130.0, 340.0], landmarks=lower, score=0.99)
+    place.add_face(score=0.95)
+    assert place.run() == 0
+    (place.out / "Aligned").rename(place.root / "restored")
+    assert place.run("--overwrite") == 0
+    assert place.run("--restored_dir", str(place.root / "restored"), "--min_face_size", "50") == 2
+    assert "restored from another face" in capsys.readouterr().err
+    assert place.names("Face_HQ") == []
+    assert place.run("--restored_dir", str(place.root / "restored")) == 0
+    assert place.names("Face_HQ") == ["astronaut_0.png", "astronaut_1.png"]
+
+
+def test_absurd_landmarks_and_wide_photos_do_not_end_the_run(place):
+    place.add_photo()
+    place.add_photo("wide.png", samples=np.zeros((60, 33000, 3), np.uint8))
+    place.add_face(landmarks=[[9e5, 0], [0, -9e5], [3, 4], [5, 6], [7, 8]])
+    place.add_face([32900.0, 0.0, 32990.0, 50.0], file="wide.png")
+    assert place.run("--save_overlay", restorer="gpen-512") == 0
+    assert [row["status"] for row in place.rows()] == ["ok", "ok"]
+
+
+def test_boxes_that_name_no_photo_are_one_line(place, capsys):
+    place.add_photo()
+    place.add_face(file="LQ/astronaut.png")
+    fails(capsys, place.run, message="names none of the photos")
+    assert not place.out.exists()
+
+
 def test_shards_together_are_the_whole(place):
     for name in ("a.png", "b.png", "c.png"):
         place.add_photo(name)
@@ -286,8 +340,9 @@ def test_a_missing_or_wrongly_sized_restored_face_is_one_line(place, capsys):
     (("--boxes", "faces.csv"), "--detector boxes and --boxes FILE go together"),
     (("--detector", "boxes", "--boxes", "/nowhere/faces.csv"), "/nowhere/faces.csv"),
     (("--min_confidence", "2"), "--min_confidence must lie between 0 and 1"),
+    (("--detector", "boxes", "--boxes", str(ROOT / "tests" / "data" / "tf1_checkpoint_names.json")), "list of faces"),
     (("--max_faces", "0"), "--max_faces must be at least 1"),
-    (("--box_margin", "-1"), "--box_margin must be at least 0"),
+    (("--box_margin", "-1"), "--box_margin must lie between 0 and 10"),
     (("--restored_dir", "/nowhere/restored"), "--restored_dir must be a folder"),
     (("--shard", "3/3"), "--shard is i/n"),
 ])

@@ -4,7 +4,6 @@
 import cv2
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import utils.checkpoints
 import utils.restoration
@@ -31,7 +30,7 @@ def test_result_is_the_published_step_and_then_the_whole_photo(place):
     patches = [sample_patches(face, rng, lq_patch_size=16, count=16) for face in faces]
     resolver = SuperResolver(small_generator(), small_masknet())
     batches = [resolver.weigh_patches(*batch) for batch in batch_patches(patches)]
-    assert [len(batch.face_lq) for batch in batches] == [32]
+    assert [len(batch.face_lq) for batch in batches] == [16, 16]
     adapted = resolver.adapt(batches, learning_rate=0.01, num_steps=1)
     expected = resolver.upscaler(adapted.params)(read_image(place.lq / "a.png").pixels[None])[0]
     np.testing.assert_array_equal(quantize(read_image(place.out / "a.png").pixels), quantize(expected))
@@ -39,7 +38,7 @@ def test_result_is_the_published_step_and_then_the_whole_photo(place):
     assert (row["status"], row["faces"], row["patches"], row["tiles"]) == ("adapted", "2", "32", "1")
     assert float(row["loss_0"]) == pytest.approx(adapted.losses[0], rel=1e-5)
     assert float(row["loss_1"]) == pytest.approx(adapted.losses[1], rel=1e-5)
-    assert float(row["mask_mean"]) == pytest.approx(float(tf.reduce_mean(batches[0].weights)), rel=1e-5)
+    assert float(row["mask_mean"]) == pytest.approx(np.mean([batch.weights for batch in batches]), rel=1e-5)
 
 
 def test_a_photo_gives_the_same_file_alone_in_company_and_in_a_shard(place, tmp_path):

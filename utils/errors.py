@@ -8,8 +8,12 @@ class UserError(ValueError):
     """
 
 
-class DiskFullError(UserError):
-    """There is no room left: going on to the next file makes no sense."""
+class FatalError(UserError):
+    """It makes no sense to go on to the next file."""
+
+
+class DiskFullError(FatalError):
+    """There is no room left."""
 
 
 def require(holds: bool, rule: str, received: object) -> None:

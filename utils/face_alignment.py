@@ -61,7 +61,15 @@ def align_face(photo: np.ndarray, matrix: np.ndarray, size: int = ALIGNED_SIZE) 
     Returns:
         [size, size, 3] in the type of the photo.
     """
-    return cv2.warpAffine(photo, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    # only the part the crop sees: OpenCV warps no image of more than 32767 pixels in a direction
+    inverse = cv2.invertAffineTransform(matrix)
+    corners = np.array([[0, 0], [size, 0], [size, size], [0, size]]) @ inverse[:, :2].T + inverse[:, 2]
+    limits = np.array(photo.shape[1::-1])
+    start = np.clip(np.floor(corners.min(axis=0)) - 2, 0, limits - 1).astype(int)
+    end = np.clip(np.ceil(corners.max(axis=0)) + 3, start + 1, limits).astype(int)
+    shifted = np.column_stack([matrix[:, :2], matrix[:, :2] @ start + matrix[:, 2]])
+    part = np.ascontiguousarray(photo[start[1]:end[1], start[0]:end[0]])
+    return cv2.warpAffine(part, shifted, (size, size), flags=cv2.INTER_LINEAR)
 
 
 def enlarged_matrix(matrix: np.ndarray, *, legacy: bool = False) -> np.ndarray:

@@ -5,6 +5,7 @@ A detector is a function (photo, file name) -> faces; the photo is [h, w, 3] flo
 
 import contextlib
 import csv
+import importlib.util
 import io
 import json
 import subprocess
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.errors import UserError, printable
+from utils.errors import FatalError, UserError, printable
 from utils.files import read_bytes
 from utils.images import quantize
 
@@ -23,6 +24,9 @@ WORKER = Path(__file__).resolve().parents[1] / "scripts" / "face_alignment_worke
 BOX_COLUMNS = ("x0", "y0", "x1", "y1")
 LANDMARK_COLUMNS = tuple(f"{point}_{axis}" for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
                          for axis in "xy")
+
+
+LARGEST_COORDINATE = 1e6  # pixels
 
 
 class Face(NamedTuple):
@@ -117,6 +121,8 @@ def _unraisable_ignored() -> Iterator[None]:
 @contextlib.contextmanager
 def _face_alignment() -> Iterator[Detector]:
     """The `face-alignment` package, in a process of its own: PyTorch and TensorFlow do not share one."""
+    if importlib.util.find_spec("face_alignment") is None:
+        raise UserError("--detector face-alignment needs its package: pip install -r requirements-face-alignment.txt")
     process = subprocess.Popen([sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def run(photo: np.ndarray, file: str) -> list[Face]:
@@ -129,11 +135,13 @@ def _face_alignment() -> Iterator[Detector]:
         try:
             answer = json.loads(answer)
         except json.JSONDecodeError as error:
-            raise UserError("the face-alignment process ended without an answer. Try it with: python "
-                            f"scripts/{WORKER.name} < /dev/null") from error
+            raise FatalError("the face-alignment process ended without an answer. Try it with: python "
+                             f"scripts/{WORKER.name} < /dev/null") from error
+        if "unavailable" in answer:
+            raise FatalError(f"face-alignment cannot be used: {printable(answer['unavailable'])}. Its networks are "
+                             "downloaded when it is used for the first time: check the connection, and the package.")
         if "error" in answer:
-            raise UserError(f"face-alignment failed on {file}: {printable(answer['error'])}. "
-                            "It needs: pip install -r requirements-face-alignment.txt")
+            raise UserError(f"face-alignment failed on {file}: {printable(answer['error'])}. Try another --detector.")
         return [Face(np.array(face["box"]), np.array(face["landmarks"]), face["score"]) for face in answer["faces"]]
 
     try:
@@ -167,10 +175,11 @@ def read_boxes(path: Path) -> dict[str, list[Face]]:
     try:
         is_json = path.suffix.lower() == ".json"
         rows = json.loads(text) if is_json else list(csv.DictReader(io.StringIO(text, newline="")))
-    except (json.JSONDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a {path.suffix} file: {error}. See --help for its form.") from error
+    except (json.JSONDecodeError, csv.Error, RecursionError) as error:
+        raise UserError(f"{path} is not a {path.suffix} file: {error}. The README gives its form.") from error
     if not isinstance(rows, list):
-        raise UserError(f"{path} must hold a list of faces. Received: {type(rows).__name__}. See --help for its form.")
+        raise UserError(f"{path} must hold a list of faces. Received: {type(rows).__name__}. The README gives its "
+                        "form.")
     for number, row in enumerate(rows, 1):
         try:
             if "box" in row:
@@ -183,8 +192,11 @@ def read_boxes(path: Path) -> dict[str, list[Face]]:
                 landmarks = [row[column] for column in LANDMARK_COLUMNS]
             face = Face(np.array(box, np.float64).reshape(4), np.array(landmarks, np.float64).reshape(5, 2),
                         float(row.get("score") or 1))
-            if not (np.isfinite(face.box).all() and np.isfinite(face.landmarks).all()):
-                raise ValueError("a number is not finite")
+            numbers = np.array([*face.box, *face.landmarks.ravel(), face.score])
+            if not (np.abs(numbers) < LARGEST_COORDINATE).all():  # or not finite
+                raise ValueError("a number is out of range")
+            if face.box[2] < face.box[0] or face.box[3] < face.box[1]:
+                raise ValueError("the corners of a box are swapped")
             faces.setdefault(row["file"], []).append(face)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}, entry {number}: {type(error).__name__} {printable(str(error))}. It needs a file, "

@@ -23,6 +23,14 @@ def stem_of_face(path: Path) -> str | None:
     return match["stem"] if match else None
 
 
+def faces_in(folder: Path) -> list[Path]:
+    """List the images of a folder of faces, sorted by name; none if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir()
+                  if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith("."))
+
+
 class FacePair(NamedTuple):
     """The files of one face."""
 

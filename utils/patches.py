@@ -7,7 +7,7 @@ import numpy as np
 
 from config import SCALE
 
-MAX_BATCH_PIXELS = 8192  # low-quality pixels per batch: its gradient takes about 2 GiB in the 23-block generator
+MAX_BATCH_PIXELS = 4096  # low-quality pixels per batch: its gradient takes about 1 GiB in the 23-block generator
 
 
 class Patches(NamedTuple):

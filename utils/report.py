@@ -13,26 +13,29 @@ class Report:
     Every row has the columns `file` and `status`.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], *, keep: Collection[str] = ()):
+    def __init__(self, path: Path, columns: Sequence[str], *, keep: Collection[str] = (), digits: int = 6):
         """Begin a report.
 
         Args:
             path: the CSV.
             columns: in order.
             keep: statuses of photos that an earlier run finished; rows of the report that is there are taken over for
-                them. They stay in the file even while this run has not come to them, so that interrupting it loses
-                nothing.
+                photos all of whose rows have one of them. They stay in the file even while this run has not come to
+                them, so that interrupting it loses nothing.
+            digits: significant ones that floats are written with; 17 are read back exactly.
         """
         self.path = path
+        self._digits = digits
         self._columns = columns
         self._rows: dict[str, list[dict]] = {}
         self._earlier = _read_rows(path, keep) if keep else {}
         self._write()
 
     def add(self, *rows: dict) -> None:
-        """Add the rows of one photo; floats are written with 6 significant digits, missing values stay empty."""
+        """Add the rows of one photo; missing values stay empty."""
         self._rows[rows[0]["file"]] = [
-            {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows]
+            {key: f"{value:.{self._digits}g}" if isinstance(value, float) else value for key, value in row.items()}
+            for row in rows]
         self._write()
 
     def add_present(self, files: Iterable[str]) -> None:
@@ -61,8 +64,8 @@ def _read_rows(path: Path, statuses: Collection[str]) -> dict[str, list[dict]]:
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:  # Excel adds a mark
             for row in csv.DictReader(file):
-                if row.get("file") and row.get("status") in statuses:
+                if row.get("file"):
                     rows.setdefault(row["file"], []).append(row)
     except (OSError, csv.Error):
         return {}
-    return rows
+    return {file: found for file, found in rows.items() if all(row.get("status") in statuses for row in found)}

@@ -124,6 +124,22 @@ def test_face_that_goes_there_and_back_lands_on_itself(reference, photo, degrees
     np.testing.assert_allclose(displacement(paste_region(face, matrix, box, legacy=True), target), 1.5, atol=0.1)
 
 
+def test_a_face_of_a_very_wide_photo_is_cut_out_like_one_of_a_small_photo(reference, photo):
+    landmarks = reference["landmarks"][0].reshape(2, 5).T.astype(float)
+    wide = np.zeros((512, 40000, 3), np.uint8)
+    wide[:, 35000:35512] = photo
+    expected = cv2.warpAffine(photo, estimate_alignment(landmarks), (512, 512))
+    crop = align_face(wide, estimate_alignment(landmarks + np.array([35000, 0])))
+    difference = np.abs(crop.astype(int) - expected)
+    assert difference.max() <= 2
+    assert difference.mean() < 0.02
+
+
+def test_a_face_outside_the_photo_is_black(photo):
+    crop = align_face(photo, estimate_alignment(reference_points() + 5000))
+    assert not crop.any()
+
+
 def test_coverage_is_one_inside_the_aligned_square_and_zero_outside(reference):
     matrix = estimate_alignment(reference["landmarks"][0].reshape(2, 5).T)
     reached = coverage(matrix, (0, 0, 512, 512))[:, :, 0]

@@ -13,7 +13,7 @@ import utils.torch_files
 import utils.weights
 from scripts import face_alignment_worker
 from tests.reference_detector import reference_detector_state
-from utils.errors import UserError
+from utils.errors import FatalError, UserError
 from utils.face_detection import BOX_COLUMNS, LANDMARK_COLUMNS, open_detector, read_boxes
 
 POINTS = np.arange(10.0).reshape(5, 2)
@@ -104,7 +104,8 @@ def test_csv_and_json_give_the_same_faces(tmp_path):
 @pytest.mark.parametrize(("name", "text", "message"), [
     ("b.json", "[", "is not a .json file"), ("b.json", '[{"file": "a", "box": [1, 2, 3]}]', "entry 1"),
     ("b.json", '[{"file": "a", "box": [1, 2, 3], "landmarks": []}]', "entry 1"), ("b.json", "[3]", "entry 1"),
-    ("b.json", "7", "list"), ("b.csv", f"{CSV_HEADER}\na,1,2,3,x\n", "entry 1"), ("b.csv", "file,left\na,3\n", "x0"),
+    ("b.json", "7", "list"),
+    ("b.json", "[" * 100000, "is not a .json file"),  ("b.csv", f"{CSV_HEADER}\na,1,2,3,x\n", "entry 1"), ("b.csv", "file,left\na,3\n", "x0"),
     ("b.csv", f"{CSV_HEADER}\n" + "a," + "1," * 14 + "1\n" + "a," + "nan," * 14 + "1\n", "entry 2")])
 def test_a_faulty_file_is_one_line_that_names_it(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
@@ -124,6 +125,7 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     (tmp_path / "face_alignment.py").write_text(PACKAGE)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
 
 
@@ -144,11 +146,20 @@ def test_face_alignment_answers_from_a_process_of_its_own(package):
     assert "torch" not in sys.modules
 
 
-def test_a_missing_package_is_one_line_that_says_what_to_install(tmp_path, monkeypatch):
-    (tmp_path / "face_alignment.py").write_text("raise ImportError('No module named face_alignment')")
+def test_a_missing_package_is_one_line_that_says_what_to_install():
+    with pytest.raises(UserError, match=r"pip install -r requirements-face-alignment\.txt"), \
+            open_detector("face-alignment", min_confidence=0.9):
+        pass
+
+
+@pytest.mark.parametrize(("code", "message"), [
+    ("raise OSError('no network')", "cannot be used: OSError: no network"),
+    ("import os; os._exit(3)", "without an answer")])
+def test_a_package_that_cannot_start_ends_the_run_in_one_line(tmp_path, monkeypatch, code, message):
+    (tmp_path / "face_alignment.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with open_detector("face-alignment", min_confidence=0.9) as detect, \
-            pytest.raises(UserError, match=r"pip install -r requirements-face-alignment\.txt"):
+    monkeypatch.syspath_prepend(tmp_path)
+    with open_detector("face-alignment", min_confidence=0.9) as detect, pytest.raises(FatalError, match=message):
         detect(np.zeros((5, 5, 3), np.float32), "a.png")
 
 

@@ -31,10 +31,11 @@ def test_columns_are_written_before_any_row(tmp_path):
 
 def test_a_photo_may_have_several_rows(tmp_path):
     report = Report(tmp_path / "report.csv", COLUMNS)
-    report.add({"file": "a.png", "status": "adapted", "faces": 1}, {"file": "a.png", "status": "error", "faces": 2})
+    report.add({"file": "a.png", "status": "adapted", "faces": 1}, {"file": "a.png", "status": "base", "faces": 2})
     report.add({"file": "b.png", "status": "base"})
+    report.add({"file": "c.png", "status": "adapted"}, {"file": "c.png", "status": "error"})  # not finished
     kept = Report(tmp_path / "report.csv", COLUMNS, keep=FINISHED)
-    assert [[row["faces"] for row in kept.earlier(name)] for name in ("a.png", "b.png", "c.png")] == [["1"], [""], []]
+    assert [[row["faces"] for row in kept.earlier(f"{name}.png")] for name in "abc"] == [["1", "2"], [""], []]
     kept.add({"file": "a.png", "status": "base", "faces": 0})
     assert [(row["file"], row["faces"]) for row in read(tmp_path / "report.csv")[1]] == [("a.png", "0"), ("b.png", "")]
 
