@@ -105,7 +105,8 @@ def test_csv_and_json_give_the_same_faces(tmp_path):
     ("b.json", "[", "is not a .json file"), ("b.json", '[{"file": "a", "box": [1, 2, 3]}]', "entry 1"),
     ("b.json", '[{"file": "a", "box": [1, 2, 3], "landmarks": []}]', "entry 1"), ("b.json", "[3]", "entry 1"),
     ("b.json", "7", "list"),
-    ("b.json", "[" * 100000, "is not a .json file"),  ("b.csv", f"{CSV_HEADER}\na,1,2,3,x\n", "entry 1"), ("b.csv", "file,left\na,3\n", "x0"),
+    ("b.json", "[" * 100000, "is not a .json file"),
+    ("b.csv", f"{CSV_HEADER}\na,1,2,3,x\n", "entry 1"), ("b.csv", "file,left\na,3\n", "x0"),
     ("b.csv", f"{CSV_HEADER}\n" + "a," + "1," * 14 + "1\n" + "a," + "nan," * 14 + "1\n", "entry 2")])
 def test_a_faulty_file_is_one_line_that_names_it(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
