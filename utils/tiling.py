@@ -16,6 +16,7 @@ UPSCALING = UpscalingConfig()
 # this much per low-quality pixel of a tile, and the process with TensorFlow and the weights takes this much by itself.
 BYTES_PER_PIXEL = 16_000
 BYTES_OF_PROCESS = 1_700_000_000
+STRIP = 64  # rows quantised at once: that takes several copies of them
 BYTES_PER_RESULT_SAMPLE = 4  # at most 2 for the result and as much again for the copy that is being encoded
 
 
@@ -25,7 +26,8 @@ def automatic_tile_size(height: int, width: int, *, memory_gib: float) -> int:
     The choice depends on the photo's size and the budget alone, never on the memory that happens to be free, so that
     results do not depend on the machine.
     """
-    result = height * width * SCALE * SCALE * 3 * BYTES_PER_RESULT_SAMPLE
+    result = height * width * SCALE * SCALE * 3 * STRIP = 64  # rows quantised at once: that takes several copies of them
+BYTES_PER_RESULT_SAMPLE
     pixels = max(0.0, memory_gib * 2**30 - BYTES_OF_PROCESS - result) / BYTES_PER_PIXEL
     if height * width <= pixels:
         return 0
@@ -111,11 +113,12 @@ def upscale(forward: Callable[[np.ndarray], np.ndarray], image: np.ndarray, *, t
             band[:, left * SCALE:right * SCALE] += tile * row_weights[:, None, None] * column_weights[None, :, None]
             on_tile()
         num_finished = (end - top) * SCALE
-        finished = quantize(band[:num_finished])
-        if result is None:  # only now its type is known
-            result = np.empty((height * SCALE, *finished.shape[1:]), finished.dtype)
-        result[top * SCALE:end * SCALE] = finished
-        carried = band[num_finished:]
+        for start in range(0, num_finished, STRIP):
+            strip = quantize(band[start:min(start + STRIP, num_finished)])
+            if result is None:  # only now its type is known
+                result = np.empty((height * SCALE, *strip.shape[1:]), strip.dtype)
+            result[top * SCALE + start:top * SCALE + start + len(strip)] = strip
+        carried = band[num_finished:].copy()  # the band itself is not needed any more
     return result
 
 
