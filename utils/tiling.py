@@ -26,8 +26,7 @@ def automatic_tile_size(height: int, width: int, *, memory_gib: float) -> int:
     The choice depends on the photo's size and the budget alone, never on the memory that happens to be free, so that
     results do not depend on the machine.
     """
-    result = height * width * SCALE * SCALE * 3 * STRIP = 64  # rows quantised at once: that takes several copies of them
-BYTES_PER_RESULT_SAMPLE
+    result = height * width * SCALE * SCALE * 3 * BYTES_PER_RESULT_SAMPLE
     pixels = max(0.0, memory_gib * 2**30 - BYTES_OF_PROCESS - result) / BYTES_PER_PIXEL
     if height * width <= pixels:
         return 0
