@@ -47,7 +47,8 @@ def open_package():
     """Load the package's networks, which it downloads when it is used for the first time."""
     import face_alignment
 
-    aligner = face_alignment.FaceAlignment(face_alignment.LandmarksType.TWO_D, device="cpu", flip_input=False)
+    aligner = face_alignment.FaceAlignment(face_alignment.LandmarksType.TWO_D, device="cpu", flip_input=False,
+                                           compile=False)  # compiling takes longer than a folder of photos
 
     def find(photo: np.ndarray):
         landmarks, _, boxes = aligner.get_landmarks_from_image(photo, return_bboxes=True)

@@ -23,9 +23,9 @@ import numpy as np
 class LandmarksType:
     TWO_D = "2D"
 class FaceAlignment:
-    def __init__(self, kind, device, flip_input):
+    def __init__(self, kind, device, flip_input, compile):
         print("this package prints")
-        assert (kind, device, flip_input) == ("2D", "cpu", False)
+        assert (kind, device, flip_input, compile) == ("2D", "cpu", False, False)
     def get_landmarks_from_image(self, photo, return_bboxes):
         if photo.shape[0] == 13:
             raise RuntimeError("unlucky")
