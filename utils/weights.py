@@ -164,26 +164,26 @@ def how_to_get(entry: Entry, weights_dir: Path | str | None = None) -> str:
     return f"Get it with: python scripts/download_weights.py {entry.name}{option}"
 
 
-def status(entry: Entry, weights_dir: Path | str | None = None, *, hashing: bool = True) -> list[VariantStatus]:
-    """The state of every file of every variant of an entry; reads whole files unless `hashing` is False."""
+def status(entry: Entry, weights_dir: Path | str | None = None) -> list[VariantStatus]:
+    """The state of every file of every variant of an entry; reads the files that are there, to hash them."""
     folder = entry.directory(weights_dir)
 
     def state(file: WeightFile) -> State:
-        found = verify(file, folder / file.name, hashing=hashing)
+        found = verify(file, folder / file.name)
         return State.MANUAL if found is State.MISSING and entry.manual else found
 
     return [VariantStatus(variant, {file.name: state(file) for file in variant.files}) for variant in entry.variants]
 
 
-def verify(file: WeightFile, path: Path, *, hashing: bool = True) -> State:
-    """Compare the file at `path` with what the manifest knows; without `hashing` a right size is as far as it goes."""
+def verify(file: WeightFile, path: Path) -> State:
+    """Compare the file at `path` with what the manifest knows."""
     try:
         if not path.is_file():
             return State.MISSING
         size = path.stat().st_size
         if size == 0 or (file.size is not None and size != file.size):
             return State.WRONG_SIZE
-        if not hashing or not file.digest:
+        if not file.digest:
             return State.UNHASHED
         return State.VERIFIED if sha256_of(path).startswith(file.digest) else State.WRONG_HASH
     except OSError:
