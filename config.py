@@ -35,3 +35,157 @@ class UpscalingConfig:
     smallest_tile: int = 128  # that is chosen by the memory
     tile_overlap: int = 64
     memory_gib: float = 4.0  # resident memory within which the chosen tile keeps the process
+
+
+@dataclass(frozen=True)
+class DegradationStage:
+    """One of the two stages of Real-ESRGAN's degradation (Wang et al., ICCVW 2021). Ranges are uniform."""
+
+    blur_prob: float = 1.0
+    kernel_sizes: tuple[int, ...] = (7, 9, 11, 13, 15, 17, 19, 21)  # pixels
+    kernel_kinds: tuple[str, ...] = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso",
+                                     "plateau_aniso")
+    kernel_probs: tuple[float, ...] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+    sinc_prob: float = 0.1  # of a sinc kernel in place of those
+    sigma_range: tuple[float, float] = (0.2, 3.0)  # pixels
+    betag_range: tuple[float, float] = (0.5, 4.0)  # shape of generalised Gaussians
+    betap_range: tuple[float, float] = (1.0, 2.0)  # shape of plateaus
+    resize_probs: tuple[float, float, float] = (0.2, 0.7, 0.1)  # up, down, keep
+    resize_range: tuple[float, float] = (0.15, 1.5)
+    gaussian_noise_prob: float = 0.5  # otherwise Poisson
+    noise_sigma_range: tuple[float, float] = (1.0, 30.0)  # in units of 1/255
+    poisson_scale_range: tuple[float, float] = (0.05, 3.0)
+    gray_noise_prob: float = 0.4
+    jpeg_range: tuple[float, float] = (30.0, 95.0)  # quality
+
+
+@dataclass(frozen=True)
+class DegradationConfig:
+    """The two-stage degradation; its output is a quarter of the photo's size."""
+
+    first: DegradationStage = DegradationStage()
+    second: DegradationStage = DegradationStage(
+        blur_prob=0.8, sigma_range=(0.2, 1.5), resize_probs=(0.3, 0.4, 0.3), resize_range=(0.3, 1.2),
+        noise_sigma_range=(1.0, 25.0), poisson_scale_range=(0.05, 2.5))
+    final_sinc_prob: float = 0.8
+    jpeg_last_prob: float = 0.5  # of (resize, sinc, JPEG); otherwise (JPEG, resize, sinc)
+
+
+@dataclass(frozen=True)
+class InnerConfig:
+    """The inner loop in training: face patches of one task move the generator."""
+
+    learning_rate: float = 1e-2
+    num_steps: int = 1
+    second_order_from: int = 0  # iteration; before it the inner gradients are constants to the outer loop
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """The outer loop: Adam on generator and MaskNet."""
+
+    num_iterations: int = 400_000
+    tasks_per_batch: int = 4
+    learning_rate: float = 3e-5
+    init: str = "realesrgan"  # weights to start from: what test.py takes as --model_dir, or `random`
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    clip_norm: float = 0.0  # of the gradient of generator and MaskNet together; 0: no clipping
+    ema_decay: float = 0.0  # of a moving average of both networks; 0: none
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """The adversary. It is not built when `loss.gan` is 0."""
+
+    num_features: int = 64
+    learning_rate: float = 1e-4
+    freeze_until: int = 0  # iteration; before it the discriminator is not updated
+    init: str = "realesrgan-netd"  # weights of the manifest, a .pth file, or `random`
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the outer loss's terms (Yin et al., section 3.3; the code's values where the paper is silent)."""
+
+    l1: float = 1.0
+    lpips: float = 0.5
+    gan: float = 0.1
+    mask: float = 0.001  # of mean((W - 1)^2)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Records and how samples are cut from them. Sizes are high-quality pixels."""
+
+    face_record: str = "./datasets/whole_face.tfrecord"
+    scene_record: str = "./datasets/back400.tfrecord"
+    face_validation_record: str = ""  # empty: the last `num_validation` images of the training record, not trained on
+    scene_validation_record: str = ""
+    num_validation: int = 16
+    face_size: int = 256  # of the images in the face record
+    scene_size: int = 400  # of the images in the scene record
+    face_patch_size: int = 128
+    scene_patch_size: int = 256
+    samples_per_task: int = 4
+    min_log_gradient: float = -6.0  # of a face patch; flatter ones are drawn again
+    max_redraws: int = 5
+    restorer: str = "gpen-256"  # of the degraded faces; `ground-truth`: the faces themselves
+    num_workers: int = 0  # threads that degrade; 0: as many as there are cores
+    skip_corrupt: bool = False  # leave out damaged images of a record instead of stopping
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run writes, and how often, in iterations."""
+
+    log_every: int = 20
+    validate_every: int = 1000
+    validation_tasks: int = 8
+    validation_patches: int = 16  # per face, as at test time
+    validation_patch_size: int = 64
+    validation_scene_size: int = 256  # of the scene's middle
+    image_tasks: int = 2  # validation tasks whose pictures go to TensorBoard
+    save_every: int = 1000
+    keep_checkpoints: int = 3
+    keep_every: int = 50_000  # checkpoints of its multiples are never removed; 0: none
+    deterministic: bool = True  # equal runs give equal bits; may be slower on a GPU
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything main.py needs to know."""
+
+    generator: GeneratorConfig = GeneratorConfig()
+    inner: InnerConfig = InnerConfig()
+    meta: MetaConfig = MetaConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    loss: LossConfig = LossConfig()
+    degradation: DegradationConfig = DegradationConfig()
+    data: DataConfig = DataConfig()
+    run: RunConfig = RunConfig()
+
+
+# what differs from the published values
+PRESETS: dict[str, dict[str, object]] = {
+    "published": {},
+    # a CPU with 8 GB: the whole generator, small patches, one task, L1 only, faces from the ground truth
+    "small": {
+        "meta.num_iterations": 300, "meta.tasks_per_batch": 1, "meta.learning_rate": 5e-5,
+        "data.samples_per_task": 1, "data.face_patch_size": 64, "data.scene_patch_size": 128,
+        "data.restorer": "ground-truth", "loss.lpips": 0.0, "loss.gan": 0.0,
+        "run.log_every": 5, "run.validate_every": 25, "run.validation_patches": 4, "run.validation_scene_size": 192,
+        "run.save_every": 50, "run.keep_every": 0,
+    },
+    # seconds per run: does everything, learns nothing
+    "smoke": {
+        "generator.num_blocks": 1, "generator.num_features": 8, "generator.growth": 4,
+        "meta.num_iterations": 4, "meta.tasks_per_batch": 2, "meta.init": "random", "discriminator.num_features": 4,
+        "discriminator.init": "random", "data.samples_per_task": 1, "data.face_patch_size": 64,
+        "data.scene_patch_size": 64, "data.restorer": "ground-truth", "data.num_validation": 2, "loss.lpips": 0.0,
+        "run.log_every": 1, "run.validate_every": 2, "run.validation_tasks": 2, "run.validation_patches": 2,
+        "run.validation_scene_size": 64, "run.save_every": 2, "run.keep_every": 0,
+    },
+}

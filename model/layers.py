@@ -5,7 +5,7 @@ differentiable twice, which the second-order meta-gradient needs (the second der
 or silently wrong).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -42,6 +42,42 @@ def leaky_relu(features: tf.Tensor) -> tf.Tensor:
 def upsample_nearest(features: tf.Tensor, factor: int = 2) -> tf.Tensor:
     """Repeat every pixel `factor` times in both directions: [n, h, w, c] -> [n, factor*h, factor*w, c]."""
     return tf.repeat(tf.repeat(features, factor, axis=1), factor, axis=2)
+
+
+@tf.custom_gradient
+def upsample_bilinear(features: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """Double both sides by linear interpolation with half-pixel centres: [n, h, w, c] -> [n, 2h, 2w, c], float32.
+
+    An output pixel is 3/4 of the nearest input pixel and 1/4 of the next, per direction; edges are repeated.
+    """
+    # TensorFlow does not know the derivative of its fast gradient: as that is linear, the interpolation again
+    @tf.custom_gradient
+    def adjoint(upstream: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        gradient = tf.raw_ops.ResizeBilinearGrad(grads=upstream, original_image=features, half_pixel_centers=True)
+        return gradient, upsample_bilinear
+
+    size = 2 * tf.shape(features)[1:3]
+    return tf.raw_ops.ResizeBilinear(images=features, size=size, half_pixel_centers=True), adjoint
+
+
+def spectral_norm(weight: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Divide a kernel by its largest singular value, as one power iteration estimates it (Miyato et al., 2018).
+
+    The kernel counts as the matrix [k * k * c_in, c_out]. The singular vectors are constants to gradients, the singular
+    value is not.
+
+    Args:
+        weight: [k, k, c_in, c_out].
+        u: [1, c_out], the vector that earlier iterations arrived at.
+
+    Returns:
+        The divided kernel, and `u` after this iteration, of norm one.
+    """
+    matrix = tf.reshape(weight, [-1, weight.shape[-1]])
+    v = tf.stop_gradient(tf.math.l2_normalize(tf.matmul(u, matrix, transpose_b=True)))
+    u = tf.stop_gradient(tf.math.l2_normalize(tf.matmul(v, matrix)))
+    sigma = tf.reduce_sum(tf.matmul(v, matrix) * u)
+    return weight / sigma, u
 
 
 def resize_bicubic_legacy(images: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

@@ -40,7 +40,7 @@ def masknet(params: Params, face_lq: tf.Tensor, face_hq: tf.Tensor) -> tf.Tensor
     Returns:
         [n, 4h, 4w, 1] float32 >= 0, unbounded above: the last layer ends in a ReLU too.
     """
-    upsampled = resize_bicubic_legacy(face_lq, tf.shape(face_hq)[1:3])
+    upsampled = tf.cast(resize_bicubic_legacy(face_lq, tf.shape(face_hq)[1:3]), face_hq.dtype)
     features = tf.concat([upsampled, face_hq], axis=3)
     for layer in range(1, NUM_LAYERS + 1):
         features = tf.nn.relu(conv2d(params, f"conv{layer}", features, weight="kernel"))

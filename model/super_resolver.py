@@ -33,7 +33,7 @@ class Adaptation(NamedTuple):
 
 
 class SuperResolver:
-    """Adapts a generator to photos and upscales them; the weights it was made with never change.
+    """Adapts a generator to photos and upscales them; adapting leaves the weights it was given as they are.
 
     Each of its graphs is traced at most once, whatever the sizes of the photos and patches.
     """
@@ -47,8 +47,7 @@ class SuperResolver:
             precision: type of the convolutions when whole photos are upscaled, `float32` or `bfloat16`. Adaptation
                 always runs in float32.
         """
-        self.generator = {name: tf.convert_to_tensor(value) for name, value in generator.items()}
-        self.mask = None if mask is None else {name: tf.convert_to_tensor(value) for name, value in mask.items()}
+        self.set_weights(generator, mask)
         self._forward_dtype = tf.dtypes.as_dtype(precision)
         specs = _specs(self.generator)
         support = Support(IMAGES, IMAGES, WEIGHTS)
@@ -58,6 +57,11 @@ class SuperResolver:
                                               input_signature=[specs, support])
         if self.mask is not None:
             self._mask = tf.function(masknet, input_signature=[_specs(self.mask), IMAGES, IMAGES])
+
+    def set_weights(self, generator: Params, mask: Params | None = None) -> None:
+        """Take other weights of the same architecture."""
+        self.generator = {name: tf.convert_to_tensor(value) for name, value in generator.items()}
+        self.mask = None if mask is None else {name: tf.convert_to_tensor(value) for name, value in mask.items()}
 
     def weigh_patches(self, face_lq: np.ndarray, face_hq: np.ndarray) -> Support:
         """Weigh face patches with MaskNet.

@@ -8,6 +8,8 @@ import zlib
 
 import numpy as np
 
+from model.discriminator import discriminator_shapes, vector_shapes
+from model.lpips import TORCHVISION_INDICES, lpips_shapes
 from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_shapes
 
@@ -47,3 +49,59 @@ def reference_masknet() -> dict[str, np.ndarray]:
             params[name] = draw(f"Mask/{name}", shape, gain * float(np.sqrt(2.0 / (9 * shape[2]))))
     params["conv8/bias"] = np.full((1,), 0.5, np.float32)
     return params
+
+
+def reference_discriminator_state() -> dict[str, np.ndarray]:
+    """The state dict of a published discriminator file: PyTorch's names, OIHW, singular vectors of norm one."""
+    state = {}
+    for name, shape in discriminator_shapes().items():
+        layer, part = name.split("/")
+        normalized = f"{layer}/u" in vector_shapes()
+        torch_name = f"{layer}.{part}_orig" if normalized else f"{layer}.{part}"
+        if part == "bias":
+            state[torch_name] = draw(f"netD.{torch_name}", shape, 0.01)
+            continue
+        height, width, c_in, c_out = shape
+        gain = 4.0 if layer == "conv9" else 1.0
+        scale = gain * float(np.sqrt(2.0 / (height * width * c_in)))
+        state[torch_name] = draw(f"netD.{torch_name}", (c_out, c_in, height, width), scale)
+        for vector, size in (("u", c_out), ("v", height * width * c_in)) if normalized else ():
+            value = draw(f"netD.{layer}.weight_{vector}", (size,), 1.0)
+            norm = np.linalg.norm(value.astype(np.float64))
+            state[f"{layer}.weight_{vector}"] = (value / norm).astype(np.float32)
+    return state
+
+
+def reference_lpips_states() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """AlexNet's features and LPIPS heads, as two files hold them, of the training step's reference arrays."""
+    alexnet, heads = {}, {}
+    for name, shape in _alexnet_shapes().items():
+        scale = 0.01 if len(shape) == 1 else float(np.sqrt(2.0 / np.prod(shape[1:])))
+        alexnet[name] = draw(f"alex.{name}", shape, scale)
+    for index in range(len(TORCHVISION_INDICES)):
+        shape = (1, *lpips_shapes()[f"lin{index + 1}/weight"], 1, 1)
+        heads[f"lin{index}.model.1.weight"] = np.abs(draw(f"alex.lin{index}", shape, 0.5))
+    return alexnet, heads
+
+
+def reference_alexnet_state() -> dict[str, np.ndarray]:
+    """AlexNet's features of the metrics' reference arrays: filters without response to a constant image."""
+    state = {}
+    for name, shape in _alexnet_shapes().items():
+        if len(shape) == 1:
+            state[name] = draw(f"alexnet/{name}", shape, 0.1)
+        else:
+            value = draw(f"alexnet/{name}", shape, 1.0).astype(np.float64)
+            value -= value.mean(axis=(1, 2, 3), keepdims=True)
+            state[name] = (value * (2.4 / np.sqrt(np.prod(shape[1:])))).astype(np.float32)
+    return state
+
+
+def _alexnet_shapes() -> dict[str, tuple[int, ...]]:
+    """Shapes of torchvision's `features.*`, kernels OIHW."""
+    shapes = {}
+    for layer, index in enumerate(TORCHVISION_INDICES, start=1):
+        height, width, c_in, c_out = lpips_shapes()[f"conv{layer}/weight"]
+        shapes[f"features.{index}.weight"] = (c_out, c_in, height, width)
+        shapes[f"features.{index}.bias"] = (c_out,)
+    return shapes

@@ -8,7 +8,7 @@ variables beside them are left alone.
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from utils.weights import find_weights
 
 GENERATOR_SCOPE = "MODEL/"
 MASK_SCOPE = "Mask/"
+DISCRIMINATOR_SCOPE = "Discriminator/"
 OPTIMIZER_SLOTS = ("/Adam", "/Adam_1")
 REALESRGAN = "realesrgan"
 WHERE_TO_GET_ONE = ("Put a MetaF2N checkpoint there (pretrained_models/README.md says where they are), or give "
@@ -74,12 +75,19 @@ def read_tf1_checkpoint(path: Path | str) -> dict[str, np.ndarray]:
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    prefix = _checkpoint_prefix(Path(path))
+    return read_tensors(find_checkpoint(path), lambda name:
+                        name.startswith((GENERATOR_SCOPE, MASK_SCOPE)) and not name.endswith(OPTIMIZER_SLOTS))
+
+
+def read_tensors(prefix: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    """Read those variables of a TF1 name-based checkpoint whose full names are wanted; sorted by name.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         reader = tf.train.load_checkpoint(str(prefix))
-        names = [name for name in sorted(reader.get_variable_to_shape_map())
-                 if name.startswith((GENERATOR_SCOPE, MASK_SCOPE)) and not name.endswith(OPTIMIZER_SLOTS)]
-        return {name: reader.get_tensor(name) for name in names}
+        return {name: reader.get_tensor(name) for name in sorted(reader.get_variable_to_shape_map()) if wanted(name)}
     except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:  # the reader translates some of its own
         raise UserError(f"cannot read the checkpoint {prefix}: {_first_line(error)}. "
                         "Copy both of its files (.index and .data-00000-of-00001) again.") from error
@@ -132,8 +140,13 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _checkpoint_prefix(path: Path) -> Path:
-    """Resolve a prefix, one of the checkpoint's files or a folder to the prefix."""
+def find_checkpoint(path: Path | str) -> Path:
+    """Resolve a prefix, one of the checkpoint's files or a folder to the prefix.
+
+    Raises:
+        UserError: there is no checkpoint, or a folder has several.
+    """
+    path = Path(path)
     if path.is_dir():
         latest = tf.train.latest_checkpoint(str(path))
         prefixes = [Path(latest)] if latest else [index.with_suffix("") for index in sorted(path.glob("*.index"))]

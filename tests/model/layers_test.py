@@ -1,7 +1,15 @@
 import numpy as np
 import tensorflow as tf
 
-from model.layers import conv2d, leaky_relu, resize_bicubic_legacy, upsample_nearest, variance_scaling
+from model.layers import (
+    conv2d,
+    leaky_relu,
+    resize_bicubic_legacy,
+    spectral_norm,
+    upsample_bilinear,
+    upsample_nearest,
+    variance_scaling,
+)
 
 
 def test_convolution_equals_a_sum_over_shifted_zero_padded_images():
@@ -32,6 +40,57 @@ def test_nearest_upsampling_has_a_second_derivative():
             value = tf.reduce_sum(upsample_nearest(x) ** 3)
         gradient = inner.gradient(value, x)
     np.testing.assert_allclose(outer.gradient(gradient, x), 4 * 6 * x, rtol=1e-5)
+
+
+def doubling_matrix(size):
+    """Linear interpolation at the half-pixel centres of twice as many pixels, as a matrix."""
+    places = (np.arange(2 * size) + 0.5) / 2 - 0.5
+    return np.stack([np.interp(places, np.arange(size), pixel) for pixel in np.eye(size)], axis=1)
+
+
+def test_bilinear_upsampling_interpolates_at_half_pixel_centres():
+    image = np.random.default_rng(0).random((2, 3, 4, 5), np.float32)
+    expected = np.einsum("yi,xj,nijc->nyxc", doubling_matrix(3), doubling_matrix(4), image)
+    np.testing.assert_allclose(upsample_bilinear(tf.constant(image)), expected, atol=1e-6)
+
+
+def test_bilinear_upsampling_has_a_second_derivative():
+    x = tf.constant(np.random.default_rng(0).random((1, 3, 4, 1), np.float32))
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            value = tf.reduce_sum(upsample_bilinear(x) ** 3)
+        gradient = inner.gradient(value, x)
+    matrix = np.kron(doubling_matrix(3), doubling_matrix(4))  # of which every row sums to one
+    flat = x.numpy().ravel()
+    np.testing.assert_allclose(tf.reshape(gradient, [-1]), 3 * matrix.T @ (matrix @ flat) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(tf.reshape(outer.gradient(gradient, x), [-1]), 6 * matrix.T @ matrix @ flat, rtol=1e-5)
+
+
+def test_spectral_norm_divides_by_the_largest_singular_value_once_its_vector_is_found():
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(size, 4)))[0] for size in (18, 4))
+    kernel = ((left * [5.0, 2.0, 1.0, 0.5]) @ right.T).reshape(3, 3, 2, 4).astype(np.float32)
+    normalized, u = spectral_norm(tf.constant(kernel), tf.constant(right[:, :1].T.astype(np.float32)))
+    np.testing.assert_allclose(normalized, kernel / 5, atol=1e-6)
+    np.testing.assert_allclose(u, right[:, :1].T, atol=1e-6)
+
+
+def test_gradient_through_spectral_norm_keeps_the_singular_vectors_constant():
+    rng = np.random.default_rng(1)
+    kernel, u = rng.normal(size=(3, 3, 2, 4)), rng.normal(size=(1, 4))  # u is far from a singular vector
+    factors = rng.normal(size=kernel.shape)
+    weight = tf.constant(kernel)
+    with tf.GradientTape() as tape:
+        tape.watch(weight)
+        value = tf.reduce_sum(spectral_norm(weight, tf.constant(u))[0] * factors)
+    matrix = kernel.reshape(18, 4)
+    v = matrix @ u[0] / np.linalg.norm(matrix @ u[0])
+    sigma = np.linalg.norm(v @ matrix)
+    after = v @ matrix / sigma
+    expected = factors / sigma - (factors * kernel).sum() / sigma**2 * np.outer(v, after).reshape(kernel.shape)
+    np.testing.assert_allclose(tape.gradient(value, weight), expected, atol=1e-10)
 
 
 def test_legacy_bicubic_samples_at_i_over_4_with_a_of_minus_three_quarters():

@@ -1,0 +1,173 @@
+"""The outer loop: the gradients by which meta-training moves generator, MaskNet and discriminator.
+
+Pure functions of (networks, tasks). Images are float32 RGB in [0, 1], NHWC. A task is a set of faces and scenes under
+one degradation: its faces move the generator (the inner loop of `model.adaptation`), its scenes judge the moved
+generator (Yin et al., section 3.3):
+
+    outer loss = L1 + 0.5 * LPIPS + 0.1 * BCE(D(output), 1) + 0.001 * mean((W - 1)^2)
+"""
+
+import functools
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from config import InnerConfig, LossConfig
+from model.adaptation import Support, inner_steps, support_loss_and_gradients
+from model.discriminator import discriminate, normalize
+from model.layers import Params
+from model.losses import discriminator_loss, gan_loss, inner_step_weights, l1_loss, mask_loss
+from model.lpips import lpips
+from model.masknet import masknet
+from model.rrdbnet import rrdbnet
+
+
+class Task(NamedTuple):
+    """One task of n samples. Sides of faces and of scenes may differ.
+
+    `face_lq` [n, h, w, 3], `face_hq` [n, 4h, 4w, 3] (restored), `scene_lq` [n, h, w, 3], `scene_target` [n, 4h, 4w, 3]
+    (sharpened, for L1 and LPIPS) and `scene_real` (not sharpened, for the discriminator). A meta-batch has one more
+    axis in front.
+    """
+
+    face_lq: tf.Tensor
+    face_hq: tf.Tensor
+    scene_lq: tf.Tensor
+    scene_target: tf.Tensor
+    scene_real: tf.Tensor
+
+
+class Networks(NamedTuple):
+    """Parameters. `discriminator` and its spectral-norm `vectors` are None without, and `lpips` without that term."""
+
+    generator: Params
+    mask: Params
+    discriminator: Params | None = None
+    vectors: Params | None = None
+    lpips: Params | None = None
+
+
+class Gradients(NamedTuple):
+    """Name -> gradient, for each network that is trained; `discriminator` is empty without one."""
+
+    generator: dict[str, tf.Tensor]
+    mask: dict[str, tf.Tensor]
+    discriminator: dict[str, tf.Tensor]
+
+
+def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: LossConfig, second_order: bool,
+                   iteration: tf.Tensor | int = 0) -> tuple[Gradients, dict[str, tf.Tensor]]:
+    """Give the gradients of one task's losses and the value of every term, from one forward pass.
+
+    Args:
+        networks: `discriminator` and `lpips` are used if they are there.
+        task: without the axis of tasks.
+        inner: rate and number of inner steps.
+        loss: weights of the terms.
+        second_order: differentiate through the inner gradients. Otherwise they are constants, and MaskNet learns from
+            its own term alone.
+        iteration: of the outer loop; moves the weights of several inner steps.
+
+    Returns:
+        The gradients: of the outer loss for generator and MaskNet, of the discriminator's loss for the discriminator.
+        The scalars: `inner_loss`, before the first inner step; `l1`, `lpips`, `gan`, unweighted, after the last and, as
+        `l1_step1`, ..., after earlier ones; `mask_loss`, unweighted; `outer_loss`; `discriminator_loss`;
+        `mask_mean`, `mask_min` and `mask_max` of W.
+    """
+    shares = tf.cast(inner_step_weights(inner.num_steps, iteration), task.face_hq.dtype)
+    with tf.GradientTape() as tape:
+        tape.watch([networks.generator, networks.mask])
+        weights = masknet(networks.mask, task.face_lq, task.face_hq)
+        scalars = {"mask_loss": mask_loss(weights)}
+        objective = total = loss.mask * scalars["mask_loss"]
+        steps = inner_steps(
+            networks.generator, [Support(task.face_lq, task.face_hq, weights)],
+            loss_and_gradients=functools.partial(support_loss_and_gradients, rrdbnet),
+            learning_rate=inner.learning_rate, num_steps=inner.num_steps, second_order=second_order)
+        for number, step in enumerate(steps, start=1):
+            output = rrdbnet(step.params, task.scene_lq)
+            terms = reconstruction_terms(networks, output, task)
+            judged = sum(getattr(loss, name) * value for name, value in terms.items())
+            pushed = judged
+            if networks.discriminator is not None:
+                with tape.stop_recording():
+                    verdict = _ask_discriminator(networks, output, task.scene_real)
+                terms["gan"] = verdict.gan_loss
+                # has the gradient of the adversarial term, whose own forward pass lies outside this tape
+                pushed += loss.gan * tf.reduce_sum(verdict.gan_gradient * output)
+                judged += loss.gan * verdict.gan_loss
+            objective += shares[number - 1] * pushed
+            total += shares[number - 1] * judged
+            last = number == inner.num_steps
+            scalars.update({name if last else f"{name}_step{number}": value for name, value in terms.items()})
+            scalars.setdefault("inner_loss", step.loss)
+    by_generator, by_mask = tape.gradient(objective, [networks.generator, networks.mask],
+                                          unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    scalars.update(outer_loss=total, mask_mean=tf.reduce_mean(weights), mask_min=tf.reduce_min(weights),
+                   mask_max=tf.reduce_max(weights))
+    if networks.discriminator is None:
+        return Gradients(by_generator, by_mask, {}), scalars
+    scalars["discriminator_loss"] = verdict.discriminator_loss
+    return Gradients(by_generator, by_mask, verdict.discriminator_gradients), scalars
+
+
+def reconstruction_terms(networks: Networks, output: tf.Tensor, task: Task) -> dict[str, tf.Tensor]:
+    """Give the terms that compare an output [n, 4h, 4w, 3] with the scenes, by name, unweighted."""
+    terms = {"l1": l1_loss(task.scene_target, output)}
+    if networks.lpips is not None:
+        terms["lpips"] = tf.reduce_mean(lpips(networks.lpips, task.scene_target, output))
+    return terms
+
+
+class _Verdict(NamedTuple):
+    gan_loss: tf.Tensor
+    gan_gradient: tf.Tensor  # with respect to the output
+    discriminator_loss: tf.Tensor
+    discriminator_gradients: dict[str, tf.Tensor]
+
+
+def _ask_discriminator(networks: Networks, output: tf.Tensor, real: tf.Tensor) -> _Verdict:
+    """Run the discriminator once on outputs and once on photographs; both losses come from that."""
+    fake = tf.stop_gradient(output)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([fake, networks.discriminator])
+        weights, _ = normalize(networks.discriminator, networks.vectors)
+        fake_logits = discriminate(weights, fake)
+        generator_side = gan_loss(fake_logits)
+        discriminator_side = discriminator_loss(discriminate(weights, real), fake_logits)
+    return _Verdict(generator_side, tape.gradient(generator_side, fake), discriminator_side,
+                    tape.gradient(discriminator_side, networks.discriminator))
+
+
+def scalar_names(networks: Networks, inner: InnerConfig) -> list[str]:
+    """Give the names of the scalars of `task_gradients`, sorted."""
+    terms = ["l1"] + ["lpips"] * (networks.lpips is not None) + ["gan"] * (networks.discriminator is not None)
+    names = [*terms, *(f"{term}_step{step}" for term in terms for step in range(1, inner.num_steps))]
+    names += ["mask_loss", "inner_loss", "outer_loss", "mask_mean", "mask_min", "mask_max"]
+    return sorted(names + ["discriminator_loss"] * (networks.discriminator is not None))
+
+
+def batch_gradients(networks: Networks, tasks: Task, *, inner: InnerConfig, loss: LossConfig, second_order: bool,
+                    iteration: tf.Tensor | int = 0) -> tuple[Gradients, tf.Tensor]:
+    """Add up the gradients of several tasks, one task after another, so that one task is in memory at a time.
+
+    Takes what `task_gradients` takes, but `tasks` has the axis of tasks in front.
+
+    Returns:
+        The sums of the gradients, and the scalars [tasks, names] in the order of `scalar_names`.
+    """
+    names = scalar_names(networks, inner)
+    num_tasks = tf.shape(tasks.face_lq)[0]
+    zeros = Gradients(*({name: tf.zeros_like(value) for name, value in (params or {}).items()} for params in
+                        (networks.generator, networks.mask, networks.discriminator)))
+    rows = tf.TensorArray(tf.float32, size=num_tasks, element_shape=[len(names)])
+
+    def add_task(index: tf.Tensor, sums: Gradients, rows: tf.TensorArray):
+        gradients, scalars = task_gradients(networks, Task(*(images[index] for images in tasks)), inner=inner,
+                                            loss=loss, second_order=second_order, iteration=iteration)
+        return (index + 1, tf.nest.map_structure(tf.add, sums, gradients),
+                rows.write(index, tf.stack([scalars[name] for name in names])))
+
+    _, sums, rows = tf.while_loop(lambda index, *_: index < num_tasks, add_task, (tf.constant(0), zeros, rows),
+                                  parallel_iterations=1)
+    return sums, rows.stack()

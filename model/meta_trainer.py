@@ -1,0 +1,186 @@
+"""Meta-training's state, on one device or several, and one iteration of it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from config import TrainingConfig
+from model.adam import AdamState, adam
+from model.discriminator import normalize
+from model.meta_learner import Gradients, Networks, Task, batch_gradients, scalar_names
+
+TRAINED = ("generator", "mask", "discriminator")
+FIRST, SECOND, AVERAGE = "first", "second", "average"  # Adam's two means, and the moving average of the values
+
+
+class Update(NamedTuple):
+    """What one forward and backward pass over a meta-batch gave; it has changed nothing yet.
+
+    `scalars` maps names to one value per task. `gradient_norm` is that of generator and MaskNet together, before
+    clipping. `stop`: a process asked all to stop. `gradients` and `vectors` are for `MetaTrainer.apply`.
+    """
+
+    scalars: dict[str, np.ndarray]
+    gradient_norm: float
+    discriminator_gradient_norm: float
+    stop: bool
+    gradients: Gradients
+    vectors: dict[str, tf.Tensor]
+
+    def summary(self) -> dict[str, float]:
+        """Give one float per name: the mean over tasks, but of `mask_min` the least and of `mask_max` the greatest."""
+        reduce = {"mask_min": np.min, "mask_max": np.max}
+        values = {name: float(reduce.get(name, np.mean)(values)) for name, values in self.scalars.items()}
+        values["gradient_norm"] = self.gradient_norm
+        if self.gradients.discriminator:
+            values["discriminator_gradient_norm"] = self.discriminator_gradient_norm
+        return values
+
+    def not_finite(self) -> list[str]:
+        """Give the names of the values that are infinite or NaN."""
+        return [name for name, value in self.summary().items() if not np.isfinite(value)]
+
+
+class MetaTrainer:
+    """Generator, MaskNet and discriminator with their optimisers' state, mirrored on every replica.
+
+    `variables` maps (kind, name) to a variable. A kind is a network of `TRAINED`, `vectors` (the discriminator's
+    spectral norm), or a network followed by `/first` or `/second` (Adam's means) or `/average`.
+    `iteration` counts the updates of generator and MaskNet, `discriminator_updates` those of the discriminator.
+    `scalar_names` are those of an `Update`.
+    """
+
+    def __init__(self, config: TrainingConfig, networks: Networks, strategy: tf.distribute.Strategy | None = None):
+        """Make the state from start weights.
+
+        Args:
+            config: what to train with.
+            networks: without `discriminator` or `lpips` their terms are left out.
+            strategy: how tasks are divided among replicas; None: one device.
+
+        Raises:
+            ValueError: the tasks of a meta-batch cannot be divided evenly.
+        """
+        self.config = config
+        self.strategy = strategy or tf.distribute.get_strategy()
+        self.iteration = self.discriminator_updates = 0
+        num_tasks, num_replicas = config.meta.tasks_per_batch, self.strategy.num_replicas_in_sync
+        if num_tasks % num_replicas:
+            raise ValueError("meta.tasks_per_batch must be divisible by the number of devices. "
+                             f"Received: {num_tasks} tasks, {num_replicas} devices.")
+        self.tasks_per_replica = num_tasks // num_replicas
+        self.scalar_names = scalar_names(networks, config.inner)
+        self._lpips = networks.lpips
+        self._compute = tf.function(self._compute_in_graph)
+        self._apply = tf.function(self._apply_in_graph)
+        with self.strategy.scope():
+            self.variables = {key: tf.Variable(value, trainable=False)
+                              for key, value in _start_values(networks, config).items()}
+
+    def params(self, kind: str) -> dict[str, tf.Tensor]:
+        """Give the present values of one kind, by name."""
+        return {name: tf.convert_to_tensor(variable) for (of, name), variable in self.variables.items() if of == kind}
+
+    def compute(self, tasks_of_replica: Callable[[int], Task], *, stop: bool = False) -> Update:
+        """Run one meta-batch forward and backward.
+
+        Args:
+            tasks_of_replica: gives a replica's share of the meta-batch by its number among all replicas. Shares are
+                consecutive: replica r has the tasks from r * tasks_per_replica on.
+            stop: ask all processes to stop after this iteration.
+        """
+        shares = self.strategy.experimental_distribute_values_from_function(
+            lambda context: Task(*map(tf.constant, tasks_of_replica(context.replica_id_in_sync_group))))
+        out = self._compute(shares, tf.constant(self.iteration), tf.constant(float(stop)),
+                            second_order=self.iteration >= self.config.inner.second_order_from)
+        gradients, vectors, table, norms, stops = out
+        table, norms, stops = (self.strategy.experimental_local_results(value)[0].numpy()
+                               for value in (table, norms, stops))
+        return Update(dict(zip(self.scalar_names, table.T, strict=True)), float(norms[0]), float(norms[1]),
+                      bool(stops > 0), gradients, vectors)
+
+    def apply(self, update: Update) -> None:
+        """Take the optimisers' steps and advance the spectral-norm vectors once."""
+        adversarial = bool(update.gradients.discriminator)
+        frozen = self.iteration < self.config.discriminator.freeze_until
+        self._apply(update.gradients, update.vectors, tf.constant(float(self.iteration + 1)),
+                    tf.constant(float(self.discriminator_updates + 1)), with_discriminator=adversarial and not frozen)
+        self.iteration += 1
+        self.discriminator_updates += adversarial and not frozen
+
+    def _compute_in_graph(self, shares: Task, iteration: tf.Tensor, stop: tf.Tensor, second_order: bool):
+        return self.strategy.run(self._compute_on_replica, args=(shares, iteration, stop, second_order))
+
+    def _compute_on_replica(self, tasks: Task, iteration: tf.Tensor, stop: tf.Tensor, second_order: bool):
+        networks = Networks(*map(self.params, TRAINED[:2]), self.params("discriminator") or None,
+                            self.params("vectors") or None, self._lpips)
+        sums, rows = batch_gradients(networks, tasks, inner=self.config.inner, loss=self.config.loss,
+                                     second_order=second_order, iteration=iteration)
+        replica = tf.distribute.get_replica_context()
+        # all replicas see all tasks' scalars: each adds its rows to a table of zeros
+        start = replica.replica_id_in_sync_group * self.tasks_per_replica
+        num_tasks = self.config.meta.tasks_per_batch
+        table = tf.pad(rows, [[start, num_tasks - self.tasks_per_replica - start], [0, 0]])
+        stop = tf.identity(stop)  # a tensor on this replica's device, or it cannot be reduced
+        if self.strategy.num_replicas_in_sync > 1:
+            flat = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.nest.flatten((sums, table, stop)))
+            sums, table, stop = tf.nest.pack_sequence_as((sums, table, stop), flat)
+        gradients = tf.nest.map_structure(lambda total: total / num_tasks, sums)
+        norms = tf.stack([_global_norm(gradients.generator, gradients.mask), _global_norm(gradients.discriminator)])
+        if self.config.meta.clip_norm:
+            scale = self.config.meta.clip_norm / tf.maximum(norms[0], self.config.meta.clip_norm)
+            gradients = gradients._replace(**{network: {name: scale * value for name, value in group.items()}
+                                              for network, group in zip(TRAINED[:2], gradients[:2], strict=True)})
+        vectors = normalize(networks.discriminator, networks.vectors)[1] if networks.discriminator else {}
+        return gradients, vectors, table, norms, stop
+
+    def _apply_in_graph(self, gradients: Gradients, vectors: dict, update: tf.Tensor, discriminator_update: tf.Tensor,
+                        with_discriminator: bool) -> None:
+        def on_replica(*args) -> None:
+            tf.distribute.get_replica_context().merge_call(self._apply_everywhere, args=(*args, with_discriminator))
+
+        self.strategy.run(on_replica, args=(gradients, vectors, update, discriminator_update))
+
+    def _apply_everywhere(self, strategy: tf.distribute.Strategy, gradients: Gradients, vectors: dict,
+                          update: tf.Tensor, discriminator_update: tf.Tensor, with_discriminator: bool) -> None:
+        """Update the copies of each variable on each replica with the copy of its gradient there."""
+        meta = self.config.meta
+        for network in TRAINED[:3 if with_discriminator else 2]:
+            adversary = network == "discriminator"
+            for name, gradient in getattr(gradients, network).items():
+                key = (network, name)
+                slots = [self.variables[f"{network}/{slot}", name] for slot in (FIRST, SECOND)]
+                average = self.variables.get((f"{network}/{AVERAGE}", name))
+                strategy.extended.update(self.variables[key], self._update_variable, args=(
+                    gradient, *slots, average, discriminator_update if adversary else update,
+                    self.config.discriminator.learning_rate if adversary else meta.learning_rate))
+        for name, vector in vectors.items():
+            strategy.extended.update(self.variables["vectors", name], lambda variable, new: variable.assign(new),
+                                     args=(vector,))
+
+    def _update_variable(self, variable, gradient, first, second, average, update, learning_rate):
+        meta = self.config.meta
+        state = adam(AdamState(variable, first, second), gradient, update=update, learning_rate=learning_rate,
+                     beta1=meta.beta1, beta2=meta.beta2, epsilon=meta.epsilon)
+        done = [variable.assign(state.value), first.assign(state.first), second.assign(state.second)]
+        if average is not None:
+            done.append(average.assign(meta.ema_decay * average + (1 - meta.ema_decay) * state.value))
+        return tf.group(done)
+
+
+def _global_norm(*gradients: dict[str, tf.Tensor]) -> tf.Tensor:
+    return tf.linalg.global_norm([value for group in gradients for value in group.values()])
+
+
+def _start_values(networks: Networks, config: TrainingConfig) -> dict[tuple[str, str], tf.Tensor]:
+    values = {}
+    for network in TRAINED:
+        for name, value in (getattr(networks, network) or {}).items():
+            values[network, name] = value
+            values.update({(f"{network}/{slot}", name): tf.zeros_like(value) for slot in (FIRST, SECOND)})
+            if config.meta.ema_decay and network != "discriminator":
+                values[f"{network}/{AVERAGE}", name] = value
+    values.update({("vectors", name): value for name, value in (networks.vectors or {}).items()})
+    return values

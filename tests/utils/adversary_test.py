@@ -1,0 +1,86 @@
+import re
+
+import numpy as np
+import pytest
+
+from model.discriminator import discriminator_params_from_torch, discriminator_shapes, init_discriminator
+from tests.utils.perceptual_test import write_state
+from utils.adversary import load_discriminator
+from utils.errors import UserError
+
+FEATURES = 2
+PUBLISHED_FILE = "RealESRGAN_x4plus_netD.pth"
+
+
+@pytest.fixture
+def state():
+    """A published file of a small discriminator."""
+    rng = np.random.default_rng(0)
+    values = {}
+    for name, shape in discriminator_shapes(FEATURES).items():
+        layer, part = name.split("/")
+        if part == "bias":
+            values[f"{layer}.bias"] = rng.random(shape, np.float32)
+            continue
+        normalized = layer not in ("conv0", "conv9")
+        oihw = rng.random((shape[3], shape[2], *shape[:2]), np.float32)
+        values[f"{layer}.weight_orig" if normalized else f"{layer}.weight"] = oihw
+        if normalized:
+            values[f"{layer}.weight_u"] = rng.random(shape[3], np.float32)
+            values[f"{layer}.weight_v"] = rng.random(np.prod(shape[:3]), np.float32)
+    return values
+
+
+def same(networks, expected):
+    return all(params.keys() == others.keys() and all(np.array_equal(params[name], others[name]) for name in params)
+               for params, others in zip(networks, expected, strict=True))
+
+
+def test_a_file_is_read(tmp_path, state):
+    path = write_state(tmp_path / "mine.pth", state)
+    assert same(load_discriminator(str(path), num_features=FEATURES), discriminator_params_from_torch(state))
+
+
+def test_published_weights_are_found_through_the_manifest(tmp_path, state):
+    write_state(tmp_path / PUBLISHED_FILE, state)
+    networks = load_discriminator("realesrgan-netd", tmp_path, num_features=FEATURES)
+    assert same(networks, discriminator_params_from_torch(state))
+
+
+def test_random_weights_are_drawn_by_the_seed():
+    networks = load_discriminator("random", num_features=FEATURES, seed=5)
+    assert same(networks, init_discriminator(5, num_features=FEATURES))
+    assert not same(networks, init_discriminator(6, num_features=FEATURES))
+
+
+def test_missing_published_weights_are_named_with_every_way_out(tmp_path):
+    with pytest.raises(UserError, match=f"{PUBLISHED_FILE} not found in ") as error:
+        load_discriminator("realesrgan-netd", tmp_path)
+    message = str(error.value)
+    assert "download_weights.py realesrgan-netd" in message
+    assert "`--gan_weight 0`" in message
+    assert "`--set discriminator.init=random`" in message
+    assert "\n" not in message
+
+
+def test_a_file_of_another_network_is_refused_by_name(tmp_path, state):
+    del state["conv4.weight_u"]
+    path = write_state(tmp_path / "mine.pth", state)
+    with pytest.raises(UserError, match=re.escape(f"{path} does not fit: ") + ".*missing: conv4/u"):
+        load_discriminator(str(path), num_features=FEATURES)
+
+
+def test_another_number_of_features_is_refused_with_the_setting_that_fits(tmp_path, state):
+    path = write_state(tmp_path / "mine.pth", state)
+    with pytest.raises(UserError, match=r"2 features instead of 64. Set discriminator.num_features=2"):
+        load_discriminator(str(path))
+
+
+def test_a_missing_file_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*none\.pth"):
+        load_discriminator(str(tmp_path / "none.pth"))
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(UserError, match=r"random, realesrgan-netd or the path of a \.pth file\. Received: rnadom"):
+        load_discriminator("rnadom")

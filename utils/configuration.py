@@ -1,0 +1,193 @@
+"""The training configuration from presets and `--set KEY=VALUE`, and as the plain data that is written beside a run."""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass, replace
+from typing import Any
+
+from config import PRESETS, SCALE, DegradationStage, TrainingConfig
+from utils.errors import UserError, require
+
+# a checkpoint fits no other values of these
+ARCHITECTURE = ("generator.num_blocks", "generator.num_features", "generator.growth", "discriminator.num_features")
+
+
+def resolve_config(preset: str, settings: Sequence[str] = (), *, base: TrainingConfig | None = None) -> TrainingConfig:
+    """Give the configuration of a run.
+
+    Args:
+        preset: a key of `config.PRESETS`.
+        settings: texts `group.name=value`, the later ones winning; lists are separated by commas.
+        base: start from this instead of the preset.
+
+    Raises:
+        UserError: there is no such name, or a value is of the wrong type or outside its range.
+    """
+    config = base
+    if config is None:
+        config = TrainingConfig()
+        for key, value in PRESETS[preset].items():
+            config = _replaced(config, key.split("."), value)
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        require(bool(separator), "--set takes KEY=VALUE, as meta.learning_rate=1e-4", setting)
+        config = _replaced(config, key.split("."), _parse(key, text, get_value(config, key)))
+    check_config(config)
+    return config
+
+
+def get_value(config: TrainingConfig, key: str) -> Any:
+    """Give the value called `group.name`.
+
+    Raises:
+        UserError: there is none.
+    """
+    values = dict(flat_values(config))
+    if key not in values:
+        close = difflib.get_close_matches(key, values, n=1, cutoff=0.4)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise UserError(f"--set: there is no setting {key}.{hint} config.py lists all.")
+    return values[key]
+
+
+def flat_values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give every setting as (`group.name`, value), in the order of config.py."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield from flat_values(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, value
+
+
+def differences(old: TrainingConfig, new: TrainingConfig) -> dict[str, tuple[Any, Any]]:
+    """Give the settings that differ: key -> (old, new)."""
+    before = dict(flat_values(old))
+    return {key: (before[key], value) for key, value in flat_values(new) if value != before[key]}
+
+
+def config_to_json(config: TrainingConfig) -> str:
+    """Give a configuration as JSON text."""
+    return json.dumps(asdict(config), indent=2) + "\n"
+
+
+def parse_config(text: str | bytes, source: str) -> TrainingConfig:
+    """Read what `config_to_json` gave; settings that the text lacks have their published values.
+
+    Raises:
+        UserError: it is something else; `source` says where it comes from.
+    """
+    try:
+        config = TrainingConfig()
+        for key, value in _flat_items(json.loads(text)):
+            config = _replaced(config, key.split("."), tuple(value) if isinstance(value, list) else value)
+        check_config(config)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{source} holds no configuration of this program ({error}). Restore or remove it.") from error
+    return config
+
+
+def _flat_items(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _flat_items(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _replaced(config: Any, path: list[str], value: Any) -> Any:
+    """Give a copy in which the value at a path of attributes is another."""
+    if len(path) > 1:
+        value = _replaced(getattr(config, path[0]), path[1:], value)
+    return replace(config, **{path[0]: value})
+
+
+def _parse(key: str, text: str, present: Any) -> Any:
+    """Read a value of the type of the present one."""
+    kind = type(present[0] if isinstance(present, tuple) else present)
+    try:
+        if isinstance(present, tuple):
+            return tuple(_parse_one(part.strip(), kind) for part in text.split(","))
+        return _parse_one(text, kind)
+    except ValueError as error:
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        several = " (several, separated by commas)" if isinstance(present, tuple) else ""
+        raise UserError(f"--set {key} must be {wanted}{several}. Received: {text}.") from error
+
+
+def _parse_one(text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    return kind(text)
+
+
+def check_config(config: TrainingConfig) -> None:
+    """Check every range.
+
+    Raises:
+        UserError: states the rule that is broken and the value.
+    """
+    values = dict(flat_values(config))
+
+    def positive(*keys: str) -> None:
+        for key in keys:
+            require(0 < values[key] < float("inf"), f"{key} must be positive", values[key])
+
+    def not_negative(*keys: str) -> None:
+        for key in keys:
+            require(0 <= values[key] < float("inf"), f"{key} must be at least 0", values[key])
+
+    positive("generator.num_blocks", "generator.num_features", "generator.growth", "discriminator.num_features",
+             "inner.learning_rate", "inner.num_steps", "meta.num_iterations", "meta.tasks_per_batch",
+             "meta.learning_rate", "meta.epsilon", "discriminator.learning_rate", "data.samples_per_task",
+             "run.log_every", "run.validate_every", "run.save_every", "run.validation_tasks", "run.validation_patches",
+             "run.keep_checkpoints")
+    not_negative("inner.second_order_from", "meta.clip_norm", "meta.seed", "discriminator.freeze_until", "loss.l1",
+                 "loss.lpips", "loss.gan", "loss.mask", "data.max_redraws", "data.num_workers", "data.num_validation",
+                 "run.image_tasks", "run.keep_every")
+    for key in ("meta.beta1", "meta.beta2", "meta.ema_decay"):
+        require(0 <= values[key] < 1, f"{key} must be at least 0 and below 1", values[key])
+    require(config.loss.l1 + config.loss.lpips + config.loss.gan > 0, "one of loss.l1, loss.lpips and loss.gan must be "
+            "positive", "all 0")
+    _check_sizes(config)
+    for name in ("first", "second"):
+        _check_stage(f"degradation.{name}", getattr(config.degradation, name))
+    for key in ("degradation.final_sinc_prob", "degradation.jpeg_last_prob"):
+        require(0 <= values[key] <= 1, f"{key} must be between 0 and 1", values[key])
+
+
+def _check_sizes(config: TrainingConfig) -> None:
+    data = config.data
+    for name, whole in (("face_patch_size", "face_size"), ("scene_patch_size", "scene_size")):
+        patch, size = getattr(data, name), getattr(data, whole)
+        require(size > 0 and size % SCALE == 0, f"data.{whole} must be positive and divisible by {SCALE}", size)
+        require(0 < patch <= size and patch % SCALE == 0,
+                f"data.{name} must be divisible by {SCALE} and at most data.{whole}, {size}", patch)
+    require(not config.loss.gan or data.scene_patch_size % 8 == 0,
+            "data.scene_patch_size must be divisible by 8 for the discriminator", data.scene_patch_size)
+    # AlexNet halves its input five times
+    require(not config.loss.lpips or data.scene_patch_size >= 64, "data.scene_patch_size must be at least 64 for LPIPS",
+            data.scene_patch_size)
+    size = config.run.validation_scene_size
+    require(size > 0 and size % SCALE == 0, f"run.validation_scene_size must be divisible by {SCALE}", size)
+
+
+def _check_stage(name: str, stage: DegradationStage) -> None:
+    for field in ("blur_prob", "sinc_prob", "gaussian_noise_prob", "gray_noise_prob"):
+        value = getattr(stage, field)
+        require(0 <= value <= 1, f"{name}.{field} must be between 0 and 1", value)
+    require(len(stage.kernel_probs) == len(stage.kernel_kinds) and abs(sum(stage.kernel_probs) - 1) < 1e-6
+            and min(stage.kernel_probs) >= 0,
+            f"{name}.kernel_probs must be one probability per kind, 1 in all", stage.kernel_probs)
+    require(len(stage.resize_probs) == 3 and abs(sum(stage.resize_probs) - 1) < 1e-6 and min(stage.resize_probs) >= 0,
+            f"{name}.resize_probs must be three probabilities (up, down, keep), 1 in all", stage.resize_probs)
+    require(all(size % 2 and 3 <= size <= 21 for size in stage.kernel_sizes),
+            f"{name}.kernel_sizes must be odd, 3 to 21", stage.kernel_sizes)
+    for field in ("sigma_range", "betag_range", "betap_range", "resize_range", "noise_sigma_range",
+                  "poisson_scale_range", "jpeg_range"):
+        bounds = getattr(stage, field)
+        require(len(bounds) == 2 and 0 <= bounds[0] <= bounds[1], f"{name}.{field} must be two numbers, lower first",
+                bounds)
