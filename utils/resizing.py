@@ -1,0 +1,29 @@
+"""Resizing as the degradation does it: area, bilinear or bicubic, without antialiasing but for area.
+
+Images are float32, [h, w, c]. Pixel centres lie at half-integers; bicubic is cubic convolution with a = -0.75. Both
+equal PyTorch's interpolate, `area` is OpenCV's: every output pixel is the exact mean of the area it covers (PyTorch
+averages whole input pixels, which may then count twice).
+"""
+
+import cv2
+import numpy as np
+
+RESIZE_MODES = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+
+
+def resize_to(image: np.ndarray, height: int, width: int, mode: str) -> np.ndarray:
+    """Resize to a size; the sampling step is input size / output size."""
+    return cv2.resize(image, (width, height), interpolation=RESIZE_MODES[mode])
+
+
+def resize_by(image: np.ndarray, factor: float, mode: str) -> np.ndarray:
+    """Resize by a factor: the size is rounded down (1 pixel at least).
+
+    The sampling step of bilinear and bicubic is exactly 1 / factor, so that a strip right and below may be lost; area
+    covers the whole image.
+    """
+    height, width = (max(1, int(side * factor)) for side in image.shape[:2])
+    if mode == "area" or 1 in (height, width):  # OpenCV refuses factors that give less than half a pixel
+        return resize_to(image, height, width, mode)
+    resized = cv2.resize(image, None, fx=factor, fy=factor, interpolation=RESIZE_MODES[mode])
+    return resized[:height, :width]  # OpenCV rounds the size to the nearest
