@@ -88,6 +88,9 @@ class MetaConfig:
     tasks_per_batch: int = 4
     learning_rate: float = 3e-5
     init: str = "realesrgan"  # weights to start from: what test.py takes as --model_dir, or `random`
+    # bias of MaskNet's last layer, unless its weights are loaded. W begins close to it. From the published 0 it takes
+    # thousands of iterations until the inner step amounts to something; from 1 it trusts every pixel at first
+    mask_bias: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
@@ -173,7 +176,7 @@ PRESETS: dict[str, dict[str, object]] = {
     "published": {},
     # a CPU with 8 GB: the whole generator, small patches, one task, L1 only, faces from the ground truth
     "small": {
-        "meta.num_iterations": 300, "meta.tasks_per_batch": 1, "meta.learning_rate": 5e-5,
+        "meta.num_iterations": 300, "meta.tasks_per_batch": 1, "meta.learning_rate": 5e-5, "meta.mask_bias": 1.0,
         "data.samples_per_task": 1, "data.face_patch_size": 64, "data.scene_patch_size": 128,
         "data.restorer": "ground-truth", "loss.lpips": 0.0, "loss.gan": 0.0,
         "run.log_every": 5, "run.validate_every": 25, "run.validation_patches": 4, "run.validation_scene_size": 192,
@@ -182,7 +185,8 @@ PRESETS: dict[str, dict[str, object]] = {
     # seconds per run: does everything, learns nothing
     "smoke": {
         "generator.num_blocks": 1, "generator.num_features": 8, "generator.growth": 4,
-        "meta.num_iterations": 4, "meta.tasks_per_batch": 2, "meta.init": "random", "discriminator.num_features": 4,
+        "meta.num_iterations": 4, "meta.tasks_per_batch": 2, "meta.init": "random", "meta.mask_bias": 1.0,
+        "discriminator.num_features": 4,
         "discriminator.init": "random", "data.samples_per_task": 1, "data.face_patch_size": 64,
         "data.scene_patch_size": 64, "data.restorer": "ground-truth", "data.num_validation": 2, "loss.lpips": 0.0,
         "run.log_every": 1, "run.validate_every": 2, "run.validation_tasks": 2, "run.validation_patches": 2,

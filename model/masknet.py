@@ -22,11 +22,17 @@ def masknet_shapes(num_features: int = 64) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def init_masknet(seed: int, *, num_features: int = 64) -> dict[str, tf.Tensor]:
-    """Draw truncated normal kernels of variance 1 / fan_in (TF1's variance scaling) and zero biases."""
+def init_masknet(seed: int, *, num_features: int = 64, last_bias: float = 0.0) -> dict[str, tf.Tensor]:
+    """Draw truncated normal kernels of variance 1 / fan_in (TF1's variance scaling) and zero biases.
+
+    As each ReLU halves the variance, the weights it gives begin close to `last_bias`, the last layer's.
+    """
     rng = np.random.default_rng(seed)
-    return {name: tf.zeros(shape) if name.endswith("/bias") else variance_scaling(rng, shape, gain=1.0, truncated=True)
-            for name, shape in masknet_shapes(num_features).items()}
+    params = {name: tf.zeros(shape) if name.endswith("/bias") else
+              variance_scaling(rng, shape, gain=1.0, truncated=True)
+              for name, shape in masknet_shapes(num_features).items()}
+    params[f"conv{NUM_LAYERS}/bias"] += last_bias
+    return params
 
 
 def masknet(params: Params, face_lq: tf.Tensor, face_hq: tf.Tensor) -> tf.Tensor:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 
 from config import AdaptationConfig, UpscalingConfig
+from scripts import training_benchmark
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
 from utils.images import quantize, read_image, write_png
@@ -25,8 +27,9 @@ from utils.tensorflow_setup import start_tensorflow
 UPSCALING = UpscalingConfig()
 MATRIX_SIZE = 2048
 PIXELS_PER_LQ_PIXEL = {"conv_up1": 4, "conv_up2": 16, "conv_hr": 16, "conv_last": 16}  # the other layers: 1
-PARTS = ("forward", "bfloat16", "adaptation", "overhead", "tiling", "retinaface", "gpen", "memory", "faces")
-SLOW_PARTS = ("memory", "faces")
+PARTS = ("forward", "bfloat16", "adaptation", "overhead", "tiling", "retinaface", "gpen", "training", "degradation",
+         "waiting", "memory", "training_memory", "faces")
+SLOW_PARTS = ("memory", "training_memory", "faces")
 CROWD = 40  # faces in the photo of `faces`
 MEMORY_PHOTO_SIZE = 1000  # LQ pixels, both sides
 
@@ -82,20 +85,30 @@ def psnr(left: np.ndarray, right: np.ndarray) -> float:
 
 
 class Benchmark:
-    """The parts, over one set of weights and one photo."""
+    """The parts, over one set of weights, which are loaded by the parts that need them, and one photo."""
 
     def __init__(self, model: str, weights_dir: Path | None):
+        import skimage.data
+
+        self.model, self.weights_dir = model, weights_dir
+        self.photo = skimage.data.astronaut().astype(np.float32) / 255
+
+    @cached_property
+    def exact(self):
+        """A SuperResolver in float32."""
+        return self._resolver("float32")
+
+    @cached_property
+    def rounded(self):
+        """A SuperResolver in bfloat16."""
+        return self._resolver("bfloat16")
+
+    def _resolver(self, precision: str):
         from model.super_resolver import SuperResolver
         from utils.checkpoints import load_super_resolver
 
-        self.model, self.weights_dir = model, weights_dir
-        weights = load_super_resolver(model, weights_dir=weights_dir)
-        self.source = weights.source
-        self.exact = SuperResolver(weights.generator, weights.mask)
-        self.rounded = SuperResolver(weights.generator, weights.mask, precision="bfloat16")
-        import skimage.data
-
-        self.photo = skimage.data.astronaut().astype(np.float32) / 255
+        weights = load_super_resolver(self.model, weights_dir=self.weights_dir)
+        return SuperResolver(weights.generator, weights.mask, precision=precision)
 
     def forward(self) -> Iterator[tuple[str, str]]:
         """Compare the generator's rate with the matrix product's."""
@@ -183,6 +196,22 @@ class Benchmark:
             rate = relative_rate(graph_operations(gpen, params, faces.shape), lambda run=restore, x=faces: run(x))
             yield f"GPEN-{size}, 2 faces, rate over tf.matmul's", f"{rate:.0%}"
 
+    def training(self) -> Iterator[tuple[str, str]]:
+        """Compare the rate of a meta-training step with the product's, with drawn weights."""
+        yield from training_benchmark.training(relative_rate, forward_operations)
+
+    def training_memory(self) -> Iterator[tuple[str, str]]:
+        """Read the peak memory of meta-training steps."""
+        yield from training_benchmark.training_memory()
+
+    def degradation(self) -> Iterator[tuple[str, str]]:
+        """Time the degradation of training images."""
+        yield from training_benchmark.degradation(self.photo)
+
+    def waiting(self) -> Iterator[tuple[str, str]]:
+        """Measure how long training waits for data."""
+        yield from training_benchmark.waiting(self.photo)
+
     def faces(self) -> Iterator[tuple[str, str]]:
         """Prepare a crowd in one large photo with GPEN-512 (drawn weights), and read this process's peak memory."""
         import resource
@@ -266,11 +295,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     parser.add_argument("--parts", nargs="+", choices=PARTS,
                         default=[part for part in PARTS if part not in SLOW_PARTS],
-                        help="what to measure; memory and faces take minutes, and faces is to be run alone")
+                        help="what to measure; memory, training_memory and faces take minutes, and faces is to be run "
+                             "alone")
     args = parser.parse_args(argv)
     start_tensorflow()
     benchmark = Benchmark(args.model_dir, args.weights_dir)
-    print(f"weights: {benchmark.source}\n\n| measurement | value |\n|---|---|", flush=True)
+    print(f"weights: {args.model_dir}\n\n| measurement | value |\n|---|---|", flush=True)
     for part in args.parts:
         for what, value in getattr(benchmark, part)():
             print(f"| {what} | {value} |", flush=True)

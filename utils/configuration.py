@@ -83,7 +83,7 @@ def parse_config(text: str | bytes, source: str) -> TrainingConfig:
         for key, value in _flat_items(json.loads(text)):
             config = _replaced(config, key.split("."), tuple(value) if isinstance(value, list) else value)
         check_config(config)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(f"{source} holds no configuration of this program ({error}). Restore or remove it.") from error
     return config
 
@@ -171,8 +171,9 @@ def _check_sizes(config: TrainingConfig) -> None:
     # AlexNet halves its input five times
     require(not config.loss.lpips or data.scene_patch_size >= 64, "data.scene_patch_size must be at least 64 for LPIPS",
             data.scene_patch_size)
-    size = config.run.validation_scene_size
-    require(size > 0 and size % SCALE == 0, f"run.validation_scene_size must be divisible by {SCALE}", size)
+    for name in ("validation_scene_size", "validation_patch_size"):
+        size = getattr(config.run, name)
+        require(size > 0 and size % SCALE == 0, f"run.{name} must be positive and divisible by {SCALE}", size)
 
 
 def _check_stage(name: str, stage: DegradationStage) -> None:

@@ -73,6 +73,32 @@ def interruptible(function: Callable[..., Result], *args, **kwargs) -> Result:
     return outcome["result"]
 
 
+class StopRequest:
+    """Turns the first Ctrl-C or SIGTERM into a request to stop at the next good moment; a second one interrupts.
+
+    Use as a context manager around the work, which looks at `requested`.
+    """
+
+    def __init__(self):
+        self.requested = False
+        self._handlers: dict = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._request)
+        return self
+
+    def _request(self, *_) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        print("stopping after this iteration; once more interrupts it", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+
 def shown_name(path: Path) -> str:
     """Give a file's name fit for a line of output: control characters escaped, at most 60 characters."""
     name = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in path.name)

@@ -68,3 +68,17 @@ def batch_patches(patches: list[Patches]) -> Iterator[Patches]:
         step = max(1, MAX_BATCH_PIXELS // (height * width))
         for start in range(0, len(lq), step):
             yield Patches(lq[start:start + step], hq[start:start + step])
+
+
+def log_gradient(patch: np.ndarray) -> float:
+    """Give the logarithm of an image's mean squared gradient, which tells flat patches: ln(1e-10) = -23 for one colour.
+
+    A pixel's squared gradient is its squared differences to the pixels below and to the right, added.
+
+    Args:
+        patch: [h, w, c], float in [0, 1], or uint8, which is brought to that range; h, w > 1.
+    """
+    values = patch / np.float32(255) if patch.dtype == np.uint8 else patch
+    corner = values[:-1, :-1]
+    squares = (corner - values[1:, :-1]) ** 2 + (corner - values[:-1, 1:]) ** 2
+    return float(np.log(squares.mean(dtype=np.float64) + 1e-10))

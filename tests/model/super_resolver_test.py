@@ -119,3 +119,29 @@ def test_bfloat16_changes_the_upscaling_slightly_and_the_adaptation_not_at_all()
     for name in adapted[0]:
         np.testing.assert_array_equal(adapted[0][name], adapted[1][name])
     assert 0 < np.abs(outputs[0] - outputs[1]).max() < 0.02
+
+
+def test_other_weights_of_the_same_architecture_take_over_without_another_trace():
+    rng = np.random.default_rng(4)
+    faces, photo = small_faces(rng, 1, 8, 8), rng.random((1, 6, 7, 3), np.float32)
+    other = {name: value * np.float32(1.1) for name, value in small_generator().items()}
+    other_mask = {**small_masknet(), "conv8/bias": np.full(1, 0.75, np.float32)}
+
+    def results(resolver):
+        support = resolver.weigh_patches(*faces)
+        adapted = resolver.adapt([support], learning_rate=0.01, num_steps=1)
+        return [support.weights, resolver.upscaler(resolver.generator)(photo), adapted.losses,
+                resolver.upscaler(adapted.params)(photo)]
+
+    resolver = SuperResolver(small_generator(), small_masknet())
+    first, traces = results(resolver), resolver.num_traces()
+    resolver.set_weights(other, as_tensors(other_mask))
+    second = results(resolver)
+    resolver.set_weights(small_generator(), small_masknet())
+    again = results(resolver)
+    for value, expected, changed in zip(again, first, second, strict=True):
+        np.testing.assert_array_equal(value, expected)
+        assert np.abs(np.subtract(value, changed)).max() > 1e-3
+    for value, expected in zip(second, results(SuperResolver(other, other_mask)), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    assert resolver.num_traces() == traces

@@ -1,0 +1,101 @@
+"""A folder with two small records, and main.py over it with the smoke preset."""
+
+import contextlib
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+import main as cli
+from tests.workplace import picture
+from utils.tfrecords import write_image_records
+
+ROOT = Path(__file__).parents[1]
+FACE_SIZE, SCENE_SIZE = 64, 80
+SETTINGS = {"data.face_size": FACE_SIZE, "data.scene_size": SCENE_SIZE, "data.face_patch_size": 48,
+            "data.scene_patch_size": 64, "run.validation_patch_size": 32}
+
+
+class TrainingWorkplace:
+    """Records of 6 faces and 5 scenes, of which the preset keeps 2 each for validation."""
+
+    def __init__(self, root):
+        self.root = root
+        self.faces, self.scenes = root / "whole_face.tfrecord", root / "back.tfrecord"
+        self.write_faces(6)
+        self.write_scenes(5)
+
+    def write_faces(self, count, size=FACE_SIZE):
+        write_image_records(self.faces, (picture(seed, size, size) for seed in range(count)), size)
+
+    def write_scenes(self, count, size=SCENE_SIZE):
+        write_image_records(self.scenes, (picture(100 + seed, size, size) for seed in range(count)), size)
+
+    def arguments(self, *extra, trial=0, preset="smoke", **settings):
+        given = [f"--set={key}={value}" for key, value in
+                 (SETTINGS | {key.replace("__", "."): value for key, value in settings.items()}).items()]
+        presets = ["--preset", preset] if preset else []
+        return ["--run_dir", str(self.root / "runs"), "--trial", str(trial),
+                "--weights_dir", str(self.root / "weights"), "--face_record", str(self.faces), "--scene_record", str(self.scenes), *presets, *given, *extra]
+
+    def run(self, *extra, loss__gan=0, **options):
+        """Train in this process, untraced: tracing takes longer than a few iterations on such networks."""
+        return self.main(*self.arguments(*extra, loss__gan=loss__gan, **options))
+
+    def main(self, *argv):
+        """Call main.py's `main` with exactly these arguments, untraced."""
+        tf.config.run_functions_eagerly(True)
+        try:
+            return cli.main(list(argv))
+        finally:
+            tf.config.run_functions_eagerly(False)
+
+    def start(self, *extra, environment=None, **options):
+        """Train in a process of its own."""
+        return subprocess.Popen([sys.executable, str(ROOT / "main.py"), *self.arguments(*extra, **options)],
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                env={**os.environ, **(environment or {})})
+
+    def folder(self, trial=0):
+        return self.root / "runs" / f"trial_{trial}"
+
+    def checkpoint(self, iteration, trial=0):
+        """Give every variable of a checkpoint by its full name."""
+        reader = tf.train.load_checkpoint(str(self.folder(trial) / "checkpoints" / f"model-{iteration}"))
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+    def checkpoints(self, trial=0):
+        return sorted(path.stem for path in (self.folder(trial) / "checkpoints").glob("*.index"))
+
+    def rows(self, name="metrics.csv", trial=0):
+        with (self.folder(trial) / name).open(newline="") as file:
+            return list(csv.DictReader(file))
+
+
+def wait_for(condition, process, *, seconds=120):
+    """Wait while a process works towards a condition."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def killed_at_the_end(process):
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def assert_equal_states(left, right, *, except_for=("MetaF2N/config",), atol=0.0):
+    assert left.keys() == right.keys()
+    for name in left.keys() - set(except_for):
+        np.testing.assert_allclose(left[name], right[name], rtol=0, atol=atol, err_msg=name)
