@@ -6,6 +6,7 @@ variables beside them are left alone.
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -137,7 +138,9 @@ def write_tf1_checkpoint(prefix: Path | str, tensors: Mapping[str, np.ndarray]) 
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    """Give the first line of a message, without the names of TensorFlow's nodes and operations around it."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"\{\{.*?\}\} ?| ?\[Op:\w+\]", "", line).rstrip(". ")
 
 
 def find_checkpoint(path: Path | str) -> Path:

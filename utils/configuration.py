@@ -190,5 +190,8 @@ def _check_stage(name: str, stage: DegradationStage) -> None:
     for field in ("sigma_range", "betag_range", "betap_range", "resize_range", "noise_sigma_range",
                   "poisson_scale_range", "jpeg_range"):
         bounds = getattr(stage, field)
-        require(len(bounds) == 2 and 0 <= bounds[0] <= bounds[1], f"{name}.{field} must be two numbers, lower first",
-                bounds)
+        require(len(bounds) == 2 and 0 <= bounds[0] <= bounds[1] < float("inf"),
+                f"{name}.{field} must be two numbers, lower first", bounds)
+    for field in ("betag_range", "betap_range", "resize_range"):  # values below and above 1 are drawn apart
+        bounds = getattr(stage, field)
+        require(bounds[0] <= 1 <= bounds[1], f"{name}.{field} must have 1 within it", bounds)

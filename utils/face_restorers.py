@@ -1,6 +1,7 @@
-"""Restore aligned faces. A restorer is a function: uint8 RGB [n, 512, 512, 3] -> the restored faces, likewise.
+"""Restore aligned faces. A restorer is a function: RGB [n, s, s, 3] of 0 to 255 -> uint8 faces of the same size.
 
-Another one is another entry of `RESTORERS`.
+Faces are uint8, or float32 that may lie outside of the range a little, as cubic upsampling leaves them in training.
+Face preparation gives 512x512, training 256x256. Another restorer is another entry of `RESTORERS`.
 """
 
 from collections.abc import Callable

@@ -88,10 +88,10 @@ class TaskSource:
             num_parallel_calls=workers, deterministic=True)
         numbered = tf.data.Dataset.zip((tf.data.Dataset.range(start, np.iinfo(np.int64).max),
                                         degraded.batch(len(tasks))))
-        # one thread: the restorer itself uses them all
+        # one after the other: the restorer itself uses all threads. Were it not stateful, tf.data would run several
         finished = numbered.map(lambda iteration, images: tf.numpy_function(
             self._guard(lambda iteration, *images: self.finished(int(iteration), tasks, Degraded(*images))),
-            [iteration, *images], [tf.float32] * 5, stateful=False))
+            [iteration, *images], [tf.float32] * 5, stateful=True))
         try:
             for batch in finished.prefetch(PREFETCHED).as_numpy_iterator():
                 yield Task(*batch)

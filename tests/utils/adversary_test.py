@@ -5,7 +5,8 @@ import pytest
 
 from model.discriminator import discriminator_params_from_torch, discriminator_shapes, init_discriminator
 from tests.utils.perceptual_test import write_state
-from utils.adversary import load_discriminator
+from utils.adversary import load_discriminator, read_discriminator
+from utils.checkpoints import write_tf1_checkpoint
 from utils.errors import UserError
 
 FEATURES = 2
@@ -84,3 +85,45 @@ def test_a_missing_file_is_a_user_error(tmp_path):
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match=r"random, realesrgan-netd or the path of a \.pth file\. Received: rnadom"):
         load_discriminator("rnadom")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A checkpoint of meta-training with a discriminator of seed 3; gives its prefix and its variables."""
+    params, vectors = init_discriminator(3, num_features=FEATURES)
+    tensors = {f"Discriminator/{name}": value for name, value in {**params, **vectors}.items()}
+    tensors.update({f"Discriminator/{name}/{slot}": value + 1 for name, value in params.items()
+                    for slot in ("Adam", "Adam_1")})
+    tensors["MODEL/conv_last/bias"] = np.zeros(3, np.float32)
+    write_tf1_checkpoint(tmp_path / "model-3", tensors)
+    return tmp_path / "model-3", tensors
+
+
+def test_the_discriminator_of_a_checkpoint_is_read_without_its_optimiser(checkpoint):
+    for given in (checkpoint[0], checkpoint[0].parent):
+        networks = read_discriminator(given, num_features=FEATURES)
+        assert same(networks, init_discriminator(3, num_features=FEATURES))
+
+
+def test_a_checkpoint_without_a_discriminator_has_none(tmp_path):
+    write_tf1_checkpoint(tmp_path / "model", {"MODEL/conv_last/bias": np.zeros(3, np.float32)})
+    assert read_discriminator(tmp_path / "model") is None
+
+
+def test_a_discriminator_of_another_size_is_refused_with_the_setting(checkpoint):
+    with pytest.raises(UserError, match=r"model-3 does not fit: .*Set discriminator.num_features to what") as error:
+        read_discriminator(checkpoint[0], num_features=FEATURES + 1)
+    assert "\n" not in str(error.value)
+
+
+def test_a_discriminator_with_missing_variables_is_refused_by_name(checkpoint):
+    prefix, tensors = checkpoint
+    del tensors["Discriminator/conv4/u"]
+    write_tf1_checkpoint(prefix, tensors)
+    with pytest.raises(UserError, match=r"model-3 does not fit: .*missing: conv4/u"):
+        read_discriminator(prefix, num_features=FEATURES)
+
+
+def test_a_missing_checkpoint_has_no_discriminator_to_read(tmp_path):
+    with pytest.raises(UserError, match="none does not exist"):
+        read_discriminator(tmp_path / "none")

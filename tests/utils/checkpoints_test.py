@@ -10,7 +10,14 @@ from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_shapes
 from tests.small_networks import SMALL, small_generator, small_masknet
 from tests.utils.ncnn_files_test import write_rrdbnet
-from utils.checkpoints import checkpoint_tensors, load_super_resolver, read_tf1_checkpoint, write_tf1_checkpoint
+from utils.checkpoints import (
+    checkpoint_tensors,
+    find_checkpoint,
+    load_super_resolver,
+    read_tensors,
+    read_tf1_checkpoint,
+    write_tf1_checkpoint,
+)
 from utils.errors import UserError
 
 DATA = Path(__file__).parents[1] / "data"
@@ -234,3 +241,38 @@ def test_other_variables_keep_their_types(tmp_path):
 
 def test_small_networks_are_what_these_tests_say():
     assert {name: value.shape for name, value in small_generator().items()} == rrdbnet_shapes(**SMALL)
+
+
+def test_variables_are_read_by_their_full_names_sorted_and_in_their_types(tmp_path):
+    arrays = {"b/x": np.arange(3, dtype=np.float32), "a/y": np.int32(7), "a/x": np.bool_(True),
+              "c": np.array("text", object), "b/x/Adam": np.zeros(3, np.float32)}
+    write_tf1_checkpoint(tmp_path / "model", arrays)
+    found = read_tensors(tmp_path / "model", lambda name: not name.endswith("/Adam"))
+    assert list(found) == ["a/x", "a/y", "b/x", "c"]
+    for name in ("a/x", "a/y", "b/x"):
+        np.testing.assert_array_equal(found[name], arrays[name])
+        assert found[name].dtype == arrays[name].dtype
+    assert found["c"] == b"text"
+    assert read_tensors(tmp_path / "model", lambda _: False) == {}
+
+
+def test_reading_variables_of_a_damaged_checkpoint_names_it(tmp_path):
+    write_tf1_checkpoint(tmp_path / "model", {"x": np.zeros(1000, np.float32)})
+    (tmp_path / "model.data-00000-of-00001").write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot read the checkpoint .*model: .*Copy both of its files"):
+        read_tensors(tmp_path / "model", lambda _: True)
+
+
+def test_a_folder_with_several_checkpoints_gives_the_one_its_state_file_names(tmp_path):
+    for name in ("model-1", "model-2", "average-2"):
+        write_tf1_checkpoint(tmp_path / name, {"x": np.zeros(1, np.float32)})
+    with pytest.raises(UserError, match=r"several checkpoints .average-2, model-1, model-2."):
+        find_checkpoint(tmp_path)
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model-1"\n')
+    assert find_checkpoint(tmp_path) == tmp_path / "model-1"
+
+
+def test_dots_in_a_prefix_are_part_of_it(tmp_path):
+    write_tf1_checkpoint(tmp_path / "model.v1.2", {"x": np.zeros(1, np.float32)})
+    for given in ("model.v1.2", "model.v1.2.index", "model.v1.2.data-00000-of-00001", "."):
+        assert find_checkpoint(tmp_path / given) == tmp_path / "model.v1.2"

@@ -1,5 +1,6 @@
 """What every tool does at its edges, in real processes with real pipes, signals and terminals."""
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from utils import console
-from utils.console import ArgumentParser, interruptible
+from utils.console import ArgumentParser, StopRequest, interruptible
 from utils.errors import UserError
 
 REPOSITORY = Path(console.__file__).resolve().parents[1]
@@ -153,6 +154,41 @@ def test_interruption_closes_the_progress_bar_first():
     _, _, error, _ = interrupt("with Progress(3, description='photos') as progress:\n    progress.update()\n"
                                "    interruptible(time.sleep, 50)")
     assert error.splitlines()[-1].startswith("interrupted")
+
+
+@pytest.fixture
+def handlers():
+    """Handlers of our own, whatever the test leaves behind."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in signals]
+    own = [lambda *_: None for _ in signals]
+    for number, handler in zip(signals, own, strict=True):
+        signal.signal(number, handler)
+    yield own
+    for number, handler in zip(signals, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_asks_to_stop_and_the_second_interrupts(handlers, capsys, first, second):
+    with StopRequest() as stop:
+        assert not stop.requested
+        signal.raise_signal(first)
+        assert stop.requested
+        assert capsys.readouterr().err == "stopping after this iteration; once more interrupts it\n"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(second)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, UserError])
+def test_handlers_are_put_back_however_the_work_ends(handlers, error):
+    with pytest.raises(error) if error else contextlib.nullcontext(), StopRequest():
+        assert signal.getsignal(signal.SIGINT) not in handlers
+        if error:
+            raise error
+    assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
 
 
 def test_what_the_thread_gives_comes_back():

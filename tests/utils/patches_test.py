@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils import patches as patches_module
-from utils.patches import Patches, batch_patches, hold_out, sample_patches
+from utils.patches import Patches, batch_patches, hold_out, log_gradient, sample_patches
 from utils.photos import photo_rng
 
 
@@ -147,3 +147,28 @@ def test_batches_are_bounded_and_lose_nothing(count, height, width):
 
 def test_no_patches_make_no_batches():
     assert list(batch_patches([])) == []
+
+
+# --- flatness ---
+
+def test_log_gradient_is_that_of_a_patch_worked_out_by_hand():
+    patch = np.array([[0, 0.5, 9], [0.25, 9, 9]], np.float32)[:, :, None]
+    # at (0, 0): 0.25 down, 0.5 to the right; at (0, 1): 8.5 and 8.5
+    expected = np.log((0.25**2 + 0.5**2 + 2 * 8.5**2) / 2 + 1e-10)
+    assert log_gradient(patch) == pytest.approx(expected, rel=1e-6)
+
+
+def test_log_gradient_of_a_ramp_is_that_of_its_slope_in_either_direction():
+    ramp = np.broadcast_to(np.arange(0, 250, 10, dtype=np.uint8)[:, None, None], (25, 7, 3))
+    assert log_gradient(ramp) == pytest.approx(2 * np.log(10 / 255), rel=1e-6)
+    assert log_gradient(ramp.swapaxes(0, 1)) == pytest.approx(2 * np.log(10 / 255), rel=1e-6)
+
+
+def test_log_gradient_of_one_colour_is_finite():
+    assert log_gradient(np.full((4, 4, 3), 200, np.uint8)) == pytest.approx(np.log(1e-10))
+
+
+def test_log_gradient_is_the_same_for_every_type_of_samples():
+    image = np.random.default_rng(3).integers(0, 256, (16, 16, 3), np.uint8)
+    assert log_gradient(image) == pytest.approx(log_gradient(image.astype(np.float32) / 255), rel=1e-6)
+    assert log_gradient(image) == pytest.approx(log_gradient(image / 255), rel=1e-6)

@@ -337,13 +337,6 @@ def test_reading_goes_on_behind_damaged_places(path, images, position, replaceme
     assert records.num_skipped == skipped
 
 
-def test_search_for_the_next_header_crosses_its_chunks(path, images, monkeypatch):
-    edit(path, RECORD_BYTES, bytes(2 * RECORD_BYTES))
-    for chunk in range(1, 60):
-        monkeypatch.setattr("utils.tfrecord_files.SEARCH_CHUNK", chunk)
-        assert numbers(read_all(ImageRecords(path, SIZE, skip_corrupt=True)), images) == [0, 3, 4]
-
-
 def test_damaged_image_is_replaced_by_the_next_and_counted_once(path, images):
     for damaged in (1, 2, 4):
         edit(path, damaged * RECORD_BYTES + 50, b"damage")
