@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 SCALE = 4  # super-resolution factor of every network here
+RANDOM = "random"  # in place of weights: draw them
+GROUND_TRUTH = "ground-truth"  # in place of a restorer
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class DataConfig:
     min_log_gradient: float = -6.0  # of a face patch; flatter ones are drawn again
     max_redraws: int = 5
     restorer: str = "gpen-256"  # of the degraded faces; `ground-truth`: the faces themselves
-    num_workers: int = 0  # threads that degrade; 0: as many as there are cores
+    num_workers: int = 0  # threads that degrade; 0: TensorFlow decides
     skip_corrupt: bool = False  # leave out damaged images of a record instead of stopping
 
 

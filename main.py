@@ -1,6 +1,7 @@
 """Meta-train the generator and MaskNet, so that one step on a photo's faces adapts the generator to the photo."""
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -33,8 +34,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """
     parser = ArgumentParser(__doc__)
     parser.add_argument("--trial", type=int, default=0, help="number of the run, whose folder is RUN_DIR/trial_N")
-    parser.add_argument("--step", type=int, help="go on from this checkpoint exactly; 0: begin "
-                                                 "(default: the latest checkpoint, if there is one)")
+    parser.add_argument("--step", type=int, default=0, help="go on from the checkpoint of this iteration; "
+                                                            "0: from the latest, or from the beginning")
     parser.add_argument("--gpu", help="the GPUs to use, as 0 or 0,1; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
     parser.add_argument("--run_dir", type=Path, default="./experiments", help="folder of the runs")
     parser.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
@@ -50,7 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         help="leave out damaged images of a record, and say how many, instead of stopping")
     args = parser.parse_args(argv)
     require(args.trial >= 0, "--trial must be at least 0", args.trial)
-    require(args.step is None or args.step >= 0, "--step must be at least 0", args.step)
+    require(args.step >= 0, "--step must be at least 0", args.step)
     require(args.cpu_devices > 0, "--cpu_devices must be at least 1", args.cpu_devices)
     short = [f"{key}={getattr(args, name)}" for name, (key, _) in SHORTHANDS.items() if getattr(args, name) is not None]
     args.settings = short + ["data.skip_corrupt=true"] * args.skip_corrupt + args.settings
@@ -71,46 +72,49 @@ def choose_config(args: argparse.Namespace, folder: Path) -> TrainingConfig:
     return config
 
 
-def choose_start(step: int | None, checkpoints) -> int:
+def choose_start(step: int, checkpoints) -> int:
     """Give the iteration to go on from.
 
     Raises:
-        UserError: the checkpoint that was asked for does not exist, or beginning anew would bury those that do.
+        UserError: the checkpoint that was asked for does not exist.
     """
     there = checkpoints.iterations()
-    if step is None:
+    if not step:
         return checkpoints.latest() or 0
-    if step == 0 and there:
-        raise UserError(f"{checkpoints.folder} has checkpoints up to iteration {there[-1]}: leave out --step to go on, "
-                        "or begin another run with another --trial.")
-    if step and step not in there:
+    if step not in there:
         listed = ", ".join(map(str, there)) or "none"
         raise UserError(f"no checkpoint of iteration {step} in {checkpoints.folder}. There are: {listed}.")
-    if step:
-        checkpoints.mark_latest(step)
     return step
 
 
-def train(run, stop: StopRequest, progress: Progress) -> bool:
-    """Train until the last iteration or until it is asked to stop; gives whether it came to the end."""
-    trainer, every = run.trainer, run.config.run
+def train(run, stop: StopRequest, progress: Progress) -> None:
+    """Train until the last iteration or until it is asked to stop, and save."""
+    trainer, every, end = run.trainer, run.config.run, run.config.meta.num_iterations
     if run.chief and not run.validated:
         progress.update(0, "validating")
         run.report(run.validate(), progress.write)
-    while trainer.iteration < run.config.meta.num_iterations:
-        update = run.step(stop=stop.requested)
-        last = update.stop or trainer.iteration == run.config.meta.num_iterations
-        if run.chief:
+    stopping = run.alone and stop.requested
+    try:
+        while trainer.iteration < end and not stopping:
+            update = run.step(stop=stop.requested)
+            # several machines stop after the same iteration: the one in which all of them got to know
+            stopping = stop.requested if run.alone else update.stop
+            if not run.chief:
+                continue
             progress.update(1, f"outer loss {update.summary()['outer_loss']:.4f}")
-            if trainer.iteration % every.log_every == 0 or last:
+            if trainer.iteration % every.log_every == 0 or trainer.iteration == end:
                 run.log(update)
-            if trainer.iteration % every.save_every == 0 or last:
+            if trainer.iteration % every.save_every == 0:
                 run.save()
-            if trainer.iteration % every.validate_every == 0 or (last and not update.stop):
+            if trainer.iteration % every.validate_every == 0 and not stopping:
                 run.report(run.validate(), progress.write)
-        if update.stop:
-            return False
-    return True
+    except UserError:
+        with contextlib.suppress(UserError):  # the weights are those before the iteration that failed
+            run.save_once()
+        raise
+    run.save_once()
+    if run.chief and trainer.iteration == end and not run.validated:
+        run.report(run.validate(), progress.write)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -135,13 +139,15 @@ def main(argv: list[str] | None = None) -> int:
         print(describe(run), flush=True)
     with StopRequest() as stop, Progress(config.meta.num_iterations, description="meta-training", unit="it",
                                          initial=start) as progress:
-        finished = train(run, stop, progress)
+        train(run, stop, progress)
     run.close()
     if is_chief(strategy):
         if run.num_skipped:
             print(f"{run.num_skipped} damaged images were left out")
-        print(f"{'trained' if finished else 'stopped'} at iteration {run.trainer.iteration}. Adapt photos with: "
-              f"python test.py --model_dir {checkpoints.prefix(run.trainer.iteration)}", flush=True)
+        iteration = run.trainer.iteration
+        how = "trained" if iteration >= config.meta.num_iterations else "stopped"
+        use = f" Adapt photos with: python test.py --model_dir {checkpoints.prefix(iteration)}" * bool(iteration)
+        print(f"{how} at iteration {iteration}.{use}", flush=True)
     return 0
 
 

@@ -108,6 +108,26 @@ def variance_scaling(rng: np.random.Generator, shape: tuple[int, int, int, int],
     return tf.constant((scale * values).astype(np.float32))
 
 
+def fold_batch_norm(kernel: np.ndarray, gain: np.ndarray, offset: np.ndarray, mean: np.ndarray,
+                    variance: np.ndarray, *, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
+    """Merge a convolution without bias and the batch norm after it, as inference applies it, into one convolution.
+
+    Args:
+        kernel: [c_out, c_in, k, k], PyTorch's order.
+        gain: [c_out], as the others: gain * (features - mean) / sqrt(variance + epsilon) + offset.
+        offset: what is added.
+        mean: the running mean.
+        variance: the running variance.
+        epsilon: keeps the root away from zero.
+
+    Returns:
+        Kernel [k, k, c_in, c_out] and bias [c_out], float32, computed in float64.
+    """
+    scale = np.asarray(gain, np.float64) / np.sqrt(np.asarray(variance, np.float64) + epsilon)
+    folded = np.asarray(kernel, np.float64).transpose(2, 3, 1, 0) * scale
+    return folded.astype(np.float32), (np.asarray(offset, np.float64) - mean * scale).astype(np.float32)
+
+
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], *,
                  network: str) -> None:
     """Compare a parameter set with what a network expects.

@@ -11,7 +11,8 @@ from model.adam import AdamState, adam
 from model.discriminator import normalize
 from model.meta_learner import Gradients, Networks, Task, batch_gradients, scalar_names
 
-TRAINED = ("generator", "mask", "discriminator")
+LEARNER, ADVERSARY = ("generator", "mask"), ("discriminator",)
+TRAINED = LEARNER + ADVERSARY
 FIRST, SECOND, AVERAGE = "first", "second", "average"  # Adam's two means, and the moving average of the values
 
 
@@ -93,7 +94,7 @@ class MetaTrainer:
         """
         shares = self.strategy.experimental_distribute_values_from_function(
             lambda context: Task(*map(tf.constant, tasks_of_replica(context.replica_id_in_sync_group))))
-        out = self._compute(shares, tf.constant(self.iteration), tf.constant(float(stop)),
+        out = self._compute(shares, _scalar(np.int32(self.iteration)), _scalar(np.float32(stop)),
                             second_order=self.iteration >= self.config.inner.second_order_from)
         gradients, vectors, table, norms, stops = out
         table, norms, stops = (self.strategy.experimental_local_results(value)[0].numpy()
@@ -105,8 +106,8 @@ class MetaTrainer:
         """Take the optimisers' steps and advance the spectral-norm vectors once."""
         adversarial = bool(update.gradients.discriminator)
         frozen = self.iteration < self.config.discriminator.freeze_until
-        self._apply(update.gradients, update.vectors, tf.constant(float(self.iteration + 1)),
-                    tf.constant(float(self.discriminator_updates + 1)), with_discriminator=adversarial and not frozen)
+        self._apply(update.gradients, update.vectors, _scalar(np.float32(self.iteration + 1)),
+                    _scalar(np.float32(self.discriminator_updates + 1)), with_discriminator=adversarial and not frozen)
         self.iteration += 1
         self.discriminator_updates += adversarial and not frozen
 
@@ -114,7 +115,7 @@ class MetaTrainer:
         return self.strategy.run(self._compute_on_replica, args=(shares, iteration, stop, second_order))
 
     def _compute_on_replica(self, tasks: Task, iteration: tf.Tensor, stop: tf.Tensor, second_order: bool):
-        networks = Networks(*map(self.params, TRAINED[:2]), self.params("discriminator") or None,
+        networks = Networks(self.params("generator"), self.params("mask"), self.params("discriminator") or None,
                             self.params("vectors") or None, self._lpips)
         sums, rows = batch_gradients(networks, tasks, inner=self.config.inner, loss=self.config.loss,
                                      second_order=second_order, iteration=iteration)
@@ -131,8 +132,9 @@ class MetaTrainer:
         norms = tf.stack([_global_norm(gradients.generator, gradients.mask), _global_norm(gradients.discriminator)])
         if self.config.meta.clip_norm:
             scale = self.config.meta.clip_norm / tf.maximum(norms[0], self.config.meta.clip_norm)
-            gradients = gradients._replace(**{network: {name: scale * value for name, value in group.items()}
-                                              for network, group in zip(TRAINED[:2], gradients[:2], strict=True)})
+            gradients = gradients._replace(**{
+                network: {name: scale * value for name, value in getattr(gradients, network).items()}
+                for network in LEARNER})
         vectors = normalize(networks.discriminator, networks.vectors)[1] if networks.discriminator else {}
         return gradients, vectors, table, norms, stop
 
@@ -147,8 +149,8 @@ class MetaTrainer:
                           update: tf.Tensor, discriminator_update: tf.Tensor, with_discriminator: bool) -> None:
         """Update the copies of each variable on each replica with the copy of its gradient there."""
         meta = self.config.meta
-        for network in TRAINED[:3 if with_discriminator else 2]:
-            adversary = network == "discriminator"
+        for network in TRAINED if with_discriminator else LEARNER:
+            adversary = network in ADVERSARY
             for name, gradient in getattr(gradients, network).items():
                 key = (network, name)
                 slots = [self.variables[f"{network}/{slot}", name] for slot in (FIRST, SECOND)]
@@ -170,6 +172,11 @@ class MetaTrainer:
         return tf.group(done)
 
 
+def _scalar(value: np.generic) -> tf.Tensor:
+    """Make a tensor of a NumPy scalar: TensorFlow would keep one of every Python number it ever saw."""
+    return tf.constant(value)
+
+
 def _global_norm(*gradients: dict[str, tf.Tensor]) -> tf.Tensor:
     return tf.linalg.global_norm([value for group in gradients for value in group.values()])
 
@@ -180,7 +187,7 @@ def _start_values(networks: Networks, config: TrainingConfig) -> dict[tuple[str,
         for name, value in (getattr(networks, network) or {}).items():
             values[network, name] = value
             values.update({(f"{network}/{slot}", name): tf.zeros_like(value) for slot in (FIRST, SECOND)})
-            if config.meta.ema_decay and network != "discriminator":
+            if config.meta.ema_decay and network in LEARNER:
                 values[f"{network}/{AVERAGE}", name] = value
     values.update({("vectors", name): value for name, value in (networks.vectors or {}).items()})
     return values

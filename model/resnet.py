@@ -5,7 +5,6 @@ before it. PyTorch pads evenly on both sides, TensorFlow's SAME with a stride do
 padded explicitly.
 """
 
-import numpy as np
 import tensorflow as tf
 
 from model.layers import Params, conv2d
@@ -57,25 +56,6 @@ def resnet50(params: Params, name: str, images: tf.Tensor) -> list[tf.Tensor]:
             features = _bottleneck(params, f"{name}/{stage}/{block}", features, halve=halve)
         levels.append(features)
     return levels[1:]
-
-
-def fold_batch_norm(kernel: np.ndarray, gain: np.ndarray, offset: np.ndarray, mean: np.ndarray,
-                    variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Merge a convolution without bias and the batch norm after it, as inference applies it, into one convolution.
-
-    Args:
-        kernel: [c_out, c_in, k, k], PyTorch's order.
-        gain: [c_out], as the others: gain * (features - mean) / sqrt(variance + 1e-5) + offset.
-        offset: what is added.
-        mean: the running mean.
-        variance: the running variance.
-
-    Returns:
-        Kernel [k, k, c_in, c_out] and bias [c_out], float32, computed in float64.
-    """
-    scale = np.asarray(gain, np.float64) / np.sqrt(np.asarray(variance, np.float64) + BATCH_NORM_EPSILON)
-    folded = np.asarray(kernel, np.float64).transpose(2, 3, 1, 0) * scale
-    return folded.astype(np.float32), (np.asarray(offset, np.float64) - mean * scale).astype(np.float32)
 
 
 def _bottleneck(params: Params, name: str, inputs: tf.Tensor, *, halve: bool) -> tf.Tensor:

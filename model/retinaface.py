@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from model.layers import Params, check_shapes, conv2d, upsample_nearest, variance_scaling
-from model.resnet import EXPANSION, STAGES, fold_batch_norm, resnet50, resnet50_shapes
+from model.layers import Params, check_shapes, conv2d, fold_batch_norm, upsample_nearest, variance_scaling
+from model.resnet import BATCH_NORM_EPSILON, EXPANSION, STAGES, resnet50, resnet50_shapes
 
 MEAN_BGR = (104.0, 117.0, 123.0)  # in range 255
 NUM_FEATURES = 256  # of each level of the pyramid
@@ -96,7 +96,7 @@ def retinaface_params_from_torch(state: Mapping[str, np.ndarray]) -> dict[str, t
             weight, bias = kernel.transpose(2, 3, 1, 0), state[f"{conv}.bias"]
         else:
             parts = (state[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var"))
-            weight, bias = fold_batch_norm(kernel, *parts)
+            weight, bias = fold_batch_norm(kernel, *parts, epsilon=BATCH_NORM_EPSILON)
         name = conv.replace(".", "/")
         params[f"{name}/weight"] = tf.constant(np.asarray(weight, np.float32))
         params[f"{name}/bias"] = tf.constant(np.asarray(bias, np.float32))

@@ -349,10 +349,12 @@ def read_sidecar(path: Path) -> dict | None:
     try:
         sidecar = json.loads(read_bytes(path))
         known = sidecar["format_version"] == FORMAT_VERSION
+        whole = not known or (sidecar["size"] > 0 and sidecar["count"] > 0 and isinstance(sidecar["file_bytes"], list))
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} was not written by this tool, or is damaged. Remove it to verify the record alone."
                         ) from error
     require(known, f"{path} must be of format version {FORMAT_VERSION}", sidecar["format_version"])
+    require(whole, f"{path} must give size, count and file_bytes", sidecar)
     return sidecar
 
 

@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 
 from model.discriminator import discriminator_shapes, vector_shapes
+from model.inception import inception_torch_shapes
 from model.lpips import TORCHVISION_INDICES, lpips_shapes
 from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_shapes
@@ -91,10 +92,35 @@ def reference_alexnet_state() -> dict[str, np.ndarray]:
         if len(shape) == 1:
             state[name] = draw(f"alexnet/{name}", shape, 0.1)
         else:
-            value = draw(f"alexnet/{name}", shape, 1.0).astype(np.float64)
-            value -= value.mean(axis=(1, 2, 3), keepdims=True)
-            state[name] = (value * (2.4 / np.sqrt(np.prod(shape[1:])))).astype(np.float32)
+            state[name] = _balanced_filters(f"alexnet/{name}", shape, 2.4)
     return state
+
+
+def reference_inception_state() -> dict[str, np.ndarray]:
+    """The state dict of FID's published file, with batch norm's counters: the same kind of filters, lively norms."""
+    state = {}
+    for name, shape in inception_torch_shapes().items():
+        if len(shape) == 4:
+            state[name] = _balanced_filters(f"inception/{name}", shape, 1.65)
+            continue
+        normal = draw(f"inception/{name}", shape, 1.0)
+        if name.endswith(".running_var"):
+            state[name] = np.float32(1) + np.float32(0.3) * np.abs(normal)
+            state[name.replace(".running_var", ".num_batches_tracked")] = np.array(100, np.int64)
+        elif name.startswith("fc."):
+            state[name] = np.float32(0.02) * normal
+        elif name.endswith(".bn.weight"):
+            state[name] = np.float32(1) + np.float32(0.2) * normal
+        else:
+            state[name] = np.float32(0.1) * normal
+    return state
+
+
+def _balanced_filters(name: str, shape: tuple[int, ...], gain: float) -> np.ndarray:
+    """Draw kernels OIHW whose sum is zero, so that features follow the picture and not its brightness."""
+    value = draw(name, shape, 1.0).astype(np.float64)
+    value -= value.mean(axis=(1, 2, 3), keepdims=True)
+    return (value * (gain / np.sqrt(np.prod(shape[1:])))).astype(np.float32)
 
 
 def _alexnet_shapes() -> dict[str, tuple[int, ...]]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from config import RANDOM
 from model.discriminator import (
     discriminator_params_from_torch,
     discriminator_shapes,
@@ -16,7 +17,6 @@ from utils.errors import UserError
 from utils.torch_files import load_state_dict
 from utils.weights import find_weights
 
-RANDOM = "random"
 PUBLISHED = "realesrgan-netd"
 ALTERNATIVES = ("Or train without an adversary (`--gan_weight 0`), or with one that starts from random weights "
                 f"(`--set discriminator.init={RANDOM}`).")

@@ -2,13 +2,17 @@
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from config import PRESETS, SCALE, DegradationStage, TrainingConfig
+from utils.blur_kernels import GAUSSIAN_KINDS
 from utils.errors import UserError, require
+from utils.plain_data import from_plain, to_plain
 
+SMALLEST_LPIPS_SIZE = 32  # pixels: AlexNet reduces its input to a sixteenth
 # a checkpoint fits no other values of these
 ARCHITECTURE = ("generator.num_blocks", "generator.num_features", "generator.growth", "discriminator.num_features")
 
@@ -69,31 +73,29 @@ def differences(old: TrainingConfig, new: TrainingConfig) -> dict[str, tuple[Any
 
 def config_to_json(config: TrainingConfig) -> str:
     """Give a configuration as JSON text."""
-    return json.dumps(asdict(config), indent=2) + "\n"
+    return json.dumps(to_plain(config), indent=2) + "\n"
 
 
 def parse_config(text: str | bytes, source: str) -> TrainingConfig:
     """Read what `config_to_json` gave; settings that the text lacks have their published values.
 
     Raises:
-        UserError: it is something else; `source` says where it comes from.
+        UserError: it is something else, or out of range; `source` says where it comes from.
     """
     try:
-        config = TrainingConfig()
-        for key, value in _flat_items(json.loads(text)):
-            config = _replaced(config, key.split("."), tuple(value) if isinstance(value, list) else value)
+        config = from_plain(TrainingConfig, _completed(to_plain(TrainingConfig()), json.loads(text)), "configuration")
         check_config(config)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise UserError(f"{source} holds no configuration of this program ({error}). Restore or remove it.") from error
+    except ValueError as error:
+        raise UserError(f"{source} holds no configuration of this program: {str(error).rstrip('.')}. Restore or remove "
+                        "it.") from error
     return config
 
 
-def _flat_items(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, dict):
-            yield from _flat_items(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+def _completed(defaults: Any, given: Any) -> Any:
+    """Give what was given, with defaults for the keys it lacks."""
+    if not (isinstance(defaults, dict) and isinstance(given, dict)):
+        return given
+    return {**defaults, **{key: _completed(defaults.get(key), value) for key, value in given.items()}}
 
 
 def _replaced(config: Any, path: list[str], value: Any) -> Any:
@@ -143,11 +145,14 @@ def check_config(config: TrainingConfig) -> None:
     positive("generator.num_blocks", "generator.num_features", "generator.growth", "discriminator.num_features",
              "inner.learning_rate", "inner.num_steps", "meta.num_iterations", "meta.tasks_per_batch",
              "meta.learning_rate", "meta.epsilon", "discriminator.learning_rate", "data.samples_per_task",
-             "run.log_every", "run.validate_every", "run.save_every", "run.validation_tasks", "run.validation_patches",
-             "run.keep_checkpoints")
+             "run.log_every", "run.validate_every", "run.save_every", "run.validation_patches", "run.keep_checkpoints")
     not_negative("inner.second_order_from", "meta.clip_norm", "meta.seed", "discriminator.freeze_until", "loss.l1",
                  "loss.lpips", "loss.gan", "loss.mask", "data.max_redraws", "data.num_workers", "data.num_validation",
                  "run.image_tasks", "run.keep_every")
+    for key in ("data.min_log_gradient", "meta.mask_bias"):
+        require(math.isfinite(values[key]), f"{key} must be finite", values[key])
+    require(config.run.validation_tasks >= 2, "run.validation_tasks must be at least 2, so that each has another's "
+            "faces to compare with", config.run.validation_tasks)
     for key in ("meta.beta1", "meta.beta2", "meta.ema_decay"):
         require(0 <= values[key] < 1, f"{key} must be at least 0 and below 1", values[key])
     require(config.loss.l1 + config.loss.lpips + config.loss.gan > 0, "one of loss.l1, loss.lpips and loss.gan must be "
@@ -168,12 +173,14 @@ def _check_sizes(config: TrainingConfig) -> None:
                 f"data.{name} must be divisible by {SCALE} and at most data.{whole}, {size}", patch)
     require(not config.loss.gan or data.scene_patch_size % 8 == 0,
             "data.scene_patch_size must be divisible by 8 for the discriminator", data.scene_patch_size)
-    # AlexNet halves its input five times
-    require(not config.loss.lpips or data.scene_patch_size >= 64, "data.scene_patch_size must be at least 64 for LPIPS",
-            data.scene_patch_size)
+    require(not config.loss.lpips or data.scene_patch_size >= SMALLEST_LPIPS_SIZE,
+            f"data.scene_patch_size must be at least {SMALLEST_LPIPS_SIZE} for LPIPS", data.scene_patch_size)
     for name in ("validation_scene_size", "validation_patch_size"):
         size = getattr(config.run, name)
         require(size > 0 and size % SCALE == 0, f"run.{name} must be positive and divisible by {SCALE}", size)
+    require(min(config.run.validation_scene_size, data.scene_size) >= SMALLEST_LPIPS_SIZE,
+            f"run.validation_scene_size and data.scene_size must be at least {SMALLEST_LPIPS_SIZE}",
+            (config.run.validation_scene_size, data.scene_size))
 
 
 def _check_stage(name: str, stage: DegradationStage) -> None:
@@ -183,6 +190,8 @@ def _check_stage(name: str, stage: DegradationStage) -> None:
     require(len(stage.kernel_probs) == len(stage.kernel_kinds) and abs(sum(stage.kernel_probs) - 1) < 1e-6
             and min(stage.kernel_probs) >= 0,
             f"{name}.kernel_probs must be one probability per kind, 1 in all", stage.kernel_probs)
+    require(set(stage.kernel_kinds) <= set(GAUSSIAN_KINDS),
+            f"{name}.kernel_kinds must be among {', '.join(GAUSSIAN_KINDS)}", stage.kernel_kinds)
     require(len(stage.resize_probs) == 3 and abs(sum(stage.resize_probs) - 1) < 1e-6 and min(stage.resize_probs) >= 0,
             f"{name}.resize_probs must be three probabilities (up, down, keep), 1 in all", stage.resize_probs)
     require(all(size % 2 and 3 <= size <= 21 for size in stage.kernel_sizes),
@@ -192,6 +201,9 @@ def _check_stage(name: str, stage: DegradationStage) -> None:
         bounds = getattr(stage, field)
         require(len(bounds) == 2 and 0 <= bounds[0] <= bounds[1] < float("inf"),
                 f"{name}.{field} must be two numbers, lower first", bounds)
+    for field, least, most in (("sigma_range", 1e-3, 100), ("jpeg_range", 1, 100), ("noise_sigma_range", 0, 255)):
+        bounds = getattr(stage, field)
+        require(least <= bounds[0] and bounds[1] <= most, f"{name}.{field} must be between {least} and {most}", bounds)
     for field in ("betag_range", "betap_range", "resize_range"):  # values below and above 1 are drawn apart
         bounds = getattr(stage, field)
         require(bounds[0] <= 1 <= bounds[1], f"{name}.{field} must have 1 within it", bounds)

@@ -92,7 +92,8 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        print("stopping after this iteration; once more interrupts it", file=sys.stderr, flush=True)
+        # a signal may come while something else is printed; print itself would then fail
+        os.write(2, b"\nstopping after this iteration; once more interrupts it\n")
 
     def __exit__(self, *_) -> None:
         for number, handler in self._handlers.items():

@@ -20,8 +20,9 @@ def from_plain(kind: type[Record], data: Any, name: str) -> Record:
     """Undo `to_plain`.
 
     Args:
-        kind: a dataclass whose fields are numbers, bools, strings, dataclasses, or unions of these and None. Of
-            several dataclasses in a union the one is built whose fields resemble the keys most.
+        kind: a dataclass whose fields are numbers, bools, strings, dataclasses, unions of these and None, or tuples
+            of one of these kinds. Of several dataclasses in a union the one is built whose fields resemble the keys
+            most.
         data: what JSON gave.
         name: what `data` is called in messages.
 
@@ -41,6 +42,10 @@ def from_plain(kind: type[Record], data: Any, name: str) -> Record:
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
+    if typing.get_origin(hint) is tuple:
+        require(isinstance(value, list | tuple), f"{name} must be a list", repr(value))
+        kind = typing.get_args(hint)[0]
+        return tuple(_convert(kind, item, f"{name}[{index}]") for index, item in enumerate(value))
     choices = typing.get_args(hint) or (hint,)
     records = [choice for choice in choices if is_dataclass(choice)]
     if records and isinstance(value, Mapping):

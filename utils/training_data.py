@@ -25,12 +25,16 @@ PREFETCHED = 2  # meta-batches
 
 
 class Degraded(NamedTuple):
-    """The images of one task, uint8 RGB: faces [n, 256, 256, 3] and their quarter-size `face_lq`, scenes likewise."""
+    """The images of one task, uint8 RGB: faces [n, 256, 256, 3] and their quarter-size `face_lq`, scenes likewise.
+
+    `scene_target` is what the scenes were degraded from, float32 in [0, 1]: sharpened in training.
+    """
 
     face_gt: np.ndarray
     face_lq: np.ndarray
     scene_gt: np.ndarray
     scene_lq: np.ndarray
+    scene_target: np.ndarray
 
 
 class Images(NamedTuple):
@@ -84,8 +88,8 @@ class TaskSource:
         workers = self.config.data.num_workers or tf.data.AUTOTUNE
         draws = tf.data.Dataset.range(start * len(tasks), np.iinfo(np.int64).max)
         degraded = draws.map(lambda draw: tf.numpy_function(
-            self._guard(lambda draw: self.degraded(*_numbers(draw, tasks))), [draw], [tf.uint8] * 4, stateful=False),
-            num_parallel_calls=workers, deterministic=True)
+            self._guard(lambda draw: self.degraded(*_numbers(draw, tasks))), [draw], [tf.uint8] * 4 + [tf.float32],
+            stateful=False), num_parallel_calls=workers, deterministic=True)
         numbered = tf.data.Dataset.zip((tf.data.Dataset.range(start, np.iinfo(np.int64).max),
                                         degraded.batch(len(tasks))))
         # one after the other: the restorer itself uses all threads. Were it not stateful, tf.data would run several
@@ -105,7 +109,7 @@ class TaskSource:
             try:
                 return tuple(function(*args))
             except Exception as error:
-                self.failure = error
+                self.failure = self.failure or error  # what follows from it comes later
                 raise
 
         return guarded
@@ -138,15 +142,13 @@ class TaskSource:
                       for part in range(len(Task._fields))))
 
     def _sample(self, rng: np.random.Generator, face_hq: np.ndarray, face_lq: np.ndarray, scene_gt: np.ndarray,
-                scene_lq: np.ndarray) -> tuple[np.ndarray, ...]:
+                scene_lq: np.ndarray, scene_target: np.ndarray) -> tuple[np.ndarray, ...]:
         data = self.config.data
         for _ in range(data.max_redraws + 1):
             patch_lq, patch_hq = _crop(rng, face_lq, face_hq, side=data.face_patch_size)
             if log_gradient(patch_hq) >= data.min_log_gradient:
                 break
-        # the whole scene is sharpened, as its degraded version was made from it
-        target = usm_sharpen(to_float(scene_gt))
-        lq, target, real = _crop(rng, scene_lq, target, scene_gt, side=data.scene_patch_size)
+        lq, target, real = _crop(rng, scene_lq, scene_target, scene_gt, side=data.scene_patch_size)
         flip = -1 if rng.random() < 0.5 else 1
         return tuple(image[:, ::flip] for image in
                      (to_float(patch_lq), to_float(patch_hq), to_float(lq), target, to_float(real)))
@@ -165,9 +167,9 @@ def degrade_together(faces: list[np.ndarray], scenes: list[np.ndarray], config: 
     """
     degradation = sample_degradation(rng, config.degradation)
     face_lq = [_degrade(to_float(face), degradation, rng, config) for face in faces]
-    scene_lq = [_degrade(usm_sharpen(to_float(scene)) if sharpen else to_float(scene), degradation, rng, config)
-                for scene in scenes]
-    return Degraded(*map(np.stack, (faces, face_lq, scenes, scene_lq)))
+    targets = [usm_sharpen(to_float(scene)) if sharpen else to_float(scene) for scene in scenes]
+    scene_lq = [_degrade(target, degradation, rng, config) for target in targets]
+    return Degraded(*map(np.stack, (faces, face_lq, scenes, scene_lq, targets)))
 
 
 def _degrade(image: np.ndarray, degradation: Degradation, rng: np.random.Generator,

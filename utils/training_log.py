@@ -1,7 +1,7 @@
 """What a training run tells: CSV files, TensorBoard events, a plot of its curves."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,21 +79,32 @@ class EventWriter:
     """Scalars and images for TensorBoard."""
 
     def __init__(self, folder: Path):
+        self._folder = folder
         self._writer = tf.summary.create_file_writer(str(folder))
 
     def scalars(self, iteration: int, values: Mapping[str, float], group: str) -> None:
         """Write scalars as `group/name`."""
-        with self._writer.as_default(step=iteration):
+        def write() -> None:
             for name, value in values.items():
-                tf.summary.scalar(f"{group}/{name}", value)
-        self._writer.flush()
+                tf.summary.scalar(f"{group}/{name}", np.float32(value))  # TensorFlow keeps every Python number it sees
+
+        self._write(iteration, write)
 
     def images(self, iteration: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Write float32 RGB pictures [h, w, 3] in [0, 1]."""
-        with self._writer.as_default(step=iteration):
+        def write() -> None:
             for name, picture in pictures.items():
                 tf.summary.image(name, picture[None])
-        self._writer.flush()
+
+        self._write(iteration, write)
+
+    def _write(self, iteration: int, write: Callable[[], None]) -> None:
+        try:
+            with self._writer.as_default(step=np.int64(iteration)):
+                write()
+            self._writer.flush()
+        except tf.errors.OpError as error:
+            raise UserError(f"cannot write in {self._folder}: {error.message}. Check the free space.") from error
 
     def close(self) -> None:
         """Finish the file."""

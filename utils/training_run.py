@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from config import GeneratorConfig, TrainingConfig
+from config import GROUND_TRUTH, RANDOM, GeneratorConfig, TrainingConfig
+from model.layers import Params
 from model.masknet import init_masknet
 from model.meta_learner import Networks, Task
 from model.meta_trainer import MetaTrainer, Update
@@ -28,7 +29,6 @@ from utils.training_log import EventWriter, History, plot_curves
 from utils.training_state import Checkpoints
 from utils.validation import Validator, draw_validation_tasks
 
-RANDOM, GROUND_TRUTH = "random", "ground-truth"
 TIMES = ("seconds", "data_share")  # of an iteration; and which part of that the networks waited for data
 
 
@@ -124,13 +124,22 @@ def make_strategy(cpu_devices: int) -> tf.distribute.Strategy | None:
 
     Returns:
         None for a single device.
+
+    Raises:
+        UserError: these contradict each other, or TF_CONFIG is wrong.
     """
+    gpus = tf.config.list_physical_devices("GPU")
+    require(cpu_devices == 1 or not gpus, "--cpu_devices is for machines without GPUs; add --gpu -1", cpu_devices)
     if cpu_devices > 1:
         [cpu] = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cpu_devices)
     if os.environ.get("TF_CONFIG"):
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    if len(tf.config.list_physical_devices("GPU")) > 1:
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except (ValueError, KeyError, AttributeError, TypeError, tf.errors.OpError) as error:
+            raise UserError(f"the environment variable TF_CONFIG does not describe this cluster ({error}). Mend it, or "
+                            "unset it to train on this machine alone.") from error
+    if len(gpus) > 1:
         return tf.distribute.MirroredStrategy()
     if cpu_devices > 1:
         return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(cpu_devices)])
@@ -149,6 +158,8 @@ class TrainingRun:
         """
         self.folder, self.config, self.trainer = folder, config, trainer
         self.chief = validator is not None
+        self.alone = trainer.strategy.num_replicas_in_sync == len(
+            trainer.strategy.experimental_local_results(_replica_numbers(trainer.strategy)))
         self._source, self._validator, self._checkpoints = source, validator, checkpoints
         self.replicas = _local_replicas(trainer.strategy)
         per_replica = trainer.tasks_per_replica
@@ -173,7 +184,16 @@ class TrainingRun:
         begin = time.perf_counter()
         tasks = next(self._batches)
         self._waited += time.perf_counter() - begin
-        update = self.trainer.compute(self._share_of(tasks), stop=stop)
+        try:
+            update = self.trainer.compute(self._share_of(tasks), stop=stop)
+        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+            raise UserError("the memory does not suffice for this batch. Lower data.samples_per_task, "
+                            "data.scene_patch_size or data.face_patch_size.") from error
+        except tf.errors.OpError as error:
+            if self.alone:
+                raise
+            raise UserError(f"another machine does not answer ({type(error).__name__}). See what it says, and start "
+                            "all of them again.") from error
         if update.not_finite():
             raise self._not_finite(update, tasks)
         self.trainer.apply(update)
@@ -221,6 +241,11 @@ class TrainingRun:
         self._since += time.perf_counter() - begin  # no part of an iteration
         return scores
 
+    def save_once(self) -> None:
+        """Write a checkpoint of the present state unless there is one, or training has not begun."""
+        if self.chief and self.trainer.iteration and self.trainer.iteration != self._checkpoints.latest():
+            self.save()
+
     @property
     def validated(self) -> bool:
         """Whether the present state has been scored."""
@@ -236,7 +261,12 @@ class TrainingRun:
     @property
     def num_skipped(self) -> int:
         """How many damaged images have been left out so far."""
-        return self._source.faces.records.num_skipped + self._source.scenes.records.num_skipped
+        return sum(images.records.num_skipped for images in (self._source.faces, self._source.scenes))
+
+    @property
+    def faults(self) -> list[str]:
+        """What was found damaged when the records were opened, and will be left out."""
+        return [fault for images in (self._source.faces, self._source.scenes) for fault in images.records.faults]
 
     def report(self, scores: dict[str, float], write: Callable[[str], None]) -> None:
         """Say in one line how the present state scores."""
@@ -250,11 +280,28 @@ class TrainingRun:
             self._events.close()
 
 
+def _replica_numbers(strategy: tf.distribute.Strategy):
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(context.replica_id_in_sync_group))
+
+
 def _local_replicas(strategy: tf.distribute.Strategy) -> range:
     """Give the numbers of this process's replicas among all."""
-    numbers = strategy.experimental_local_results(strategy.experimental_distribute_values_from_function(
-        lambda context: tf.constant(context.replica_id_in_sync_group)))
+    numbers = strategy.experimental_local_results(_replica_numbers(strategy))
     return range(int(numbers[0]), int(numbers[-1]) + 1)
+
+
+def _check_agreement(trainer: MetaTrainer) -> None:
+    """Check that all machines are at the same iteration.
+
+    Raises:
+        UserError: they are not.
+    """
+    own = trainer.strategy.experimental_distribute_values_from_function(lambda _: tf.constant([trainer.iteration]))
+    iterations = sorted(set(trainer.strategy.gather(own, axis=0).numpy().tolist()))
+    if len(iterations) > 1:
+        raise UserError(f"the machines are at different iterations, {', '.join(map(str, iterations))}: they must share "
+                        "--run_dir. Start them again when all of them see the same checkpoints.")
 
 
 def is_chief(strategy: tf.distribute.Strategy | None) -> bool:
@@ -264,6 +311,13 @@ def is_chief(strategy: tf.distribute.Strategy | None) -> bool:
         return True
     has_chief = "chief" in resolver.cluster_spec().jobs
     return resolver.task_type == "chief" or (not has_chief and resolver.task_type == "worker" and resolver.task_id == 0)
+
+
+def _lpips_if_there(weights_dir: Path | None) -> Params | None:
+    try:
+        return load_lpips(weights_dir)
+    except UserError:  # then validation does without
+        return None
 
 
 def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: Checkpoints, weights_dir: Path | None,
@@ -288,17 +342,22 @@ def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: C
         begin = replace(config, meta=replace(config.meta, init=RANDOM),
                         discriminator=replace(config.discriminator, init=RANDOM))
     networks = load_networks(begin, weights_dir)
-    try:
-        trainer = MetaTrainer(config, networks, strategy)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    num_devices = strategy.num_replicas_in_sync if strategy else 1
+    require(config.meta.tasks_per_batch % num_devices == 0, "meta.tasks_per_batch must be divisible by the number of "
+            "devices", f"{config.meta.tasks_per_batch} tasks, {num_devices} devices")
+    trainer = MetaTrainer(config, networks, strategy)
     if start:
         checkpoints.restore(start, trainer)
+    if strategy:
+        _check_agreement(trainer)
     validator = None
     if is_chief(strategy):
+        checkpoints.clean()
+        if start and start != checkpoints.latest():
+            checkpoints.mark_latest(start)
         tasks = draw_validation_tasks(data.validation_faces, data.validation_scenes, config, restore)
-        distance = make_lpips_distance(networks.lpips) if networks.lpips is not None else None
-        validator = Validator(tasks, config, distance)
+        lpips = networks.lpips if networks.lpips is not None else _lpips_if_there(weights_dir)
+        validator = Validator(tasks, config, make_lpips_distance(lpips) if lpips is not None else None)
     source = TaskSource(data.faces, data.scenes, config, restore)
     return TrainingRun(folder, config, trainer, source, validator, checkpoints)
 
@@ -317,4 +376,5 @@ def describe(run: TrainingRun) -> str:
         f"{run.folder} {begun}; {config.meta.num_iterations} iterations of {config.meta.tasks_per_batch} tasks with "
         f"{config.data.samples_per_task} samples, on {trainer.strategy.num_replicas_in_sync} device(s); {order}",
         f"outer loss: {terms}" + (f" (without {', '.join(without)})" if without else ""),
-        f"faces: {config.data.restorer} of {config.data.face_record}; scenes: {config.data.scene_record}"))
+        f"faces: {config.data.restorer} of {config.data.face_record}; scenes: {config.data.scene_record}",
+        *run.faults))

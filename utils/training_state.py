@@ -6,6 +6,7 @@ seed and the iteration (`utils.training_data`).
 """
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ SCOPES = {"generator": GENERATOR_SCOPE, "mask": MASK_SCOPE, "discriminator": DIS
           "vectors": DISCRIMINATOR_SCOPE}
 AVERAGE_SCOPE = "Average/"
 CONFIG, UPDATES = "MetaF2N/config", "MetaF2N/discriminator_updates"
+BEGINNING = ("meta.init", "meta.mask_bias", "discriminator.init")
 PREFIX = "model-"
 AVERAGE_PREFIX = "average-"  # of a checkpoint with the moving averages of generator and MaskNet, for test.py
 
@@ -88,6 +90,15 @@ class Checkpoints:
         except (OSError, UnicodeDecodeError):
             named = None
         return int(named[1]) if named and int(named[1]) in there else (there[-1] if there else None)
+
+    def clean(self) -> None:
+        """Remove what a process that was killed while it saved has left behind."""
+        for path in self.folder.glob(".*"):
+            if path.name.startswith((f".{PREFIX}", f".{AVERAGE_PREFIX}", ".checkpoint.")):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for data in self.folder.glob("*.data-*"):
+            if not data.with_suffix(".index").exists():
+                data.unlink()
 
     def save(self, trainer: MetaTrainer) -> None:
         """Write a checkpoint of the present state, then remove those that are no longer kept.
@@ -150,12 +161,16 @@ class Checkpoints:
 
 
 def check_compatible(old: TrainingConfig, new: TrainingConfig, prefix: Path) -> None:
-    """Compare what decides which variables there are.
+    """Compare what decides which variables there are, and what matters at the beginning alone.
 
     Raises:
         UserError: names the first setting that differs.
     """
     changed = differences(old, new)
+    for key in BEGINNING:
+        if key in changed:
+            raise UserError(f"this run has begun with {key}={changed[key][0]} and is at {prefix}. To begin with "
+                            f"{changed[key][1]} give another --trial.")
     switched = {"loss.gan": "the discriminator", "meta.ema_decay": "the moving average"}
     for key in (*ARCHITECTURE, *switched):
         before, now = changed.get(key, (0, 0))

@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 
 from config import SCALE, TrainingConfig
-from model.adaptation import Support
-from model.super_resolver import Adaptation, SuperResolver
+from model.super_resolver import SuperResolver
 from utils.face_restorers import Restorer
 from utils.images import quantize, resize_bicubic, to_float
 from utils.metrics import psnr_y
@@ -100,38 +99,41 @@ class Validator:
         self._resolver.set_weights(generator, mask)
         supports = [[self._resolver.weigh_patches(*batch) for batch in batch_patches(task.patches)]
                     for task in self._tasks]
+        # the faces of each task adapt the networks once, for its own scene and for that of the task before
+        after, with_other, losses = {}, {}, {}
+        for number, support in enumerate(supports):
+            adapted = self._resolver.adapt(support, learning_rate=self._config.inner.learning_rate,
+                                           num_steps=self._config.inner.num_steps)
+            before = (number - 1) % len(supports)
+            after[number] = self._upscale(adapted.params, self._tasks[number])
+            with_other[before] = self._upscale(adapted.params, self._tasks[before])
+            losses[number] = adapted.losses[0]
         rows, pictures = [], {}
         for number, task in enumerate(self._tasks):
-            row, outputs = self._score(task, supports[number], supports[(number + 1) % len(supports)])
+            unadapted = self._upscale(self._resolver.generator, task)
+            row = self._score(task, before=unadapted, after=after[number], other_faces=with_other[number])
+            row["inner_loss"] = losses[number]
+            row["mask_mean"] = float(np.mean([np.mean(support.weights) for support in supports[number]]))
             rows.append(row)
             if number < self._config.run.image_tasks:
-                pictures.update({f"{number}/{name}": image for name, image in outputs.items()})
+                shown = self._pictures(task, unadapted, after[number])
+                pictures.update({f"{number}/{name}": image for name, image in shown.items()})
         return Validation({name: float(np.mean([row[name] for row in rows])) for name in self.columns}, pictures)
 
-    def _score(self, task: ValidationTask, own: list[Support], other: list[Support]
-               ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        bicubic = resize_bicubic(task.scene_lq, *task.scene_gt.shape[:2])
-        before = self._upscale(self._resolver.generator, task)
-        adapted, with_other = self._adapt(own), self._adapt(other)
-        after = self._upscale(adapted.params, task)
+    def _score(self, task: ValidationTask, **outputs: np.ndarray) -> dict[str, float]:
+        """Compare bicubic upsampling and outputs, by name, with the ground truth."""
+        outputs["bicubic"] = resize_bicubic(task.scene_lq, *task.scene_gt.shape[:2])
         truth = quantize(task.scene_gt)
-        images = {"bicubic": bicubic, "before": before, "after": after,
-                  "other_faces": self._upscale(with_other.params, task)}
-        row = {f"psnr_{name}": psnr_y(quantize(image), truth) for name, image in images.items()}
-        row["inner_loss"] = adapted.losses[0]
-        row["mask_mean"] = float(np.mean([np.mean(support.weights) for support in own]))
+        row = {f"psnr_{name}": psnr_y(quantize(image), truth) for name, image in outputs.items()}
         if self._distance is not None:
-            row.update(lpips_before=self._distance(before, task.scene_gt),
-                       lpips_after=self._distance(after, task.scene_gt))
+            row.update({f"lpips_{name}": self._distance(outputs[name], task.scene_gt) for name in ("before", "after")})
+        return row
+
+    def _pictures(self, task: ValidationTask, before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
         weights = np.asarray(self._resolver.weigh_patches(task.face_lq[None], task.face_hq[None]).weights[0])
         lq = cv2.resize(task.scene_lq, task.scene_gt.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-        pictures = {"1_lq": lq, "2_unadapted": before, "3_adapted": after, "4_gt": task.scene_gt,
-                    "5_face_hq": task.face_hq, "6_W": np.repeat(weights / max(1.0, weights.max()), 3, axis=2)}
-        return row, pictures
-
-    def _adapt(self, supports: list[Support]) -> Adaptation:
-        inner = self._config.inner
-        return self._resolver.adapt(supports, learning_rate=inner.learning_rate, num_steps=inner.num_steps)
+        return {"1_lq": lq, "2_unadapted": before, "3_adapted": after, "4_gt": task.scene_gt,
+                "5_face_hq": task.face_hq, "6_W": np.repeat(weights / max(1.0, weights.max()), 3, axis=2)}
 
     def _upscale(self, params: dict, task: ValidationTask) -> np.ndarray:
         return np.clip(self._resolver.upscaler(params)(task.scene_lq[None])[0], 0, 1)

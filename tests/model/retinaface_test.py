@@ -11,7 +11,8 @@ import pytest
 import skimage
 import tensorflow as tf
 
-from model.resnet import fold_batch_norm, resnet50
+from model.layers import fold_batch_norm
+from model.resnet import BATCH_NORM_EPSILON, resnet50
 from model.retinaface import (
     Detections,
     compile_retinaface,
@@ -174,7 +175,7 @@ def test_folded_convolution_equals_convolution_and_then_norm():
         return sum(padded[i:i + 8, j:j + 9] @ hwio[i, j].astype(np.float64) for i in range(3) for j in range(3))
 
     expected = gain * (convolve(kernel.transpose(2, 3, 1, 0)) - mean) / np.sqrt(variance + 1e-5) + offset
-    weight, bias = fold_batch_norm(kernel, gain, offset, mean, variance)
+    weight, bias = fold_batch_norm(kernel, gain, offset, mean, variance, epsilon=BATCH_NORM_EPSILON)
     assert weight.dtype == bias.dtype == np.float32
     np.testing.assert_allclose(convolve(weight) + bias, expected, rtol=1e-6, atol=1e-5)
 

@@ -2,12 +2,15 @@
 
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from config import TrainingConfig
+from model.meta_learner import Networks
 from model.rrdbnet import rrdbnet_shapes
-from scripts import benchmark
+from scripts import benchmark, training_benchmark
 from tests.small_networks import small_generator
 from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
@@ -27,6 +30,30 @@ def test_best_of_several_durations_is_the_shortest():
 
 def test_psnr_of_a_tenth_is_twenty_decibels():
     assert benchmark.psnr(np.zeros((2, 2, 3)), np.full((2, 2, 3), 0.1)) == pytest.approx(20)
+
+
+def test_operations_of_a_meta_training_task_are_counted_by_hand():
+    """One 1x1 convolution per network: 2 * inputs * outputs per position of its output."""
+    def array(*shape):
+        return np.empty(shape)
+
+    networks = Networks({"conv_first/weight": array(1, 1, 3, 5), "conv_last/weight": array(1, 1, 5, 3)},
+                        {"conv1/kernel": array(1, 1, 6, 1), "conv1/bias": array(1)},
+                        {"conv0/weight": array(1, 1, 3, 2), "conv2/weight": array(1, 1, 2, 7)}, None,
+                        {"conv1/weight": array(1, 1, 3, 4), "lin1/weight": array(4)})
+    config = replace(TrainingConfig(), data=replace(TrainingConfig().data, face_patch_size=32, scene_patch_size=64))
+    generator = {8: 2 * 15 * (8**2 + 32**2), 16: 2 * 15 * (16**2 + 64**2)}  # the last layer has four times the side
+    expected = (9 * generator[8] + 3 * generator[16] + 7 * (2 * 6 * 64**2 + 2 * 14 * 16**2) + 3 * 2 * 12 * 16**2
+                + 3 * 2 * 6 * 32**2)
+    assert training_benchmark.training_operations(networks, config, benchmark.forward_operations) == expected
+
+
+def test_degradation_is_timed_for_scenes_and_faces(monkeypatch, capsys):
+    monkeypatch.setattr(training_benchmark, "NUM_DEGRADATIONS", 2)
+    benchmark.main(["--parts", "degradation"])
+    times = re.findall(r"^\| degradation of a (\w+) .* \| ([\d.]+) ms \|$", capsys.readouterr().out, re.MULTILINE)
+    assert [name for name, _ in times] == ["scene", "face"]
+    assert all(0.1 < float(value) < 1000 for _, value in times)
 
 
 def test_every_quick_part_prints_its_figures(tmp_path, capsys):

@@ -20,7 +20,7 @@ from utils.errors import UserError
 POSITIVE = ("generator.num_blocks", "generator.num_features", "generator.growth", "discriminator.num_features",
             "inner.learning_rate", "inner.num_steps", "meta.num_iterations", "meta.tasks_per_batch",
             "meta.learning_rate", "meta.epsilon", "discriminator.learning_rate", "data.samples_per_task",
-            "run.log_every", "run.validate_every", "run.save_every", "run.validation_tasks", "run.validation_patches",
+            "run.log_every", "run.validate_every", "run.save_every", "run.validation_patches",
             "run.keep_checkpoints")
 NOT_NEGATIVE = ("inner.second_order_from", "meta.clip_norm", "meta.seed", "discriminator.freeze_until", "loss.l1",
                 "loss.lpips", "loss.gan", "loss.mask", "data.max_redraws", "data.num_workers", "data.num_validation",
@@ -166,7 +166,16 @@ def test_rules_of_a_stage(stage, setting, message):
     (["data.scene_patch_size=0"], "data.scene_patch_size must be divisible by 4 and at most data.scene_size, 400"),
     (["data.scene_patch_size=404"], "data.scene_patch_size must be divisible by 4 and at most data.scene_size, 400"),
     (["data.scene_patch_size=100"], "data.scene_patch_size must be divisible by 8 for the discriminator"),
-    (["data.scene_patch_size=56"], "data.scene_patch_size must be at least 64 for LPIPS. Received: 56"),
+    (["data.scene_patch_size=24"], "data.scene_patch_size must be at least 32 for LPIPS. Received: 24"),
+    (["run.validation_scene_size=28"], "run.validation_scene_size and data.scene_size must be at least 32"),
+    (["run.validation_tasks=1"], "run.validation_tasks must be at least 2"),
+    (["data.min_log_gradient=nan"], "data.min_log_gradient must be finite. Received: nan"),
+    (["meta.mask_bias=inf"], "meta.mask_bias must be finite"),
+    (["degradation.first.jpeg_range=0,95"], "degradation.first.jpeg_range must be between 1 and 100"),
+    (["degradation.second.noise_sigma_range=1,256"], "degradation.second.noise_sigma_range must be between 0 and 255"),
+    (["degradation.first.sigma_range=0,2"], "degradation.first.sigma_range must be between 0.001 and 100"),
+    (["degradation.first.kernel_kinds=iso,aniso,foo,plateau_iso,iso,iso"],
+     "degradation.first.kernel_kinds must be among iso"),
     (["run.validation_scene_size=0"], "run.validation_scene_size must be positive and divisible by 4"),
     (["run.validation_scene_size=66"], "run.validation_scene_size must be positive and divisible by 4. Received: 66"),
     (["run.validation_patch_size=2"], "run.validation_patch_size must be positive and divisible by 4. Received: 2"),
@@ -205,9 +214,10 @@ def test_what_json_lacks_is_as_published():
 
 @pytest.mark.parametrize("text", [
     "", "{", "[]", "3", '{"meta": 3}', '{"meta": {"sed": 3}}', '{"nothing": {"seed": 3}}', b"\xff\xfe",
-    '{"meta": {"seed": "3"}}', '{"meta": {"seed": -3}}', '{"degradation": {"first": {"sigma_range": 3}}}'])
+    '{"meta": {"seed": "3"}}', '{"data": {"skip_corrupt": "no"}}', '{"meta": {"seed": -3}}',
+    '{"degradation": {"first": {"sigma_range": 3}}}'])
 def test_other_text_is_no_configuration(text):
-    with pytest.raises(UserError, match=r"^run/config\.json holds no configuration of this program \(.*Restore or"
+    with pytest.raises(UserError, match=r"^run/config\.json holds no configuration of this program: .*Restore or"
                        ) as caught:
         parse_config(text, "run/config.json")
     assert "\n" not in str(caught.value)

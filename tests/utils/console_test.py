@@ -171,15 +171,15 @@ def handlers():
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_first_signal_asks_to_stop_and_the_second_interrupts(handlers, capsys, first, second):
+def test_first_signal_asks_to_stop_and_the_second_interrupts(handlers, capfd, first, second):
     with StopRequest() as stop:
         assert not stop.requested
         signal.raise_signal(first)
         assert stop.requested
-        assert capsys.readouterr().err == "stopping after this iteration; once more interrupts it\n"
+        assert capfd.readouterr().err == "\nstopping after this iteration; once more interrupts it\n"
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(second)
-    assert capsys.readouterr().err == ""
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, UserError])

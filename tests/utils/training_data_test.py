@@ -278,7 +278,7 @@ def test_restorer_gets_all_faces_at_once_upsampled_neither_clipped_nor_rounded()
         return np.stack([np.full(face.shape, number, np.uint8) for number, face in enumerate(faces)])
 
     face_lq = (255 * np.random.default_rng(0).integers(0, 2, (2, 3, 8, 8, 3))).astype(np.uint8)
-    images = Degraded(np.zeros((2, 3, 32, 32, 3), np.uint8), face_lq, np.zeros(0), np.zeros(0))
+    images = Degraded(np.zeros((2, 3, 32, 32, 3), np.uint8), face_lq, *[np.zeros(0)] * 3)
     restored = restore_faces(restore, images)
     [faces] = received
     assert (faces.shape, faces.dtype) == ((6, 32, 32, 3), np.float32)
@@ -325,7 +325,7 @@ def test_restorer_works_on_one_batch_at_a_time_and_in_order(make_source):
 
 
 def test_without_a_restorer_the_faces_themselves_are_learnt_from():
-    images = Degraded(*(np.zeros((1, 1, 4, 4, 3), np.uint8) for _ in range(4)))
+    images = Degraded(*(np.zeros((1, 1, 4, 4, 3), np.uint8) for _ in range(5)))
     assert restore_faces(None, images) is images.face_gt
 
 

@@ -1,0 +1,127 @@
+"""FID's Inception-v3 against pytorch-fid.
+
+The arrays in tests/data/inception.npz come from pytorch-fid with the weights of `reference_inception_state`; `image`
+is a crop of scikit-image's astronaut.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model.inception import (
+    feature_maps,
+    inception_params_from_torch,
+    inception_shapes,
+    inception_torch_shapes,
+    init_inception,
+    pool3,
+    resize_to_input,
+)
+from tests.reference_weights import reference_inception_state
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(Path(__file__).parents[1] / "data" / "inception.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return reference_inception_state()
+
+
+@pytest.fixture(scope="module")
+def params(state):
+    return inception_params_from_torch(state)
+
+
+@pytest.fixture(scope="module")
+def image(golden):
+    return tf.constant(golden["image"][None].astype(np.float32) / 255)
+
+
+def test_reference_weights_are_those_the_arrays_were_made_with(state, golden):
+    values = [value.astype(np.float64) for value in state.values()]
+    actual = [sum(value.size for value in values), sum(value.sum() for value in values),
+              sum(np.abs(value).sum() for value in values)]
+    np.testing.assert_allclose(actual, golden["state_check"], rtol=1e-9)
+
+
+def test_parameters_have_the_listed_names_and_shapes(params):
+    assert {name: tuple(value.shape) for name, value in params.items()} == inception_shapes()
+    assert list(params) == list(inception_shapes())
+    assert sum(int(np.prod(shape)) for shape in inception_shapes().values()) == 21_768_352
+
+
+def test_resized_image_is_that_of_pytorch_fid(image, golden):
+    np.testing.assert_allclose(resize_to_input(image)[0, ::13, ::13], golden["resized_sub13"], atol=1e-6)
+
+
+def test_an_image_twice_as_large_is_resized_to_means_of_four_pixels():
+    large = np.random.default_rng(0).random((1, 598, 598, 3), np.float32)
+    np.testing.assert_allclose(resize_to_input(large), large.reshape(1, 299, 2, 299, 2, 3).mean(axis=(2, 4)), atol=1e-6)
+
+
+def test_a_larger_image_is_resized_without_looking_at_more_than_four_pixels():
+    stripes = np.zeros((1, 299 * 8, 4, 3), np.float32)
+    stripes[:, 3::8] = stripes[:, 4::8] = 1  # the two rows around the centre of eight
+    assert resize_to_input(stripes).numpy().min() == 1
+
+
+def test_an_image_of_the_input_size_is_not_changed():
+    image = np.random.default_rng(0).random((1, 299, 299, 3), np.float32)
+    np.testing.assert_array_equal(resize_to_input(image), image)
+
+
+def test_maps_and_features_are_those_of_pytorch_fid(params, image, golden):
+    maps = feature_maps(params, image)
+    features = pool3(params, image)
+    for number, values in enumerate([*maps[:3], features[:, None, None]]):
+        values = values[0].numpy()
+        statistics = [values.mean(dtype=np.float64), values.std(dtype=np.float64, ddof=1)]
+        np.testing.assert_allclose(statistics, golden[f"block{number}_mean_std"], rtol=1e-5, err_msg=str(number))
+        centre = values[values.shape[0] // 2, values.shape[1] // 2, :8]
+        np.testing.assert_allclose(centre, golden[f"block{number}_centre8"], atol=1e-5, err_msg=str(number))
+    np.testing.assert_allclose(features[0, ::4], golden["features_a_sub4"][0], atol=1e-5)
+    np.testing.assert_allclose(maps[3].numpy().mean(axis=(1, 2)), features, rtol=1e-5)
+
+
+def test_images_of_a_batch_do_not_influence_each_other(params):
+    images = np.random.default_rng(0).random((2, 40, 61, 3), np.float32)
+    np.testing.assert_allclose(pool3(params, images)[1:], pool3(params, images[1:]), atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 700)])
+def test_features_of_small_and_flat_images_are_finite(params, height, width):
+    features = pool3(params, np.full((1, height, width, 3), 0.25, np.float32)).numpy()
+    assert np.isfinite(features).all()
+    assert features.min() >= 0 < features.max()
+    np.testing.assert_allclose(features, pool3(params, np.full((1, 299, 299, 3), 0.25, np.float32)), atol=1e-5)
+
+
+def test_random_parameters_depend_on_the_seed_alone():
+    one, same, other = init_inception(0), init_inception(0), init_inception(1)
+    assert {name: tuple(value.shape) for name, value in one.items()} == inception_shapes()
+    assert all(np.array_equal(one[name], same[name]) for name in one)
+    assert not np.array_equal(one["Mixed_7c/branch_pool/weight"], other["Mixed_7c/branch_pool/weight"])
+
+
+def test_a_file_without_counters_gives_the_same_parameters(params, state):
+    without = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    assert len(without) < len(state)
+    converted = inception_params_from_torch(without)
+    assert all(np.array_equal(converted[name], params[name]) for name in params)
+
+
+def test_the_inception_of_torchvision_is_refused_with_what_differs():
+    state = {name: np.broadcast_to(np.float32(1), shape) for name, shape in inception_torch_shapes().items()}
+    del state["Mixed_5b.branch_pool.bn.running_var"]
+    state["AuxLogits.fc.bias"] = np.zeros(1000, np.float32)
+    state["fc.bias"] = np.zeros(1000, np.float32)
+    with pytest.raises(ValueError, match=r"not those of FID's Inception. missing: Mixed_5b.branch_pool.bn.running_var; "
+                       r"extra: AuxLogits.fc.bias; wrong shape: fc.bias \(1000,\) instead of \(1008,\)") as error:
+        inception_params_from_torch(state)
+    assert "\n" not in str(error.value)
