@@ -124,7 +124,8 @@ def main(argv: list[str] | None = None) -> int:
     check_writable(folder)
     config = choose_config(args, folder)
     gpus = start_tensorflow(args.gpu, deterministic=config.run.deterministic)
-    from utils.training_run import assemble, describe, is_chief, make_strategy
+    from utils.training_run import describe
+    from utils.training_setup import assemble, is_chief, make_strategy
     from utils.training_state import Checkpoints
 
     if args.gpu not in (None, "-1") and not gpus:

@@ -1,0 +1,210 @@
+"""Puts a meta-training run together from its configuration: records, start weights, devices, checkpoint."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from config import GROUND_TRUTH, RANDOM, GeneratorConfig, TrainingConfig
+from model.layers import Params
+from model.masknet import init_masknet
+from model.meta_learner import Networks
+from model.meta_trainer import MetaTrainer
+from model.rrdbnet import init_rrdbnet, rrdbnet_architecture
+from utils.adversary import load_discriminator, read_discriminator
+from utils.checkpoints import load_super_resolver
+from utils.errors import UserError, require
+from utils.face_restorers import RESTORERS, Restorer
+from utils.perceptual import load_lpips, make_lpips_distance
+from utils.tfrecords import ImageRecords
+from utils.training_data import Images, TaskSource
+from utils.training_run import TrainingRun
+from utils.training_state import Checkpoints
+from utils.validation import Validator, draw_validation_tasks
+
+
+class Data(NamedTuple):
+    """Where images come from, divided into those to train on and those to validate on."""
+
+    faces: Images
+    scenes: Images
+    validation_faces: Images
+    validation_scenes: Images
+
+
+def open_data(config: TrainingConfig) -> Data:
+    """Open the records.
+
+    Raises:
+        UserError: one is missing, damaged, of another image size, or has too few images to divide.
+    """
+    data = config.data
+    faces, kept_faces = _divide(data.face_record, data.face_validation_record, data.face_size, config)
+    scenes, kept_scenes = _divide(data.scene_record, data.scene_validation_record, data.scene_size, config)
+    return Data(faces, scenes, kept_faces, kept_scenes)
+
+
+def _divide(path: str, validation_path: str, size: int, config: TrainingConfig) -> tuple[Images, Images]:
+    records = ImageRecords(path, size, skip_corrupt=config.data.skip_corrupt)
+    if validation_path:
+        kept = ImageRecords(validation_path, size, skip_corrupt=config.data.skip_corrupt)
+        return Images(records, 0, len(records)), Images(kept, 0, len(kept))
+    count = config.data.num_validation
+    require(0 < count < len(records), f"{path} must have more images than the data.num_validation that are kept for "
+            "validation, and these must be at least 1 unless there is a record of their own",
+            f"{len(records)} images, {count} kept")
+    return Images(records, 0, len(records) - count), Images(records, len(records) - count, count)
+
+
+def make_restorer(config: TrainingConfig, weights_dir: Path | None) -> Restorer | None:
+    """Load what restores the degraded faces; None for the ground truth.
+
+    Raises:
+        UserError: there is no such restorer, or its weights are missing.
+    """
+    name = config.data.restorer
+    if name == GROUND_TRUTH:
+        return None
+    if name not in RESTORERS:
+        raise UserError(f"--restorer is one of {', '.join(RESTORERS)}, {GROUND_TRUTH}. Received: {name}.")
+    try:
+        return RESTORERS[name](name, weights_dir)
+    except UserError as error:
+        raise UserError(f"{str(error).rstrip('.')}. Or give --restorer {GROUND_TRUTH}.") from error
+
+
+def load_networks(config: TrainingConfig, weights_dir: Path | None) -> Networks:
+    """Load or draw the start weights of every network the losses need.
+
+    A discriminator that lies in the checkpoint `meta.init` goes before `discriminator.init`.
+
+    Raises:
+        UserError: weights are missing, or of another architecture than the configuration's.
+    """
+    seed, architecture, mask, adversary = config.meta.seed, config.generator, None, None
+    if config.meta.init == RANDOM:
+        generator = init_rrdbnet(seed, num_blocks=architecture.num_blocks, num_features=architecture.num_features,
+                                 growth=architecture.growth)
+    else:
+        weights = load_super_resolver(config.meta.init, weights_dir=weights_dir)
+        generator, mask = weights.generator, weights.mask
+        found = GeneratorConfig(*rrdbnet_architecture({name: value.shape for name, value in generator.items()}))
+        require(found == architecture, f"the configuration must name the generator of {weights.source}: {found}; use "
+                "--set generator.num_blocks=... or another --init", architecture)
+        if weights.meta_trained and config.loss.gan:
+            adversary = read_discriminator(weights.source, num_features=config.discriminator.num_features)
+    mask = mask or init_masknet(seed, last_bias=config.meta.mask_bias)
+    networks = Networks(*({name: tf.convert_to_tensor(value) for name, value in params.items()}
+                          for params in (generator, mask)))
+    if config.loss.gan:
+        params, vectors = adversary or load_discriminator(
+            config.discriminator.init, weights_dir, seed=seed, num_features=config.discriminator.num_features)
+        networks = networks._replace(discriminator=params, vectors=vectors)
+    if config.loss.lpips:
+        networks = networks._replace(lpips=load_lpips(weights_dir, alternative="Or give --lpips_weight 0."))
+    return networks
+
+
+def make_strategy(cpu_devices: int) -> tf.distribute.Strategy | None:
+    """Choose how replicas are spread: over the machines of TF_CONFIG, over the GPUs, or over parts of the CPU.
+
+    Must run before TensorFlow's devices are used.
+
+    Args:
+        cpu_devices: how many logical devices the CPU is divided into, to try several replicas without GPUs.
+
+    Returns:
+        None for a single device.
+
+    Raises:
+        UserError: these contradict each other, or TF_CONFIG is wrong.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    require(cpu_devices == 1 or not gpus, "--cpu_devices is for machines without GPUs; add --gpu -1", cpu_devices)
+    if cpu_devices > 1:
+        [cpu] = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cpu_devices)
+    if os.environ.get("TF_CONFIG"):
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except (ValueError, KeyError, AttributeError, TypeError, tf.errors.OpError) as error:
+            raise UserError(f"the environment variable TF_CONFIG does not describe this cluster ({error}). Mend it, or "
+                            "unset it to train on this machine alone.") from error
+    if len(gpus) > 1:
+        return tf.distribute.MirroredStrategy()
+    if cpu_devices > 1:
+        return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(cpu_devices)])
+    return None
+
+
+def _check_agreement(trainer: MetaTrainer) -> None:
+    """Check that all machines are at the same iteration.
+
+    Raises:
+        UserError: they are not.
+    """
+    own = trainer.strategy.experimental_distribute_values_from_function(lambda _: tf.constant([trainer.iteration]))
+    iterations = sorted(set(trainer.strategy.gather(own, axis=0).numpy().tolist()))
+    if len(iterations) > 1:
+        raise UserError(f"the machines are at different iterations, {', '.join(map(str, iterations))}: they must share "
+                        "--run_dir. Start them again when all of them see the same checkpoints.")
+
+
+def is_chief(strategy: tf.distribute.Strategy | None) -> bool:
+    """Whether this process is the one that writes."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    if resolver is None or not resolver.task_type:
+        return True
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    return resolver.task_type == "chief" or (not has_chief and resolver.task_type == "worker" and resolver.task_id == 0)
+
+
+def _lpips_if_there(weights_dir: Path | None) -> Params | None:
+    try:
+        return load_lpips(weights_dir)
+    except UserError:  # then validation does without
+        return None
+
+
+def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: Checkpoints, weights_dir: Path | None,
+             strategy: tf.distribute.Strategy | None) -> TrainingRun:
+    """Put a run together: open the records, load the networks, go back to a checkpoint.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        start: iteration of the checkpoint to go on from; 0 to begin.
+        checkpoints: of the run.
+        weights_dir: where downloaded weights are looked up.
+        strategy: as `make_strategy` gives.
+
+    Raises:
+        UserError: for whatever is missing or does not fit.
+    """
+    data = open_data(config)
+    restore = make_restorer(config, weights_dir)
+    begin = config
+    if start:  # the checkpoint brings the weights; those that the run began with may be gone by now
+        begin = replace(config, meta=replace(config.meta, init=RANDOM),
+                        discriminator=replace(config.discriminator, init=RANDOM))
+    networks = load_networks(begin, weights_dir)
+    num_devices = strategy.num_replicas_in_sync if strategy else 1
+    require(config.meta.tasks_per_batch % num_devices == 0, "meta.tasks_per_batch must be divisible by the number of "
+            "devices", f"{config.meta.tasks_per_batch} tasks, {num_devices} devices")
+    trainer = MetaTrainer(config, networks, strategy)
+    if start:
+        checkpoints.restore(start, trainer)
+    if strategy:
+        _check_agreement(trainer)
+    validator = None
+    if is_chief(strategy):
+        checkpoints.clean()
+        if start and start != checkpoints.latest():
+            checkpoints.mark_latest(start)
+        tasks = draw_validation_tasks(data.validation_faces, data.validation_scenes, config, restore)
+        lpips = networks.lpips if networks.lpips is not None else _lpips_if_there(weights_dir)
+        validator = Validator(tasks, config, make_lpips_distance(lpips) if lpips is not None else None)
+    source = TaskSource(data.faces, data.scenes, config, restore)
+    return TrainingRun(folder, config, trainer, source, validator, checkpoints)
