@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 
 from config import AdaptationConfig, UpscalingConfig
-from scripts import training_benchmark
+from scripts import metrics_benchmark, training_benchmark
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
 from utils.images import quantize, read_image, write_png
@@ -28,7 +28,7 @@ UPSCALING = UpscalingConfig()
 MATRIX_SIZE = 2048
 PIXELS_PER_LQ_PIXEL = {"conv_up1": 4, "conv_up2": 16, "conv_hr": 16, "conv_last": 16}  # the other layers: 1
 PARTS = ("forward", "bfloat16", "adaptation", "overhead", "tiling", "retinaface", "gpen", "training", "degradation",
-         "waiting", "memory", "training_memory", "faces")
+         "waiting", "metrics", "memory", "training_memory", "faces")
 SLOW_PARTS = ("memory", "training_memory", "faces")
 CROWD = 40  # faces in the photo of `faces`
 MEMORY_PHOTO_SIZE = 1000  # LQ pixels, both sides
@@ -211,6 +211,10 @@ class Benchmark:
     def waiting(self) -> Iterator[tuple[str, str]]:
         """Measure how long training waits for data."""
         yield from training_benchmark.waiting(self.photo)
+
+    def metrics(self) -> Iterator[tuple[str, str]]:
+        """Time the metrics of `calculate_metrics.py`, with drawn weights."""
+        yield from metrics_benchmark.metrics(self.photo)
 
     def faces(self) -> Iterator[tuple[str, str]]:
         """Prepare a crowd in one large photo with GPEN-512 (drawn weights), and read this process's peak memory."""

@@ -1,0 +1,181 @@
+"""Measure how good restored photos are: PSNR, SSIM, LPIPS, NIQE, FID and KID of a folder."""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, interruptible, run_cli, shown_name
+from utils.errors import UserError, require
+from utils.files import check_writable
+from utils.image_sets import ImageGroup, group_images, list_images
+from utils.metric_plot import plot_images
+from utils.metric_suite import FAILED, METRICS, OTHER, PARTIAL, UNMEASURED, ImageMeter, choose_metrics, measure_all
+from utils.metric_summary import Summary, format_table, summarize, write_csv, write_json
+from utils.niqe import NIQE_LUMAS, load_niqe, niqe
+from utils.tensorflow_setup import start_tensorflow
+
+DEFAULT_CACHE = Path("~/.cache/metaf2n-tf")
+FEWEST_FOR_FID = 2048  # images: with fewer than features, covariances are singular
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse and check the command line.
+
+    Raises:
+        UserError: a value is outside its range, or two do not go together.
+    """
+    parser = ArgumentParser(f"{__doc__} Files belong together by name, whatever their ending. Alpha is left out, gray "
+                            "counts as RGB, 16 bits are rounded to 8 (not for FID and KID).")
+    files = parser.add_argument_group("files")
+    files.add_argument("--result_dir", type=Path, required=True, help="folder of the results")
+    files.add_argument("--gt_dir", type=Path, help="folder of the ground truth; without it only NIQE, FID and KID")
+    files.add_argument("--fid_ref_dir", type=Path, help="folder of good photographs that FID and KID compare with")
+    files.add_argument("--compare", type=Path, metavar="OTHER_DIR",
+                       help="another folder of results for the same photos: also measure it and the difference")
+    files.add_argument("--output_dir", type=Path,
+                       help="where metrics.json and metrics.csv are written (default: --result_dir)")
+    files.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw every image's values")
+    files.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
+    files.add_argument("--cache_dir", type=Path, default=DEFAULT_CACHE,
+                       help="where features of --fid_ref_dir are kept, by the content of its files")
+    measuring = parser.add_argument_group("measuring")
+    measuring.add_argument("--metrics", help=f"of {','.join(METRICS)} (default: all whose weights are there)")
+    measuring.add_argument("--niqe_luma", choices=list(NIQE_LUMAS), default="pyiqa",
+                           help="pyiqa: full range, as the paper's; basicsr: BT.601 limited range")
+    measuring.add_argument("--crop_to_common", action="store_true",
+                           help="compare images of different sizes in their common upper left part")
+    measuring.add_argument("--allow_missing", action="store_true",
+                           help="go on when a folder lacks an image that another one has")
+    measuring.add_argument("--seed", type=int, default=0, help="of the bootstrap and of KID's subsets")
+    measuring.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
+    args = parser.parse_args(argv)
+    require(args.seed >= 0, "--seed must be at least 0", args.seed)
+    require(args.plot is None or args.plot.suffix.lower() == ".png", "--plot must end in .png", args.plot)
+    args.output_dir = args.output_dir or args.result_dir
+    args.cache_dir = args.cache_dir.expanduser()
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool; gives the exit status."""
+    args = parse_args(argv)
+    groups = group_images(args.result_dir, truth_dir=args.gt_dir, other_dir=args.compare,
+                          allow_missing=args.allow_missing)
+    reference = list_images(args.fid_ref_dir, "--fid_ref_dir") if args.fid_ref_dir else []
+    names, obstacles = choose_metrics(args.metrics, has_truth=args.gt_dir is not None,
+                                      num_images=sum(group.result is not None for group in groups),
+                                      num_reference=len(reference), weights_dir=args.weights_dir)
+    check_writable(args.output_dir)
+    if args.plot is not None:
+        check_writable(args.plot.parent)
+        require(not all(METRICS[name].of_sets for name in names), "--plot draws metrics of single images",
+                f"--metrics {args.metrics}")
+    if any(METRICS[name].uses_tensorflow for name in names):
+        gpus = start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
+        if args.gpu not in (None, "-1") and not gpus:
+            print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
+    meter = _open_meter(args, names)
+    set_names = [name for name in names if METRICS[name].of_sets]
+    set_meter = _open_set_meter(args, reference) if set_names else None  # bad references end it before the long work
+    rows = _measure_images(groups, meter)
+    summaries = {name: summarize(name, rows, seed=args.seed) for name in names if name not in set_names}
+    if set_meter:
+        readable = [group for group, row in zip(groups, rows, strict=True) if row["status"] != FAILED]
+        summaries.update(_measure_sets(set_meter, readable, set_names, len(reference)))
+    summaries.update({name: Summary(reason=reason) for name, reason in obstacles.items()})
+    _write(args, meter, rows, {name: summaries[name] for name in METRICS if name in summaries}, len(reference))
+    lacking = args.metrics is not None and any(summaries[name].mean is None for name in names)
+    return EXIT_USER_ERROR if lacking or any(row["status"] == FAILED for row in rows) else 0
+
+
+def _open_meter(args: argparse.Namespace, names: list[str]) -> ImageMeter:
+    measure_niqe = measure_lpips = None
+    if "niqe" in names:
+        model, luma = load_niqe(args.weights_dir), NIQE_LUMAS[args.niqe_luma]
+
+        def measure_niqe(image: np.ndarray) -> float:
+            return niqe(luma(image), model)
+
+    if "lpips" in names:
+        from utils.network_metrics import open_lpips
+
+        measure_lpips = open_lpips(args.weights_dir)
+    return ImageMeter(names, args.crop_to_common, measure_niqe, measure_lpips)
+
+
+def _open_set_meter(args: argparse.Namespace, reference: list[Path]):
+    """Prepare FID and KID; gives a SetMeter."""
+    from utils.network_metrics import SetMeter
+
+    with Progress(len(reference), description="reference features", unit="image") as progress:
+        return SetMeter(reference, args.cache_dir, weights_dir=args.weights_dir, seed=args.seed,
+                        advance=progress.update)
+
+
+def _measure_sets(meter, groups: list[ImageGroup], names: list[str], num_reference: int) -> dict[str, Summary]:
+    """Compare the results, and the other results if there are any, with the reference."""
+    sides = [[group.result for group in groups if group.result], [group.other for group in groups if group.other]]
+    if not sides[0]:
+        return {name: Summary(reason="no result could be read") for name in names}
+    try:
+        with Progress(sum(map(len, sides)), description="features", unit="image") as progress:
+            found, other_found = (interruptible(meter.measure, files, names, advance=progress.update) if files else {}
+                                  for files in sides)
+    except UserError as error:
+        return {name: Summary(reason=str(error)) for name in names}
+    count, other_count = map(len, sides)
+    fewest = min(number for number in (count, other_count, num_reference) if number)
+    if "fid" in names and fewest < FEWEST_FOR_FID:
+        print(f"note: FID of {fewest} images depends strongly on their number: compare it only between folders of "
+              f"equally many, or look at KID. From {FEWEST_FOR_FID} on it is comparable.", file=sys.stderr)
+    return {name: Summary(mean=found[name].value, count=count, deviation=found[name].deviation,
+                          other=other_found[name].value if other_found else None, other_count=other_count)
+            for name in names}
+
+
+def _measure_images(groups: list[ImageGroup], meter: ImageMeter) -> list[dict]:
+    """Work through the images; one that fails gets a row and does not stop the others."""
+    rows = []
+    with Progress(len(groups), description="images", unit="image") as progress:
+        for row in measure_all(groups, meter):
+            rows.append(row)
+            if row["status"] == FAILED:
+                progress.write(f"error: {shown_name(Path(row['file']))}: {' '.join(row['reason'].splitlines())}")
+            progress.update()
+    incomplete = [row for row in rows if row["status"] in (PARTIAL, UNMEASURED)]
+    if incomplete:  # they may be all, and their reasons alike
+        print(f"note: {len(incomplete)} of {len(rows)} images lack values, see metrics.csv. The first is "
+              f"{shown_name(Path(incomplete[0]['file']))}: {incomplete[0]['reason']}", file=sys.stderr)
+    return rows
+
+
+def _write(args: argparse.Namespace, meter: ImageMeter, rows: list[dict], summaries: dict[str, Summary],
+           num_reference: int) -> None:
+    """Write and print what was found."""
+    compare = args.compare is not None
+    outcomes = Counter(row["status"] for row in rows)
+    settings = {name: value if isinstance(value, (bool, int, str, type(None))) else str(value)
+                for name, value in vars(args).items()}
+    write_csv(args.output_dir / "metrics.csv", rows, meter.columns(compare=compare))
+    write_json(args.output_dir / "metrics.json", summaries, settings=settings,
+               counts={**outcomes, "images": len(rows), "reference": num_reference})
+    if args.plot is not None:
+        plot_images(args.plot, rows, meter.columns(compare=False), compare=compare)
+    print(f"{args.result_dir}" + f" against {args.gt_dir}" * (args.gt_dir is not None)
+          + f"; FID and KID against {args.fid_ref_dir}" * (num_reference > 0) + f"; other: {args.compare}" * compare)
+    print(format_table(summaries, num_reference=num_reference, compare=compare))
+    for column, what in (("psnr_y", "result"), ("psnr_y" + OTHER, "other result")):
+        equal = sum(row.get(column) == float("inf") for row in rows)
+        if equal:
+            print(f"luma equal to the ground truth's in {equal} of {len(rows)} ({what}): "
+                  "inf dB, in the original script 100 dB")
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+    print(f"{len(rows)} image{'s' * (len(rows) != 1)}: {counts}. Written: {args.output_dir / 'metrics.csv'}, "
+          f"metrics.json{f', {args.plot}' if args.plot else ''}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,38 @@
+"""How sure a difference of means is, from the images that were measured."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+NUM_RESAMPLES = 10_000
+COVERAGE = 0.95
+
+
+class Difference(NamedTuple):
+    """The mean of paired differences, and the ends of its interval; these are nan for less than two pairs."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired_difference(values: Sequence[float], others: Sequence[float], *, seed: int = 0,
+                      num_resamples: int = NUM_RESAMPLES) -> Difference:
+    """Estimate mean(values - others) and its 95 % percentile bootstrap interval over the images (Efron, 1979).
+
+    Args:
+        values: finite, one per image; not empty.
+        others: of the same images.
+        seed: of the resamples.
+        num_resamples: how often as many images are drawn with replacement.
+    """
+    differences = np.subtract(values, others)
+    count = len(differences)
+    if count < 2:
+        return Difference(float(differences.mean()), float("nan"), float("nan"))
+    rng = np.random.default_rng(seed)
+    means = [differences[rng.integers(count, size=count)].mean() for _ in range(num_resamples)]
+    tail = (1 - COVERAGE) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Difference(float(differences.mean()), float(low), float(high))
