@@ -8,8 +8,8 @@ from pathlib import Path
 from config import PRESETS, TrainingConfig
 from utils.configuration import differences, parse_config, resolve_config
 from utils.console import ArgumentParser, Progress, StopRequest, run_cli
-from utils.errors import UserError, require
-from utils.files import check_writable, read_bytes
+from utils.errors import NotFiniteError, UserError, require
+from utils.files import check_writable, exclusive, read_bytes
 from utils.tensorflow_setup import start_tensorflow
 
 # flags that are short for --set
@@ -68,7 +68,7 @@ def choose_config(args: argparse.Namespace, folder: Path) -> TrainingConfig:
     stored = parse_config(read_bytes(file), str(file)) if file.exists() else None
     config = resolve_config(args.preset or "published", args.settings, base=None if args.preset else stored)
     for key, (before, now) in (differences(stored, config) if stored else {}).items():
-        print(f"changed since the run began: {key} was {before}, is {now}")
+        print(f"changed since the last start: {key} was {before}, is {now}")
     return config
 
 
@@ -88,15 +88,23 @@ def choose_start(step: int, checkpoints) -> int:
 
 
 def train(run, stop: StopRequest, progress: Progress) -> None:
-    """Train until the last iteration or until it is asked to stop, and save."""
+    """Train until the last iteration or until it is asked to stop, and save.
+
+    Raises:
+        KeyboardInterrupt: it was asked to stop while there was nothing to save.
+        UserError: an iteration failed, or something could not be written.
+    """
     trainer, every, end = run.trainer, run.config.run, run.config.meta.num_iterations
     if run.chief and not run.validated:
         progress.update(0, "validating")
         run.report(run.validate(), progress.write)
-    stopping = run.alone and stop.requested
+    if run.chief and trainer.iteration < end:
+        progress.write("tracing the networks, which takes a minute or two when they are of the published size")
+    stop.at_once, stopping = run.alone, False
     try:
         while trainer.iteration < end and not stopping:
             update = run.step(stop=stop.requested)
+            stop.at_once = False
             # several machines stop after the same iteration: the one in which all of them got to know
             stopping = stop.requested if run.alone else update.stop
             if not run.chief:
@@ -108,8 +116,10 @@ def train(run, stop: StopRequest, progress: Progress) -> None:
                 run.save()
             if trainer.iteration % every.validate_every == 0 and not stopping:
                 run.report(run.validate(), progress.write)
+    except NotFiniteError:
+        raise  # the step before may have spoilt the weights: the checkpoint before is the better one
     except UserError:
-        with contextlib.suppress(UserError):  # the weights are those before the iteration that failed
+        with contextlib.suppress(UserError):  # a disk may be full; the weights are sound
             run.save_once()
         raise
     run.save_once()
@@ -134,15 +144,24 @@ def main(argv: list[str] | None = None) -> int:
     checkpoints = Checkpoints(folder / "checkpoints", keep=config.run.keep_checkpoints,
                               keep_every=config.run.keep_every)
     start = choose_start(args.step, checkpoints)
-    run = assemble(folder, config, start=start, checkpoints=checkpoints, weights_dir=args.weights_dir,
-                   strategy=strategy)
-    if is_chief(strategy):
-        print(describe(run), flush=True)
-    with StopRequest() as stop, Progress(config.meta.num_iterations, description="meta-training", unit="it",
-                                         initial=start) as progress:
-        train(run, stop, progress)
-    run.close()
-    if is_chief(strategy):
+    chief = is_chief(strategy)
+    lock = exclusive(args.run_dir / f".trial_{args.trial}.lock", str(folder)) if chief else contextlib.nullcontext()
+    with StopRequest() as stop, lock:
+        try:
+            stop.at_once = True
+            run = assemble(folder, config, start=start, checkpoints=checkpoints, weights_dir=args.weights_dir,
+                           strategy=strategy)
+            with contextlib.closing(run), Progress(config.meta.num_iterations, description="meta-training", unit="it",
+                                                   initial=start) as progress:
+                if chief:
+                    print(describe(run), flush=True)
+                train(run, stop, progress)
+        except KeyboardInterrupt:
+            if not stop.at_once:
+                raise
+            print("stopped before the first iteration: there is nothing to save", flush=True)
+            return 0
+    if chief:
         if run.num_skipped:
             print(f"{run.num_skipped} damaged images were left out")
         iteration = run.trainer.iteration

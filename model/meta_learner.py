@@ -79,7 +79,7 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
         tape.watch([networks.generator, networks.mask])
         weights = masknet(networks.mask, task.face_lq, task.face_hq)
         scalars = {"mask_loss": mask_loss(weights)}
-        objective = total = loss.mask * scalars["mask_loss"]
+        total = objective = loss.mask * scalars["mask_loss"]  # equal gradients; the value is right in `total` alone
         steps = inner_steps(
             networks.generator, [Support(task.face_lq, task.face_hq, weights)],
             loss_and_gradients=functools.partial(support_loss_and_gradients, rrdbnet),
@@ -87,17 +87,17 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
         for number, step in enumerate(steps, start=1):
             output = rrdbnet(step.params, task.scene_lq)
             terms = reconstruction_terms(networks, output, task)
-            judged = sum(getattr(loss, name) * value for name, value in terms.items())
-            pushed = judged
+            value = slope = sum(getattr(loss, name) * term for name, term in terms.items())
             if networks.discriminator is not None:
+                # One forward pass of the discriminator serves both sides, on a tape of its own. What reaches this tape
+                # is its gradient at the output: a linear function of the output has the same.
                 with tape.stop_recording():
                     verdict = _ask_discriminator(networks, output, task.scene_real)
                 terms["gan"] = verdict.gan_loss
-                # has the gradient of the adversarial term, whose own forward pass lies outside this tape
-                pushed += loss.gan * tf.reduce_sum(verdict.gan_gradient * output)
-                judged += loss.gan * verdict.gan_loss
-            objective += shares[number - 1] * pushed
-            total += shares[number - 1] * judged
+                value += loss.gan * verdict.gan_loss
+                slope += loss.gan * tf.reduce_sum(verdict.gan_gradient * output)
+            total += shares[number - 1] * value
+            objective += shares[number - 1] * slope
             last = number == inner.num_steps
             scalars.update({name if last else f"{name}_step{number}": value for name, value in terms.items()})
             scalars.setdefault("inner_loss", step.loss)

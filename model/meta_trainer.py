@@ -140,6 +140,7 @@ class MetaTrainer:
 
     def _apply_in_graph(self, gradients: Gradients, vectors: dict, update: tf.Tensor, discriminator_update: tf.Tensor,
                         with_discriminator: bool) -> None:
+        # the gradients are the same on all replicas: one merge is quicker than one per assignment
         def on_replica(*args) -> None:
             tf.distribute.get_replica_context().merge_call(self._apply_everywhere, args=(*args, with_discriminator))
 

@@ -77,7 +77,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _check(args: argparse.Namespace) -> None:
-    require(args.input_dir and args.output_dir, "--input_dir and --output_dir are needed", "not both")
+    require(args.input_dir and args.output_dir, "--input_dir and --output_dir are needed",
+            "one of them, or neither")
     require(args.num_workers >= 0, "--num_workers must be at least 0", args.num_workers)
     require(not (args.overwrite and args.skip_existing), "--overwrite and --skip_existing exclude each other", "both")
     own = (args.preset, args.seed, args.crop, args.usm) != ("iid", 0, None, False)

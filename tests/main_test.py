@@ -15,6 +15,7 @@ from tests.training_workplace import (
 )
 from utils.checkpoints import read_tf1_checkpoint
 from utils.errors import UserError
+from utils.files import exclusive
 from utils.images import read_image
 
 
@@ -73,7 +74,9 @@ def test_a_step_resumes_from_exactly_there_and_drops_what_came_later(place):
     place.run("--step", "2", "--iterations", "3")
     assert [row["iteration"] for row in place.rows()] == ["0", "2", "3"]
     assert [row["iteration"] for row in place.rows("train.csv")] == ["1", "2", "3"]
-    place.run("--iterations", "4")  # goes on from 3, the latest that was written, though model-4 is still there
+    aside = place.folder() / "checkpoints" / "until_4_before_going_back_to_2"
+    assert sorted(path.name for path in aside.glob("*.index")) == ["model-4.index"]
+    place.run("--iterations", "4")
     assert [row["iteration"] for row in place.rows("train.csv")] == ["1", "2", "3", "4"]
     assert_equal_states(expected, place.checkpoint(4))
 
@@ -184,7 +187,7 @@ def test_other_architectures_and_losses_do_not_resume(place):
 def test_other_settings_may_change_and_are_told(place, capsys):
     place.run()
     place.run("--iterations", "5", meta__learning_rate="1e-6")
-    assert "changed since the run began: meta.learning_rate was 3e-05, is 1e-06" in capsys.readouterr().out
+    assert "changed since the last start: meta.learning_rate was 3e-05, is 1e-06" in capsys.readouterr().out
 
 
 def test_a_step_that_does_not_exist_is_an_error_that_changes_nothing(place):
@@ -219,14 +222,68 @@ def test_a_killed_save_is_cleaned_up(place):
 
 
 def test_what_was_learnt_is_saved_when_a_later_iteration_fails(place, monkeypatch):
-    answers = iter([[], [], ["l1"], ["l1"]])
+    def full(history, iteration, values):
+        if iteration == 3:
+            raise UserError("no space")
+
+    monkeypatch.setattr("utils.training_log.History.add", full)
+    fails(place, "no space", run__save_every=1000)
+    assert place.checkpoints() == ["model-3"]
+
+
+def test_weights_that_may_be_spoilt_are_not_saved(place, monkeypatch):
+    answers = iter([[], [], [], ["l1"], ["l1"]])
     monkeypatch.setattr("model.meta_trainer.Update.not_finite", lambda _: next(answers))
-    fails(place, "iteration 3: l1 = ", run__save_every=1000)
+    fails(place, "iteration 4: l1 = .*go back with --step", run__save_every=2)
     assert place.checkpoints() == ["model-2"]
 
 
+def test_a_signal_before_the_first_iteration_stops_at_once(place, monkeypatch, capsys):
+    monkeypatch.setattr("utils.training_run.TrainingRun.validate", lambda _: signal.raise_signal(signal.SIGTERM))
+    assert place.run() == 0
+    assert "stopped before the first iteration" in capsys.readouterr().out
+    assert not place.checkpoints()
+    assert not place.rows("train.csv")
+
+
+def test_a_signal_during_an_iteration_ends_after_it_without_validating(place, monkeypatch):
+    from utils.training_run import TrainingRun
+
+    step = TrainingRun.step
+
+    def interrupted(run, **options):
+        update = step(run, **options)
+        if run.trainer.iteration == 2:
+            signal.raise_signal(signal.SIGINT)
+        return update
+
+    monkeypatch.setattr(TrainingRun, "step", interrupted)
+    assert place.run(run__save_every=1000) == 0
+    assert place.checkpoints() == ["model-2"]
+    assert [row["iteration"] for row in place.rows()] == ["0"]
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(place):
+    with exclusive(place.root / "runs" / ".trial_0.lock", "x"):
+        fails(place, "another process is working on .*trial_0")
+    assert place.run() == 0
+
+
+def test_several_missing_weights_are_named_at_once(place):
+    fails(place, r"missing: gpen-256, realesrgan-netd, alexnet, lpips.*download_weights.py gpen-256 realesrgan-netd "
+          "alexnet lpips", "--restorer", "gpen-256", "--lpips_weight", "0.5", loss__gan=0.1,
+          discriminator__init="realesrgan-netd")
+
+
+@pytest.mark.parametrize("setting", ["[1]", "{}", "{", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", '
+                                     '"index": 3}}'])
+def test_a_wrong_cluster_is_one_line(place, monkeypatch, setting):
+    monkeypatch.setenv("TF_CONFIG", setting)
+    fails(place, "TF_CONFIG does not describe this cluster")
+
+
 def test_missing_weights_come_with_a_command_and_an_alternative(place):
-    fails(place, r"alexnet.*download_weights.py alexnet.*--lpips_weight 0", "--lpips_weight", "0.5")
+    fails(place, r"alexnet.*download_weights.py alexnet lpips.*--lpips_weight 0", "--lpips_weight", "0.5")
     fails(place, r"download_weights.py realesrgan-netd.*--gan_weight 0", discriminator__init="realesrgan-netd",
           loss__gan=0.1)
     fails(place, r"download_weights.py gpen-256.*--restorer ground-truth", "--restorer", "gpen-256")

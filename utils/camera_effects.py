@@ -241,8 +241,9 @@ def read_steps(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing or is none.
     """
+    data = read_bytes(path)
     try:
-        content = json.loads(read_bytes(path))
+        content = json.loads(data)
     except ValueError as error:
         raise UserError(f"{path} is no JSON: {error}. Give a degradations.json of this tool.") from error
     photos = content.get("photos") if isinstance(content, dict) else None

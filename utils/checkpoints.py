@@ -30,7 +30,7 @@ DISCRIMINATOR_SCOPE = "Discriminator/"
 OPTIMIZER_SLOTS = ("/Adam", "/Adam_1")
 REALESRGAN = "realesrgan"
 WHERE_TO_GET_ONE = ("Put a MetaF2N checkpoint there (pretrained_models/README.md says where they are), or give "
-                    f"`--model_dir {REALESRGAN}` for Real-ESRGAN's weights, which are not meta-trained.")
+                    f"`{REALESRGAN}` for Real-ESRGAN's weights, which are not meta-trained.")
 
 
 class SuperResolverWeights(NamedTuple):

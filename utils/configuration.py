@@ -49,9 +49,10 @@ def get_value(config: TrainingConfig, key: str) -> Any:
     """
     values = dict(flat_values(config))
     if key not in values:
-        close = difflib.get_close_matches(key, values, n=1, cutoff=0.4)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise UserError(f"--set: there is no setting {key}.{hint} config.py lists all.")
+        close = difflib.get_close_matches(key, values, n=1, cutoff=0.7)
+        group = [name for name in values if name.startswith(f"{key.partition('.')[0]}.")]
+        hint = f"Did you mean {close[0]}?" if close else f"There are {', '.join(group or values)}."
+        raise UserError(f"--set: there is no setting {key}. {hint}")
     return values[key]
 
 

@@ -76,11 +76,12 @@ def interruptible(function: Callable[..., Result], *args, **kwargs) -> Result:
 class StopRequest:
     """Turns the first Ctrl-C or SIGTERM into a request to stop at the next good moment; a second one interrupts.
 
-    Use as a context manager around the work, which looks at `requested`.
+    Use as a context manager around the work, which looks at `requested`. While `at_once` is set there is nothing to
+    finish, and the first one interrupts too.
     """
 
     def __init__(self):
-        self.requested = False
+        self.requested, self.at_once = False, False
         self._handlers: dict = {}
 
     def __enter__(self) -> "StopRequest":
@@ -89,7 +90,8 @@ class StopRequest:
         return self
 
     def _request(self, *_) -> None:
-        if self.requested:
+        if self.requested or self.at_once:
+            self.requested = True
             raise KeyboardInterrupt
         self.requested = True
         # a signal may come while something else is printed; print itself would then fail

@@ -12,6 +12,10 @@ class FatalError(UserError):
     """It makes no sense to go on to the next file."""
 
 
+class NotFiniteError(UserError):
+    """Training came to a value that is infinite or NaN."""
+
+
 class DiskFullError(FatalError):
     """There is no room left."""
 

@@ -9,6 +9,11 @@ from pathlib import Path
 
 from utils.errors import DiskFullError, UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 
 def read_bytes(path: Path | str) -> bytes:
     """Read a whole file.
@@ -35,6 +40,33 @@ def check_writable(folder: Path | str) -> None:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"cannot write in {folder}: {existing} is not a folder that you may write in. Check its "
                         "permissions, or choose another output folder.")
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock while the block runs; where locks do not exist, go on without.
+
+    Args:
+        path: a file that is made for it and stays, as removing it could let two in.
+        what: what is locked, for the message.
+
+    Raises:
+        UserError: another process holds it, or the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}. Check the folder's permissions.") from error
+    with file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"another process is working on {what}. Wait for it, or stop it.") from error
+            except OSError:
+                pass  # a network file system without locks
+        yield
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ CHECKSUM_SIZE = 4  # bytes
 HEADER_SIZE = LENGTH.size + CHECKSUM_SIZE
 MASK_DELTA = 0xA282EAD8
 SEARCH_CHUNK = 2**22  # bytes
-REMEDY = "Fetch or make it again, or leave damaged images out with --set data.skip_corrupt=true."
+REMEDY = "Fetch or make it again, or train with --skip_corrupt, which leaves damaged images out."
 
 
 def pack_checksum(checksum: int) -> bytes:

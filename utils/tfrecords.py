@@ -19,6 +19,7 @@ import numpy as np
 
 from utils.errors import UserError, printable
 from utils.files import atomic_path
+from utils.tensorflow_setup import start_tensorflow
 from utils.tfrecord_files import CHECKSUM_SIZE, HEADER_SIZE, DamagedImageError, RecordFile, pack_checksum, record_header
 
 USUAL_SIZES = {256: "face", 400: "scene"}  # of the published records
@@ -63,7 +64,7 @@ def _complete_files(path: Path, size: int | None = None) -> list[Path]:
     """
     files = record_files(path)
     if not files:
-        kind = "faces" if "face" in path.name else "scenes"
+        kind = f"{USUAL_SIZES.get(size, 'face' if 'face' in path.name else 'scene')}s"
         raise UserError(f"there is no record {path}. The published ones are called whole_face.tfrecord and "
                         "back400.tfrecord (the README says where they are); or make one: python "
                         f"scripts/generate_tfrecord.py {kind} --input_dir PHOTOS --output {path}"
@@ -136,7 +137,8 @@ class ImageRecords:
             side = _side(samples)
             stored = f"{side}x{side} images" if side else f"{len(samples)} bytes per image"
             usual = USUAL_SIZES.get(side)
-            hint = f"is this the {usual} record?" if usual else "is this the right record? Its size must be set too."
+            fitting = f"is this the right record? Then set data.scene_size or data.face_size to {side}"
+            hint = f"is this the {usual} record?" if usual else f"{fitting} (--set)."
             raise UserError(f"{file.path} has {stored} instead of {self.size}x{self.size}: {hint}")
         return np.frombuffer(samples, np.uint8).reshape(self.size, self.size, 3).copy()  # a view of bytes is read-only
 
@@ -176,7 +178,8 @@ def _label(data: bytes, file: RecordFile, index: int) -> memoryview:
     prefix = _example_prefix(size)
     if len(data) == len(prefix) + 3 * size**2 and data.startswith(prefix):
         return memoryview(data)[len(prefix):]
-    import tensorflow as tf  # takes seconds, and only records of other programs need it
+    start_tensorflow()  # takes seconds, and only records of other programs need it
+    import tensorflow as tf
     from google.protobuf.message import DecodeError
 
     try:

@@ -11,7 +11,7 @@ from config import TrainingConfig
 from model.meta_learner import Task
 from model.meta_trainer import MetaTrainer, Update
 from utils.configuration import config_to_json
-from utils.errors import UserError
+from utils.errors import NotFiniteError, UserError
 from utils.files import atomic_path
 from utils.training_data import TaskSource
 from utils.training_log import EventWriter, History, plot_curves
@@ -42,6 +42,8 @@ class TrainingRun:
         self._waited = 0.0
         self._since, self._counted = time.perf_counter(), 0
         if self.chief:
+            for part in folder.glob(".*.part"):  # of a process that was killed
+                part.unlink()
             with atomic_path(folder / "config.json") as temporary:
                 temporary.write_text(config_to_json(config), encoding="utf-8")
             names = [*trainer.scalar_names, "gradient_norm", "discriminator_gradient_norm"]
@@ -53,7 +55,8 @@ class TrainingRun:
         """Take one iteration; with `stop`, ask all machines to end after it.
 
         Raises:
-            UserError: a value was not finite: the batch is saved, the weights are as they were before.
+            NotFiniteError: the batch is saved; the weights are as they were, but the step before may have spoilt them.
+            UserError: the memory does not suffice, or another machine does not answer.
         """
         begin = time.perf_counter()
         tasks = next(self._batches)
@@ -83,15 +86,16 @@ class TrainingRun:
 
         return share
 
-    def _not_finite(self, update: Update, tasks: Task) -> UserError:
+    def _not_finite(self, update: Update, tasks: Task) -> NotFiniteError:
         iteration, names = self.trainer.iteration + 1, update.not_finite()
         path = self.folder / f"not_finite_{iteration}_task_{self._tasks.start}.npz"
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, iteration=iteration, **tasks._asdict())
         values = update.summary()
         listed = ", ".join(f"{name} = {values[name]}" for name in names)
-        return UserError(f"iteration {iteration}: {listed}. Its batch is in {path}; checkpoints are sound. Lower "
-                         "meta.learning_rate or inner.learning_rate, or give --set meta.clip_norm=1.")
+        return NotFiniteError(f"iteration {iteration}: {listed}. Its batch is in {path}. Lower meta.learning_rate or "
+                              "inner.learning_rate, or give --set meta.clip_norm=1; if the latest checkpoint is "
+                              "spoilt already, go back with --step.")
 
     def log(self, update: Update) -> dict[str, float]:
         """Write the scalars of an iteration and the time since the last ones; gives them."""
@@ -173,7 +177,7 @@ def describe(run: TrainingRun) -> str:
     begun = f"goes on from iteration {trainer.iteration}" if trainer.iteration else f"begins with {config.meta.init}"
     return "\n".join((
         f"{run.folder} {begun}; {config.meta.num_iterations} iterations of {config.meta.tasks_per_batch} tasks with "
-        f"{config.data.samples_per_task} samples, on {trainer.strategy.num_replicas_in_sync} device(s); {order}",
+        f"{config.data.samples_per_task} sample(s), on {trainer.strategy.num_replicas_in_sync} device(s); {order}",
         f"outer loss: {terms}" + (f" (without {', '.join(without)})" if without else ""),
         f"faces: {config.data.restorer} of {config.data.face_record}; scenes: {config.data.scene_record}",
         *run.faults))

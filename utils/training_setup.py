@@ -1,6 +1,8 @@
 """Puts a meta-training run together from its configuration: records, start weights, devices, checkpoint."""
 
+import json
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,15 +16,16 @@ from model.meta_learner import Networks
 from model.meta_trainer import MetaTrainer
 from model.rrdbnet import init_rrdbnet, rrdbnet_architecture
 from utils.adversary import load_discriminator, read_discriminator
-from utils.checkpoints import load_super_resolver
+from utils.checkpoints import REALESRGAN, load_super_resolver
 from utils.errors import UserError, require
 from utils.face_restorers import RESTORERS, Restorer
-from utils.perceptual import load_lpips, make_lpips_distance
+from utils.perceptual import BACKBONE, HEADS, load_lpips, make_lpips_distance
 from utils.tfrecords import ImageRecords
 from utils.training_data import Images, TaskSource
 from utils.training_run import TrainingRun
 from utils.training_state import Checkpoints
 from utils.validation import Validator, draw_validation_tasks
+from utils.weights import find_weights
 
 
 class Data(NamedTuple):
@@ -127,16 +130,57 @@ def make_strategy(cpu_devices: int) -> tf.distribute.Strategy | None:
         [cpu] = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cpu_devices)
     if os.environ.get("TF_CONFIG"):
-        try:
-            return tf.distribute.MultiWorkerMirroredStrategy()
-        except (ValueError, KeyError, AttributeError, TypeError, tf.errors.OpError) as error:
-            raise UserError(f"the environment variable TF_CONFIG does not describe this cluster ({error}). Mend it, or "
-                            "unset it to train on this machine alone.") from error
+        return _join_cluster()
     if len(gpus) > 1:
         return tf.distribute.MirroredStrategy()
     if cpu_devices > 1:
         return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(cpu_devices)])
     return None
+
+
+def _join_cluster() -> tf.distribute.Strategy:
+    """Wait for the other machines of TF_CONFIG.
+
+    Raises:
+        UserError: it does not describe a cluster.
+    """
+    try:
+        settings = json.loads(os.environ["TF_CONFIG"])
+        workers, index = settings["cluster"]["worker"], settings["task"]["index"]
+        settings["task"]["type"], workers[0 if index is None else int(index)]
+        # TensorFlow waits where Python does not see a signal: leave these to the system meanwhile
+        handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    except (ValueError, KeyError, AttributeError, TypeError, IndexError, tf.errors.OpError) as error:
+        raise UserError(f"the environment variable TF_CONFIG does not describe this cluster ({type(error).__name__}: "
+                        f"{error}). Mend it, or unset it to train on this machine alone.") from error
+
+
+def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
+    """Look for all weights of the manifest that a new run needs.
+
+    Raises:
+        UserError: several are missing; names them all, with one command.
+    """
+    wanted = [config.data.restorer] * (config.data.restorer in RESTORERS)
+    wanted += [config.meta.init] * config.meta.init.startswith(REALESRGAN)
+    wanted += [config.discriminator.init] * (bool(config.loss.gan) and config.discriminator.init.startswith(REALESRGAN))
+    wanted += [BACKBONE, HEADS] * bool(config.loss.lpips)
+    missing = []
+    for name in wanted:
+        try:
+            find_weights(name, weights_dir)
+        except UserError:
+            missing.append(name)
+    if len(missing) > 1:  # a single one is explained where it is loaded
+        option = f" --weights_dir {weights_dir}" if weights_dir else ""
+        raise UserError(f"weights are missing: {', '.join(missing)}. Get them with: python scripts/download_weights.py "
+                        f"{' '.join(missing)}{option}. Or do without: --restorer {GROUND_TRUTH}, --gan_weight 0, "
+                        "--lpips_weight 0.")
 
 
 def _check_agreement(trainer: MetaTrainer) -> None:
@@ -184,6 +228,8 @@ def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: C
         UserError: for whatever is missing or does not fit.
     """
     data = open_data(config)
+    if not start:
+        check_weights(config, weights_dir)
     restore = make_restorer(config, weights_dir)
     begin = config
     if start:  # the checkpoint brings the weights; those that the run began with may be gone by now
@@ -201,8 +247,7 @@ def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: C
     validator = None
     if is_chief(strategy):
         checkpoints.clean()
-        if start and start != checkpoints.latest():
-            checkpoints.mark_latest(start)
+        checkpoints.set_aside(start)
         tasks = draw_validation_tasks(data.validation_faces, data.validation_scenes, config, restore)
         lpips = networks.lpips if networks.lpips is not None else _lpips_if_there(weights_dir)
         validator = Validator(tasks, config, make_lpips_distance(lpips) if lpips is not None else None)

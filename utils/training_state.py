@@ -83,13 +83,8 @@ class Checkpoints:
         return sorted(int(match[1]) for match in found if match)
 
     def latest(self) -> int | None:
-        """Give the iteration of the checkpoint that was written last; None if there is none."""
-        there = self.iterations()
-        try:
-            named = re.match(rf'model_checkpoint_path: "{PREFIX}(\d+)"', (self.folder / "checkpoint").read_text())
-        except (OSError, UnicodeDecodeError):
-            named = None
-        return int(named[1]) if named and int(named[1]) in there else (there[-1] if there else None)
+        """Give the iteration of the latest checkpoint; None if there is none."""
+        return max(self.iterations(), default=None)
 
     def clean(self) -> None:
         """Remove what a process that was killed while it saved has left behind."""
@@ -112,7 +107,7 @@ class Checkpoints:
                     if name.startswith(AVERAGE_SCOPE)}
         if averages:
             write_tf1_checkpoint(self.folder / f"{AVERAGE_PREFIX}{trainer.iteration}", averages)
-        self.mark_latest(trainer.iteration)
+        self._mark_latest(trainer.iteration)
         earlier = [number for number in self.iterations() if number <= trainer.iteration]
         for number in earlier[:-self._keep]:
             if not self._keep_every or number % self._keep_every:
@@ -120,8 +115,26 @@ class Checkpoints:
                     for file in sorted(self.folder.glob(f"{prefix}{number}.*"), reverse=True):  # the index first
                         file.unlink(missing_ok=True)
 
-    def mark_latest(self, iteration: int) -> None:
-        """Name the checkpoint that resuming goes on from, in the file TensorFlow keeps for that."""
+    def set_aside(self, iteration: int) -> Path | None:
+        """Move the checkpoints of later iterations into a folder of their own, out of the way of new ones.
+
+        Returns:
+            The folder; None if there are none.
+        """
+        later = [number for number in self.iterations() if number > iteration]
+        if not later:
+            return None
+        folder = self.folder / f"until_{later[-1]}_before_going_back_to_{iteration}"
+        folder.mkdir(exist_ok=True)
+        for number in later:
+            for prefix in (PREFIX, AVERAGE_PREFIX):
+                for file in sorted(self.folder.glob(f"{prefix}{number}.*"), reverse=True):
+                    file.replace(folder / file.name)
+        self._mark_latest(iteration)
+        return folder
+
+    def _mark_latest(self, iteration: int) -> None:
+        """Name the latest checkpoint in the file by which TensorFlow finds it in a folder."""
         with atomic_path(self.folder / "checkpoint") as temporary:
             temporary.write_text(f'model_checkpoint_path: "{PREFIX}{iteration}"\n')
 

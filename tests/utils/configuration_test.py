@@ -83,7 +83,8 @@ def test_names_of_the_architecture_are_settings():
 
 @pytest.mark.parametrize(("setting", "message"), [
     ("meta.learning_rat=1", "--set: there is no setting meta.learning_rat. Did you mean meta.learning_rate?"),
-    ("learning_rate=1", "Did you mean"), ("qqq=1", "there is no setting qqq. config.py lists all."),
+    ("learning_rate=1", "Did you mean"),
+    ("qqq=1", "there is no setting qqq. There are generator.num_blocks, generator.num_features,"),
     ("meta=1", "there is no setting meta."), ("meta.seed", "--set takes KEY=VALUE"), ("", "--set takes KEY=VALUE"),
     ("meta.seed=1.5", "--set meta.seed must be a whole number. Received: 1.5."),
     ("meta.seed=", "--set meta.seed must be a whole number. Received: ."),

@@ -182,6 +182,15 @@ def test_first_signal_asks_to_stop_and_the_second_interrupts(handlers, capfd, fi
     assert capfd.readouterr().err == ""
 
 
+def test_a_signal_interrupts_at_once_when_there_is_nothing_to_finish(handlers, capfd):
+    with StopRequest() as stop:
+        stop.at_once = True
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.requested
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, UserError])
 def test_handlers_are_put_back_however_the_work_ends(handlers, error):
     with pytest.raises(error) if error else contextlib.nullcontext(), StopRequest():

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, exclusive
 
 
 def write(path, text):
@@ -86,3 +86,17 @@ def test_two_writers_do_not_share_a_temporary_file(tmp_path):
         second.write_text("second")
     assert (tmp_path / "x.txt").read_text() == "first"  # the one that ended last
     assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_a_lock_keeps_others_out_until_it_is_given_back(tmp_path):
+    path = tmp_path / "runs" / "lock"
+    for _ in range(2):
+        with exclusive(path, "the run"), pytest.raises(UserError, match="another process is working on the run"), \
+                exclusive(path, "the run"):
+            pytest.fail("both have it")
+
+
+def test_a_lock_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write .*lock"), exclusive(tmp_path / "file" / "lock", "x"):
+        pytest.fail("has it")

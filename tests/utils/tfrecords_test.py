@@ -372,7 +372,7 @@ def test_damaged_image_stops_who_does_not_skip(path, images):
     edit(path, RECORD_BYTES + 50, b"damage")
     records = ImageRecords(path, SIZE)
     np.testing.assert_array_equal(records.read_or_next(0), images[0])
-    with pytest.raises(UserError, match=r"x.tfrecord is damaged: image 1 .*--set data.skip_corrupt=true"):
+    with pytest.raises(UserError, match=r"x.tfrecord is damaged: image 1 .*--skip_corrupt"):
         records.read_or_next(1)
     assert records.num_skipped == 0
 

@@ -221,27 +221,22 @@ def test_what_is_there_is_listed_by_number(checkpoints, trainer):
     assert checkpoints.latest() == 100
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ('model_checkpoint_path: "model-9"\n', 9), ('model_checkpoint_path: "model-11"\n', 10),
-    ('model_checkpoint_path: "average-9"\n', 10), ("", 10), ("\0\0\0", 10), (b"\xff\xfe", 10)],
-    ids=["there", "gone", "another", "empty", "zeros", "garbage"])
-def test_latest_is_what_the_state_file_names_if_it_is_there(checkpoints, text, expected):
-    checkpoints.folder.mkdir()
-    for number in (9, 10):
-        (checkpoints.folder / f"model-{number}.index").touch()
-    (checkpoints.folder / "checkpoint").write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert checkpoints.latest() == expected
-
-
-def test_latest_is_the_one_that_tensorflow_takes(checkpoints, trainer):
-    for iteration in (4, 2):
+def test_tensorflow_finds_the_latest(checkpoints, trainer):
+    for iteration in (2, 4):
         trainer.iteration = iteration
         checkpoints.save(trainer)
-    assert checkpoints.iterations() == [2, 4]
-    assert checkpoints.latest() == 2
-    assert tf.train.latest_checkpoint(str(checkpoints.folder)) == str(checkpoints.prefix(2))
-    checkpoints.mark_latest(4)
     assert checkpoints.latest() == 4
+    assert tf.train.latest_checkpoint(str(checkpoints.folder)) == str(checkpoints.prefix(4))
+
+
+def test_going_back_moves_what_came_later_out_of_the_way(checkpoints):
+    assert save_numbers(checkpoints, (2, 4)) == [2, 4]
+    assert checkpoints.set_aside(4) is None
+    folder = checkpoints.set_aside(2)
+    assert checkpoints.iterations() == [2]
+    assert tf.train.latest_checkpoint(str(checkpoints.folder)) == str(checkpoints.prefix(2))
+    assert {path.name for path in folder.iterdir()} == {
+        f"{kind}-4.{ending}" for kind in ("model", "average") for ending in ("index", "data-00000-of-00001")}
 
 
 def save_numbers(checkpoints, numbers):
