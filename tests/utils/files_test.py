@@ -98,5 +98,5 @@ def test_a_lock_keeps_others_out_until_it_is_given_back(tmp_path):
 
 def test_a_lock_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write .*lock"), exclusive(tmp_path / "file" / "lock", "x"):
+    with pytest.raises(UserError, match=r"cannot write .*lock"), exclusive(tmp_path / "file" / "lock", "x"):
         pytest.fail("has it")
