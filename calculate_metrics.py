@@ -1,23 +1,34 @@
 """Measure how good restored photos are: PSNR, SSIM, LPIPS, NIQE, FID and KID of a folder."""
 
 import argparse
+import re
 import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, interruptible, run_cli, shown_name
-from utils.errors import UserError, require
+from utils.errors import require
 from utils.files import check_writable
-from utils.image_sets import ImageGroup, group_images, list_images
+from utils.image_sets import ImageGroup, group_images
 from utils.metric_plot import plot_images
-from utils.metric_suite import FAILED, METRICS, OTHER, PARTIAL, UNMEASURED, ImageMeter, choose_metrics, measure_all
-from utils.metric_summary import Summary, format_table, summarize, write_csv, write_json
+from utils.metric_suite import (
+    FAILED,
+    MEASURED,
+    METRICS,
+    PARTIAL,
+    UNMEASURED,
+    ImageMeter,
+    choose_metrics,
+    measure_all,
+)
+from utils.metric_summary import Summary, equality_remarks, format_table, summarize, write_csv, write_json
 from utils.niqe import NIQE_LUMAS, load_niqe, niqe
+from utils.photos import list_images
 from utils.tensorflow_setup import start_tensorflow
 
 DEFAULT_CACHE = Path("~/.cache/metaf2n-tf")
+CSV_NAME, JSON_NAME = "metrics.csv", "metrics.json"  # in --output_dir
 FEWEST_FOR_FID = 2048  # images: with fewer than features, covariances are singular
 
 
@@ -54,6 +65,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     require(args.seed >= 0, "--seed must be at least 0", args.seed)
     require(args.plot is None or args.plot.suffix.lower() == ".png", "--plot must end in .png", args.plot)
+    require(args.gpu is None or re.fullmatch(r"-1|\d+(,\d+)*", args.gpu), "--gpu is a number, as 0, or -1 for the CPU",
+            args.gpu)  # not only when a metric needs it
     args.output_dir = args.output_dir or args.result_dir
     args.cache_dir = args.cache_dir.expanduser()
     return args
@@ -68,11 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     names, obstacles = choose_metrics(args.metrics, has_truth=args.gt_dir is not None,
                                       num_images=sum(group.result is not None for group in groups),
                                       num_reference=len(reference), weights_dir=args.weights_dir)
-    check_writable(args.output_dir)
-    if args.plot is not None:
-        check_writable(args.plot.parent)
-        require(not all(METRICS[name].of_sets for name in names), "--plot draws metrics of single images",
-                f"--metrics {args.metrics}")
+    _check_outputs(args, names)
     if any(METRICS[name].uses_tensorflow for name in names):
         gpus = start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
         if args.gpu not in (None, "-1") and not gpus:
@@ -80,15 +89,35 @@ def main(argv: list[str] | None = None) -> int:
     meter = _open_meter(args, names)
     set_names = [name for name in names if METRICS[name].of_sets]
     set_meter = _open_set_meter(args, reference) if set_names else None  # bad references end it before the long work
-    rows = _measure_images(groups, meter)
-    summaries = {name: summarize(name, rows, seed=args.seed) for name in names if name not in set_names}
+    compare = args.compare is not None
+    rows = _measure_images(groups, meter, args.output_dir / CSV_NAME, meter.columns(compare=compare))
+    summaries = {name: summarize(name, rows, compare=compare, seed=args.seed)
+                 for name in names if name not in set_names}
     if set_meter:
-        readable = [group for group, row in zip(groups, rows, strict=True) if row["status"] != FAILED]
-        summaries.update(_measure_sets(set_meter, readable, set_names, len(reference)))
+        unreadable = {path for row in rows for path in row["unreadable"]}
+        results, others = ([path for path in paths if path and path not in unreadable] for paths in zip(
+            *((group.result, group.other) for group in groups), strict=True))
+        summaries.update(_measure_sets(set_meter, results, others if compare else None, set_names, len(reference)))
     summaries.update({name: Summary(reason=reason) for name, reason in obstacles.items()})
-    _write(args, meter, rows, {name: summaries[name] for name in METRICS if name in summaries}, len(reference))
+    _report(args, meter, rows, {name: summaries[name] for name in METRICS if name in summaries}, len(reference))
     lacking = args.metrics is not None and any(summaries[name].mean is None for name in names)
     return EXIT_USER_ERROR if lacking or any(row["status"] == FAILED for row in rows) else 0
+
+
+def _check_outputs(args: argparse.Namespace, names: list[str]) -> None:
+    """Refuse, before the work, outputs that cannot be written or would be taken for images of an input folder."""
+    outputs = [args.output_dir / CSV_NAME, args.output_dir / JSON_NAME] + [args.plot] * (args.plot is not None)
+    for path in outputs:
+        check_writable(path.parent)
+        require(not path.is_dir(), "an output file must not be a folder. Remove it, or choose another place", path)
+    if args.plot is None:
+        return
+    for option in ("result_dir", "gt_dir", "fid_ref_dir", "compare"):
+        folder = getattr(args, option)
+        require(folder is None or folder.resolve() != args.plot.parent.resolve(),
+                f"--plot must not lie in --{option}, where it would count as an image", args.plot)
+    require(not all(METRICS[name].of_sets for name in names), "--plot draws metrics of single images",
+            f"--metrics {args.metrics}")
 
 
 def _open_meter(args: argparse.Namespace, names: list[str]) -> ImageMeter:
@@ -115,36 +144,40 @@ def _open_set_meter(args: argparse.Namespace, reference: list[Path]):
                         advance=progress.update)
 
 
-def _measure_sets(meter, groups: list[ImageGroup], names: list[str], num_reference: int) -> dict[str, Summary]:
-    """Compare the results, and the other results if there are any, with the reference."""
-    sides = [[group.result for group in groups if group.result], [group.other for group in groups if group.other]]
-    if not sides[0]:
-        return {name: Summary(reason="no result could be read") for name in names}
-    try:
-        with Progress(sum(map(len, sides)), description="features", unit="image") as progress:
-            found, other_found = (interruptible(meter.measure, files, names, advance=progress.update) if files else {}
-                                  for files in sides)
-    except UserError as error:
-        return {name: Summary(reason=str(error)) for name in names}
-    count, other_count = map(len, sides)
-    fewest = min(number for number in (count, other_count, num_reference) if number)
-    if "fid" in names and fewest < FEWEST_FOR_FID:
+def _measure_sets(meter, results: list[Path], others: list[Path] | None, names: list[str], num_reference: int
+                  ) -> dict[str, Summary]:
+    """Compare the results, and the other results if there are any, with the reference; one does not need the other."""
+    with Progress(len(results) + len(others or []), description="features", unit="image") as progress:
+        found, other_found = ({} if files is None else
+                              interruptible(meter.measure, files, names, advance=progress.update)
+                              for files in (results, others))
+    summaries = {}
+    for name in names:
+        value, deviation, reason = found[name]
+        other, _, other_reason = other_found.get(name, (None, None, ""))
+        summaries[name] = Summary(mean=value, count=0 if value is None else len(results), deviation=deviation,
+                                  reason=reason, other=other, other_count=0 if other is None else len(others),
+                                  other_reason=other_reason)
+    fewest = min(len(results), len(others or results), num_reference)
+    if "fid" in names and summaries["fid"].mean is not None and fewest < FEWEST_FOR_FID:
         print(f"note: FID of {fewest} images depends strongly on their number: compare it only between folders of "
               f"equally many, or look at KID. From {FEWEST_FOR_FID} on it is comparable.", file=sys.stderr)
-    return {name: Summary(mean=found[name].value, count=count, deviation=found[name].deviation,
-                          other=other_found[name].value if other_found else None, other_count=other_count)
-            for name in names}
+    return summaries
 
 
-def _measure_images(groups: list[ImageGroup], meter: ImageMeter) -> list[dict]:
-    """Work through the images; one that fails gets a row and does not stop the others."""
+def _measure_images(groups: list[ImageGroup], meter: ImageMeter, report: Path, columns: list[str]) -> list[dict]:
+    """Work through the images and write their `report`; one that fails gets a row and does not stop the others."""
     rows = []
-    with Progress(len(groups), description="images", unit="image") as progress:
-        for row in measure_all(groups, meter):
-            rows.append(row)
-            if row["status"] == FAILED:
-                progress.write(f"error: {shown_name(Path(row['file']))}: {' '.join(row['reason'].splitlines())}")
-            progress.update()
+    try:
+        with Progress(len(groups), description="images", unit="image") as progress:
+            for row in measure_all(groups, meter):
+                rows.append(row)
+                if row["status"] == FAILED:
+                    progress.write(f"error: {shown_name(Path(row['file']))}: {' '.join(row['reason'].splitlines())}")
+                progress.update()
+    finally:  # Ctrl-C leaves what was finished
+        if rows:
+            write_csv(report, rows, columns)
     incomplete = [row for row in rows if row["status"] in (PARTIAL, UNMEASURED)]
     if incomplete:  # they may be all, and their reasons alike
         print(f"note: {len(incomplete)} of {len(rows)} images lack values, see metrics.csv. The first is "
@@ -152,29 +185,24 @@ def _measure_images(groups: list[ImageGroup], meter: ImageMeter) -> list[dict]:
     return rows
 
 
-def _write(args: argparse.Namespace, meter: ImageMeter, rows: list[dict], summaries: dict[str, Summary],
-           num_reference: int) -> None:
+def _report(args: argparse.Namespace, meter: ImageMeter, rows: list[dict], summaries: dict[str, Summary],
+            num_reference: int) -> None:
     """Write and print what was found."""
     compare = args.compare is not None
-    outcomes = Counter(row["status"] for row in rows)
+    outcomes = {status: sum(row["status"] == status for row in rows)
+                for status in (MEASURED, PARTIAL, UNMEASURED, FAILED)}
     settings = {name: value if isinstance(value, (bool, int, str, type(None))) else str(value)
                 for name, value in vars(args).items()}
-    write_csv(args.output_dir / "metrics.csv", rows, meter.columns(compare=compare))
-    write_json(args.output_dir / "metrics.json", summaries, settings=settings,
+    write_json(args.output_dir / JSON_NAME, summaries, settings=settings,
                counts={**outcomes, "images": len(rows), "reference": num_reference})
-    if args.plot is not None:
-        plot_images(args.plot, rows, meter.columns(compare=False), compare=compare)
     print(f"{args.result_dir}" + f" against {args.gt_dir}" * (args.gt_dir is not None)
           + f"; FID and KID against {args.fid_ref_dir}" * (num_reference > 0) + f"; other: {args.compare}" * compare)
-    print(format_table(summaries, num_reference=num_reference, compare=compare))
-    for column, what in (("psnr_y", "result"), ("psnr_y" + OTHER, "other result")):
-        equal = sum(row.get(column) == float("inf") for row in rows)
-        if equal:
-            print(f"luma equal to the ground truth's in {equal} of {len(rows)} ({what}): "
-                  "inf dB, in the original script 100 dB")
-    counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
-    print(f"{len(rows)} image{'s' * (len(rows) != 1)}: {counts}. Written: {args.output_dir / 'metrics.csv'}, "
-          f"metrics.json{f', {args.plot}' if args.plot else ''}")
+    print("\n".join([format_table(summaries, num_reference=num_reference, compare=compare), *equality_remarks(rows)]))
+    if args.plot is not None:
+        plot_images(args.plot, rows, meter.columns(compare=False), compare=compare)
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
+    print(f"{len(rows)} image{'s' * (len(rows) != 1)}: {counts}. Written: {args.output_dir / CSV_NAME}, "
+          f"{JSON_NAME}{f', {args.plot}' if args.plot else ''}")
 
 
 if __name__ == "__main__":

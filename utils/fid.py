@@ -109,11 +109,14 @@ def extract_features(files: Sequence[Path], extract: FeatureExtractor, *, batch_
 
 def _decoded_batches(files: Sequence[Path], batch_size: int) -> Iterator[list[np.ndarray]]:
     batches = [files[first:first + batch_size] for first in range(0, len(files), batch_size)]
-    with ThreadPoolExecutor(NUM_READERS) as pool:
+    pool = ThreadPoolExecutor(NUM_READERS)
+    try:
         ahead = pool.map(_pixels, batches[0])
         for following in [*batches[1:], []]:
             current, ahead = ahead, pool.map(_pixels, following)
             yield list(current)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for what is under way
 
 
 def _pixels(file: Path) -> np.ndarray:
@@ -229,8 +232,8 @@ def _matrix_root(matrix: np.ndarray) -> np.ndarray:
 
 
 def kernel_distance(features_a: np.ndarray, features_b: np.ndarray, *, seed: int = 0, num_subsets: int = 100,
-                    subset_size: int = 1000) -> tuple[float, float]:
-    """Give the KID: mean and standard deviation of the squared MMD over random subsets.
+                    subset_size: int = 1000) -> tuple[float, float | None]:
+    """Give the KID: mean and standard deviation of the squared MMD over random subsets; a single one has no deviation.
 
     The kernel is (x.y / d + 1)^3, the estimate without bias: for sets of one distribution it lies around 0 on either
     side.
@@ -239,7 +242,7 @@ def kernel_distance(features_a: np.ndarray, features_b: np.ndarray, *, seed: int
         features_a: [n, d], n > 1.
         features_b: [m, d], m > 1.
         seed: of the subsets.
-        num_subsets: how many; one when a subset is all of both sides. Then the deviation is 0 and says nothing.
+        num_subsets: how many; one when a subset is all of both sides.
         subset_size: images of each side in a subset; at most the number of the smaller side.
 
     Raises:
@@ -254,7 +257,7 @@ def kernel_distance(features_a: np.ndarray, features_b: np.ndarray, *, seed: int
         subsets = (features[rng.choice(len(features), size, replace=False)].astype(np.float64)
                    for features in (features_a, features_b))
         distances.append(_squared_mmd(*subsets))
-    return float(np.mean(distances)), float(np.std(distances))
+    return float(np.mean(distances)), float(np.std(distances)) if len(distances) > 1 else None
 
 
 def _squared_mmd(subset_a: np.ndarray, subset_b: np.ndarray) -> float:

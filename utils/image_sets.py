@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.photos import IMAGE_ENDINGS
+from utils.photos import list_images
 
 NAMES_IN_MESSAGES = 3
 
@@ -18,26 +18,6 @@ class ImageGroup:
     result: Path | None = None
     other: Path | None = None
     truth: Path | None = None
-
-
-def list_images(folder: Path, option: str) -> list[Path]:
-    """List the images of a folder, without its subfolders, sorted by name; hidden files do not count.
-
-    Args:
-        folder: the folder.
-        option: the command-line option that named it, for messages.
-
-    Raises:
-        UserError: the folder is missing or holds no image.
-    """
-    try:
-        images = sorted(path for path in folder.iterdir()
-                        if path.suffix.lower() in IMAGE_ENDINGS and path.is_file() and not path.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"cannot list the folder {folder}: {error.strerror}. Check {option}.") from error
-    if not images:
-        raise UserError(f"no image in {folder}. Check {option}. Known endings: {', '.join(IMAGE_ENDINGS)}.")
-    return images
 
 
 def group_images(result_dir: Path, *, truth_dir: Path | None = None, other_dir: Path | None = None,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import FatalError, UserError
+from utils.errors import UserError
 from utils.image_sets import ImageGroup
 from utils.images import quantize, read_image
 from utils.metrics import psnr_paper, psnr_rgb, psnr_y, ssim
@@ -83,13 +83,14 @@ def choose_metrics(wanted: str | None, *, has_truth: bool, num_images: int, num_
 
 
 def _parse_names(text: str) -> list[str]:
-    names = list(dict.fromkeys(part.strip() for part in text.split(",")))
-    for name in names:
-        if name not in METRICS:
-            close = difflib.get_close_matches(name, METRICS, n=1)
+    parts = [part.strip() for part in text.split(",")]
+    parts = [part for part in parts if part] or [""]  # a comma at the end does no harm
+    for part in parts:
+        if part.lower() not in METRICS:
+            close = difflib.get_close_matches(part.lower(), METRICS, n=1)
             guess = f" Did you mean {close[0]}?" if close else ""
-            raise UserError(f"--metrics knows {','.join(METRICS)}. Received: {name!r}.{guess}")
-    return names
+            raise UserError(f"--metrics knows {','.join(METRICS)}. Received: {part!r}.{guess}")
+    return list(dict.fromkeys(part.lower() for part in parts))
 
 
 def _obstacle(metric: Metric, has_truth: bool, num_reference: int, fewest: int, weights_dir: Path | None) -> str:
@@ -122,9 +123,10 @@ def _missing_weights(names: Sequence[str], weights_dir: Path | None) -> str:
 class ImageMeter:
     """Measures images, one group of files at a time.
 
-    `metrics`: names, those of sets are left out; `crop_to_common`: compare images of different sizes in their common
-    upper left part; `niqe` of uint8 RGB [h, w, 3] and `lpips` of two float32 RGB images in [0, 1] are needed if they
-    are among the metrics, and raise ValueError for images that have no such value.
+    `metrics`: names, those of sets are left out; `crop_to_common`: compare images of different sizes in the upper left
+    part that result, other result and ground truth have in common; `niqe` of uint8 RGB [h, w, 3] and `lpips` of two
+    float32 RGB images in [0, 1] are needed if they are among the metrics, and raise ValueError for images that have no
+    such value.
     """
 
     metrics: Sequence[str]
@@ -140,35 +142,46 @@ class ImageMeter:
     def measure(self, group: ImageGroup) -> dict:
         """Measure a group of files; they are decoded, alpha is left out, 16 bits are rounded to 8.
 
+        A file that fails takes only those values along that need it. Ground truth is read if a metric needs it.
+
         Returns:
-            A row with `file`, `gt`, `status`, `width`, `height`, the values that could be measured, and `reason`.
+            A row with `file`, `gt`, `status`, `width`, `height`, the values that could be measured, `reason`, and
+            `unreadable`: the files that could not be read.
         """
         row = {"file": group.result.name if group.result else group.stem, "gt": group.truth.name if group.truth else ""}
-        reasons, values = [], {}
-        try:
-            truth = _read(group.truth)
-            for path, suffix in ((group.result, ""), (group.other, OTHER)):
-                image = _read(path)
-                if image is None:
-                    continue
-                if not suffix:
-                    row["height"], row["width"] = image.shape[:2]
-                found, problems = self._measure(image, truth, path)
-                values.update({name + suffix: value for name, value in found.items()})
-                reasons += [f"other: {problem}" if suffix else problem for problem in problems
-                            if problem not in reasons]
-        except FatalError:
-            raise
-        except UserError as error:
-            return {**row, "status": FAILED, "reason": str(error)}
-        if group.result is None:
-            reasons.insert(0, "no result.")
-        outcome = MEASURED if not reasons else PARTIAL if values else UNMEASURED
-        return {**row, **values, "status": outcome, "reason": " ".join(reasons)}
+        needs_truth = any(METRICS[name].needs_truth for name in self.metrics)
+        files = {"": group.result, OTHER: group.other, "truth": group.truth if needs_truth else None}
+        images, failures = _read_all(files)
+        if "" in images:
+            row["height"], row["width"] = images[""].shape[:2]
+        errors, values = list(failures.values()), {}
+        reasons = ["no result."] * (group.result is None)
+        reasons += ["no ground truth."] * (needs_truth and group.truth is None)
+        cropped = self._crop(images)
+        for suffix in (side for side in ("", OTHER) if side in images):
+            pair = (cropped[suffix], cropped["truth"]) if "truth" in images else None
+            if pair and pair[0].shape != pair[1].shape:
+                errors.append(_size_message(files[suffix], *pair))
+                pair = None
+            found, problems = self._measure(images[suffix], pair)
+            values.update({name + suffix: value for name, value in found.items()})
+            reasons += [f"other: {problem}" if suffix else problem for problem in problems if problem not in reasons]
+        outcome = FAILED if errors else MEASURED if not reasons else PARTIAL if values else UNMEASURED
+        if any(cropped[role].shape != image.shape for role, image in images.items()):
+            reasons.append("cropped to {1}x{0}.".format(*cropped["truth"].shape))
+        return {**row, **values, "status": outcome, "reason": " ".join(errors + reasons),
+                "unreadable": [files[role] for role in failures]}
 
-    def _measure(self, image: np.ndarray, truth: np.ndarray | None, path: Path) -> tuple[dict[str, float], list[str]]:
-        """Give the values, and why others are missing."""
-        pair = None if truth is None else self._pair(image, truth, path)
+    def _crop(self, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Give the parts to compare; the images themselves if nothing is to be cropped, or compared."""
+        if not self.crop_to_common or "truth" not in images:
+            return images
+        height, width = np.min([image.shape[:2] for image in images.values()], axis=0)
+        return {role: image[:height, :width] for role, image in images.items()}
+
+    def _measure(self, image: np.ndarray, pair: tuple[np.ndarray, np.ndarray] | None
+                 ) -> tuple[dict[str, float], list[str]]:
+        """Give the values, and why others are missing; without a `pair` only those of the image alone."""
         values, problems = {}, []
         for name in self.columns(compare=False):
             if METRICS[name].needs_truth and pair is None:
@@ -177,17 +190,7 @@ class ImageMeter:
                 values[name] = self._value(name, image, pair)
             except ValueError as error:  # the image is too small for it, or flat
                 problems.append(str(error))
-        if truth is None and any(METRICS[name].needs_truth for name in self.metrics):
-            problems.append("no ground truth.")
         return values, problems
-
-    def _pair(self, image: np.ndarray, truth: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        if image.shape != truth.shape and not self.crop_to_common:
-            (height, width), (true_height, true_width) = image.shape[:2], truth.shape[:2]
-            raise UserError(f"{path} is {width}x{height}, its ground truth {true_width}x{true_height}. Mend the files, "
-                            "or compare the upper left part they have in common with --crop_to_common.")
-        height, width = np.minimum(image.shape, truth.shape)[:2]
-        return image[:height, :width], truth[:height, :width]
 
     def _value(self, name: str, image: np.ndarray, pair: tuple[np.ndarray, np.ndarray] | None) -> float:
         if name == "niqe":
@@ -197,18 +200,35 @@ class ImageMeter:
         return {"psnr_y": psnr_y, "psnr_rgb": psnr_rgb, "psnr_paper": psnr_paper, "ssim": ssim}[name](*pair)
 
 
-def _read(path: Path | None) -> np.ndarray | None:
-    """Give uint8 RGB [h, w, 3]."""
-    return None if path is None else quantize(read_image(path).pixels)
+def _size_message(path: Path, image: np.ndarray, truth: np.ndarray) -> str:
+    (height, width), (true_height, true_width) = image.shape[:2], truth.shape[:2]
+    return (f"{path} is {width}x{height}, its ground truth {true_width}x{true_height}. Mend the files, or compare the "
+            "upper left part they have in common with --crop_to_common.")
+
+
+def _read_all(files: dict[str, Path | None]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Give the images, uint8 RGB [h, w, 3], and why others cannot be read."""
+    images, failures = {}, {}
+    for role, path in files.items():
+        if path is None:
+            continue
+        try:
+            images[role] = quantize(read_image(path).pixels)
+        except UserError as error:
+            failures[role] = str(error)
+    return images, failures
 
 
 def measure_all(groups: Sequence[ImageGroup], meter: ImageMeter, *, num_workers: int = NUM_WORKERS) -> Iterator[dict]:
     """Give the rows of `ImageMeter.measure` in order; a few groups at a time are in memory, measured in parallel."""
     waiting: deque[Future] = deque()
-    with ThreadPoolExecutor(num_workers) as pool:
+    pool = ThreadPoolExecutor(num_workers)
+    try:
         for group in groups:
             waiting.append(pool.submit(meter.measure, group))
             if len(waiting) > 2 * num_workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for what is under way

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,10 @@ import numpy as np
 from utils.bootstrap import Difference, paired_difference
 from utils.files import atomic_path
 from utils.metric_suite import METRICS, OTHER
+from utils.metrics import PAPER_PSNR_OF_EQUAL
 
 Rows = Sequence[dict]
+NOTHING_MEASURED = "no image could be measured, see the column `reason` of metrics.csv"
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,9 @@ class Summary:
     """One metric over a folder.
 
     `mean` over `count` images (for FID and KID: of the sets) is None when there is nothing to measure, and `reason`
-    says why. `deviation` is KID's over its subsets. `other` and `other_count` are those of --compare, `difference` is
-    the result's mean less the other's, over `pairs` images.
+    says why. `deviation` is KID's over its subsets. `other`, `other_count` and `other_reason` are those of --compare.
+    `difference` is the result's mean less the other's, over `pairs` images; that leaves out `unpaired` images, which
+    have a value on one side only, and `infinite` ones, which have an infinite value on either.
     """
 
     mean: float | None = None
@@ -31,25 +34,30 @@ class Summary:
     reason: str = ""
     other: float | None = None
     other_count: int = 0
+    other_reason: str = ""
     difference: Difference | None = None
     pairs: int = 0
+    unpaired: int = 0
+    infinite: int = 0
 
 
-def summarize(name: str, rows: Rows, *, seed: int = 0) -> Summary:
-    """Average the values of a metric, and compare them with the other result's where there are any.
+def summarize(name: str, rows: Rows, *, compare: bool = False, seed: int = 0) -> Summary:
+    """Average the values of a metric; with `compare` also the other result's, and the differences.
 
     PSNR of equal images is inf, and so is then the mean; differences leave such images out.
     """
-    values = [row[name] for row in rows if name in row]
-    others = [row[name + OTHER] for row in rows if name + OTHER in row]
-    if not values:
-        return Summary(reason="no image could be measured, see the column `reason` of metrics.csv")
+    values, others = ([row[column] for row in rows if column in row] for column in (name, name + OTHER))
+    summary = Summary(mean=float(np.mean(values)) if values else None, count=len(values),
+                      reason="" if values else NOTHING_MEASURED)
+    if not compare:
+        return summary
     pairs = [(row[name], row[name + OTHER]) for row in rows if name in row and name + OTHER in row]
     finite = [pair for pair in pairs if all(map(math.isfinite, pair))]
-    return Summary(mean=float(np.mean(values)), count=len(values),
-                   other=float(np.mean(others)) if others else None, other_count=len(others),
+    return replace(summary, other=float(np.mean(others)) if others else None, other_count=len(others),
+                   other_reason="" if others else NOTHING_MEASURED,
                    difference=paired_difference(*zip(*finite, strict=True), seed=seed) if finite else None,
-                   pairs=len(finite))
+                   pairs=len(finite), unpaired=len(values) + len(others) - 2 * len(pairs),
+                   infinite=len(pairs) - len(finite))
 
 
 def format_table(summaries: dict[str, Summary], *, num_reference: int = 0, compare: bool = False) -> str:
@@ -68,28 +76,36 @@ def format_table(summaries: dict[str, Summary], *, num_reference: int = 0, compa
                        for index, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
              for line in lines]
     table.insert(1, "-" * max(map(len, table)))
-    remarks = [_remark(METRICS[name].label, summary) for name, summary in summaries.items()]
-    return "\n".join([*table, *filter(None, remarks)])
+    remarks = [remark for name, summary in summaries.items() for remark in _remarks(METRICS[name].label, summary)]
+    return "\n".join([*table, *remarks])
 
 
-def _remark(label: str, summary: Summary) -> str:
-    if summary.mean is None:
-        return f"{label}: n/a: {summary.reason}"
-    if summary.other is not None and 0 < summary.pairs < max(summary.count, summary.other_count):
-        return f"{label}: the difference is that of the {summary.pairs} images where both values are finite"
-    return ""
+def _remarks(label: str, summary: Summary) -> list[str]:
+    remarks = [f"{label}: n/a: {summary.reason}"] if summary.mean is None else []
+    if summary.other_reason not in ("", summary.reason):
+        remarks.append(f"{label}: n/a for the other result: {summary.other_reason}")
+    left_out = [f"{count} with {what}" for count, what in ((summary.unpaired, "a value on one side only"),
+                                                           (summary.infinite, "an infinite value")) if count]
+    if left_out:
+        remarks.append(f"{label}: the difference is that of {summary.pairs} image{'s' * (summary.pairs != 1)}; left "
+                       f"out: {', '.join(left_out)}")
+    return remarks
 
 
 def _cells(name: str, summary: Summary, num_reference: int, compare: bool) -> list[str]:
     metric = METRICS[name]
 
     def shown(value: float | None, *, sign: str = "") -> str:
-        return "n/a" if value is None or math.isnan(value) else f"{value:{sign}.{metric.digits}f}"
+        if value is None or math.isnan(value):
+            return "n/a"
+        return f"{round(value, metric.digits) + 0.0:{sign}.{metric.digits}f}"  # no negative zeros
 
     result = shown(summary.mean)
-    if summary.deviation:
+    if summary.deviation is not None:
         result += f" ± {shown(summary.deviation)}"
     count = f"{summary.count} : {num_reference}" if metric.of_sets and summary.count else str(summary.count)
+    if compare and summary.other_count != summary.count:
+        count += f" (other: {summary.other_count})"
     cells = [metric.label, "higher" if metric.higher_is_better else "lower", result, count]
     if not compare:
         return cells
@@ -98,6 +114,18 @@ def _cells(name: str, summary: Summary, num_reference: int, compare: bool) -> li
     mean, low, high = summary.difference
     interval = f"[{shown(low, sign='+')}, {shown(high, sign='+')}]" if math.isfinite(low) else ""
     return [*cells, shown(summary.other), shown(mean, sign="+"), interval]
+
+
+def equality_remarks(rows: Rows) -> list[str]:
+    """Say how many images have the PSNR of equal ones, for each PSNR and side where there are some."""
+    remarks = []
+    for suffix, what in (("", "results"), (OTHER, "other results")):
+        for name, equal in (("psnr_y", math.inf), ("psnr_rgb", math.inf), ("psnr_paper", PAPER_PSNR_OF_EQUAL)):
+            count = sum(row.get(name + suffix) == equal for row in rows)
+            if count:
+                remarks.append(f"{METRICS[name].label}: {count} of {len(rows)} {what} do not differ from the ground "
+                               f"truth in it: {equal:.0f} dB")
+    return remarks
 
 
 def write_json(path: Path, summaries: dict[str, Summary], *, settings: dict, counts: dict[str, int]) -> None:
@@ -110,12 +138,14 @@ def write_json(path: Path, summaries: dict[str, Summary], *, settings: dict, cou
     for name, summary in summaries.items():
         entry = {"label": METRICS[name].label, "higher_is_better": METRICS[name].higher_is_better,
                  "mean": _number(summary.mean), "images": summary.count}
-        if summary.deviation is not None:
+        if name == "kid":
             entry["deviation"] = summary.deviation
         if summary.reason:
             entry["reason"] = summary.reason
         if summary.other is not None:
             entry |= {"other_mean": _number(summary.other), "other_images": summary.other_count}
+        elif summary.other_reason:
+            entry |= {"other_mean": None, "other_images": 0, "other_reason": summary.other_reason}
         if summary.difference is not None:
             mean, low, high = map(_number, summary.difference)
             entry["difference"] = {"mean": mean, "interval": [low, high], "images": summary.pairs}
@@ -137,6 +167,7 @@ def write_csv(path: Path, rows: Rows, columns: Sequence[str]) -> None:
     """
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8",
                                                         errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, ["file", "gt", "status", "width", "height", *columns, "reason"], restval="")
+        writer = csv.DictWriter(file, ["file", "gt", "status", "width", "height", *columns, "reason"], restval="",
+                                extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

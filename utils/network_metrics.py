@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.lpips import SMALLEST_SIDE
+from utils.errors import UserError, require
 from utils.fid import (
     cached_features,
     extract_features,
@@ -15,6 +16,7 @@ from utils.fid import (
     load_inception,
     make_feature_extractor,
 )
+from utils.metric_suite import FEWEST_IN_SET
 from utils.perceptual import load_lpips, make_lpips_distance
 
 
@@ -40,10 +42,11 @@ def open_lpips(weights_dir: Path | None = None) -> Callable[[np.ndarray, np.ndar
 
 
 class SetValue(NamedTuple):
-    """A distance of two sets, and its standard deviation over subsets where there are some."""
+    """A distance of two sets, and its standard deviation over subsets where there are some; or why there is none."""
 
-    value: float
+    value: float | None
     deviation: float | None = None
+    reason: str = ""
 
 
 class SetMeter:
@@ -71,13 +74,20 @@ class SetMeter:
                 advance: Callable[[int], object] | None = None) -> dict[str, SetValue]:
         """Measure `fid` and `kid`, or what `names` has of them; `advance` as above.
 
-        Raises:
-            UserError: a file cannot be read, or there are too few.
+        Too few files, or one that cannot be read, are the reason why there is no value.
         """
-        features = extract_features(files, self._extract, advance=advance)
-        values = {}
-        if "fid" in names:
-            values["fid"] = SetValue(frechet_distance(features, self._reference))
-        if "kid" in names:
-            values["kid"] = SetValue(*kernel_distance(features, self._reference, seed=self._seed))
-        return values
+        try:
+            require(len(files) >= FEWEST_IN_SET, f"it needs at least {FEWEST_IN_SET} images that can be read",
+                    len(files))
+            features = extract_features(files, self._extract, advance=advance)
+        except UserError as error:
+            return dict.fromkeys(names, SetValue(None, reason=str(error)))
+        return {name: self._distance(name, features) for name in names}
+
+    def _distance(self, name: str, features: np.ndarray) -> SetValue:
+        if name == "kid":
+            return SetValue(*kernel_distance(features, self._reference, seed=self._seed))
+        try:
+            return SetValue(frechet_distance(features, self._reference))
+        except UserError as error:  # the root of some sets cannot be computed
+            return SetValue(None, reason=str(error))

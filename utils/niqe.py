@@ -77,12 +77,16 @@ def niqe(gray: np.ndarray, model: NiqeModel) -> float:
         model: what natural photographs look like.
 
     Raises:
-        ValueError: the image is smaller than two blocks, or flat.
+        ValueError: the image is smaller than two blocks, or too flat.
     """
     features = niqe_features(gray)
     complete = features[np.isfinite(features).all(axis=1)]
-    if len(complete) < FEWEST_BLOCKS or np.ptp(gray) == 0:
-        raise ValueError("NIQE needs two blocks of 96x96 pixels that are not flat. Received: a flat image.")
+    rows, columns = (length // BLOCK * BLOCK for length in gray.shape)
+    if np.ptp(gray[:rows, :columns]) == 0:  # rounding makes features of it
+        raise ValueError("NIQE needs two blocks of 96x96 pixels with texture. Received: a flat image.")
+    if len(complete) < FEWEST_BLOCKS:
+        raise ValueError("NIQE needs two blocks of 96x96 pixels with texture. Received: "
+                         f"{'one' if len(complete) else 'no block with texture to measure'}.")
     difference = model.mean - np.nanmean(features, axis=0)
     spread = np.linalg.pinv((model.covariance + np.cov(complete, rowvar=False)) / 2)
     return float(np.sqrt(difference @ spread @ difference))

@@ -11,22 +11,38 @@ from utils.errors import UserError
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
+def list_images(folder: Path, option: str) -> list[Path]:
+    """List the images of a folder, without its subfolders, sorted by name.
+
+    Endings in upper case count, hidden files do not.
+
+    Args:
+        folder: the folder.
+        option: the command-line option that named it, for messages.
+
+    Raises:
+        UserError: the folder is missing or holds no image.
+    """
+    try:
+        images = sorted(path for path in folder.iterdir()
+                        if path.suffix.lower() in IMAGE_ENDINGS and path.is_file() and not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"the folder {folder} does not exist or is not a folder. Check {option}.") from error
+    except OSError as error:
+        raise UserError(f"cannot list the folder {folder}: {error.strerror}. Check its permissions.") from error
+    if not images:
+        raise UserError(f"no image in {folder}. Check {option}. Known endings: {', '.join(IMAGE_ENDINGS)}.")
+    return images
+
+
 def list_photos(folder: Path) -> list[Path]:
-    """List the images of a folder, sorted by name; endings in upper case count, hidden files do not.
+    """List the images of --input_dir as `list_images`.
 
     Raises:
         UserError: the folder is missing or holds no image, or two images have one stem, so that their results would
             have one name.
     """
-    try:
-        photos = sorted(path for path in folder.iterdir()
-                        if path.suffix.lower() in IMAGE_ENDINGS and path.is_file() and not path.name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"the folder {folder} does not exist or is not a folder. Check --input_dir.") from error
-    except OSError as error:
-        raise UserError(f"cannot list the folder {folder}: {error.strerror}. Check its permissions.") from error
-    if not photos:
-        raise UserError(f"no image in {folder}. Known endings: {', '.join(IMAGE_ENDINGS)}.")
+    photos = list_images(folder, "--input_dir")
     by_stem = defaultdict(list)
     for photo in photos:
         by_stem[photo.stem].append(photo.name)

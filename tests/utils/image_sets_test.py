@@ -3,7 +3,8 @@ import re
 import pytest
 
 from utils.errors import UserError
-from utils.image_sets import group_images, list_images
+from utils.image_sets import group_images
+from utils.photos import list_images
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_two_images_of_one_stem_are_refused(fill):
 
 
 def test_missing_and_empty_folders_are_named_with_their_option(fill, tmp_path):
-    fails("cannot list the folder .*none: No such file or directory. Check --result_dir", tmp_path / "none")
+    fails("the folder .*none does not exist or is not a folder. Check --result_dir", tmp_path / "none")
     result = fill("result", "a.png")
-    fails("cannot list the folder .*a.png: Not a directory. Check --gt_dir", result, truth_dir=result / "a.png")
+    fails("the folder .*a.png does not exist or is not a folder. Check --gt_dir", result, truth_dir=result / "a.png")
     fails("no image in .*empty. Check --compare. Known endings: .png, ", result, other_dir=fill("empty", "a.txt"))

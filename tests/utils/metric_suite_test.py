@@ -56,6 +56,7 @@ def test_by_default_all_that_is_possible_is_measured_and_the_rest_says_why(tmp_p
 
 def test_wanted_metrics_are_all_or_an_error(tmp_path):
     assert choose("ssim, psnr_y,ssim", folder=tmp_path) == (["ssim", "psnr_y"], {})
+    assert choose("SSIM,Psnr_Y,", folder=tmp_path) == (["ssim", "psnr_y"], {})
     refuses(r"^NIQE cannot be measured: it needs niqe_modelparameters\.mat \(missing\)\. Get it with: python ",
             "ssim,niqe", folder=tmp_path)
     refuses("^SSIM-Y cannot be measured: .*give --gt_dir", "ssim", folder=tmp_path, has_truth=False)
@@ -66,7 +67,9 @@ def test_wanted_metrics_are_all_or_an_error(tmp_path):
 
 def test_unknown_metrics_are_named_with_a_guess(tmp_path):
     refuses(r"--metrics knows psnr_y,.*,kid\. Received: 'sim'\. Did you mean ssim\?", "psnr_y,sim", folder=tmp_path)
-    refuses("Received: ''", "", folder=tmp_path)
+    refuses(r"Received: 'PSNR'\. Did you mean psnr_\w+\?", "PSNR", folder=tmp_path)
+    for text in ("", ","):
+        refuses("Received: ''", text, folder=tmp_path)
 
 
 def test_it_is_an_error_when_nothing_can_be_measured(tmp_path):
@@ -82,7 +85,7 @@ def test_damaged_weights_are_said_to_be_damaged(tmp_path):
 def test_a_row_has_the_figures_of_the_pixels_in_the_files(group):
     row = ImageMeter([*PSNRS, "ssim"]).measure(group(result=SPOILT, truth=PHOTO))
     assert row == {"file": "a.png", "gt": "a.png", "status": "ok", "width": 100, "height": 120, "reason": "",
-                   "psnr_y": psnr_y(SPOILT, PHOTO), "psnr_rgb": psnr_rgb(SPOILT, PHOTO),
+                   "unreadable": [], "psnr_y": psnr_y(SPOILT, PHOTO), "psnr_rgb": psnr_rgb(SPOILT, PHOTO),
                    "psnr_paper": psnr_y(SPOILT[:, :, ::-1], PHOTO[:, :, ::-1]), "ssim": ssim(SPOILT, PHOTO)}
 
 
@@ -113,6 +116,17 @@ def test_the_common_part_is_the_upper_left_one(group):
     meter = ImageMeter(["psnr_y"], crop_to_common=True)
     row = meter.measure(group(result=SPOILT[:100], truth=PHOTO[:, :90]))
     assert (row["psnr_y"], row["status"]) == (psnr_y(SPOILT[:100, :90], PHOTO[:100, :90]), "ok")
+    assert (row["reason"], row["width"], row["height"]) == ("cropped to 90x100.", 100, 100)
+    assert meter.measure(group("same", result=SPOILT, truth=PHOTO))["reason"] == ""
+
+
+def test_the_common_part_is_that_of_both_results_and_the_truth(group):
+    meter = ImageMeter(["psnr_y", "niqe"], crop_to_common=True, niqe=lambda image: float(image.shape[0]))
+    row = meter.measure(group(result=SPOILT, other=PHOTO[:80], truth=PHOTO[:, :90]))
+    assert (row["psnr_y"], row["psnr_y_other"]) == (psnr_y(SPOILT[:80, :90], PHOTO[:80, :90]), float("inf"))
+    assert (row["niqe"], row["niqe_other"], row["reason"]) == (120, 80, "cropped to 90x80.")  # NIQE is of the whole
+    without_truth = ImageMeter(["niqe"], crop_to_common=True, niqe=meter.niqe)
+    assert without_truth.measure(group("b", result=SPOILT, other=PHOTO[:80]))["reason"] == ""
 
 
 def test_unreadable_files_are_errors_on_either_side(group, tmp_path):
@@ -121,9 +135,43 @@ def test_unreadable_files_are_errors_on_either_side(group, tmp_path):
         sound = path.read_bytes()
         path.write_bytes(sound[:2000])
         row = ImageMeter(["psnr_y"]).measure(files)
-        assert row["status"] == "error"
+        assert (row["status"], row["unreadable"]) == ("error", [path])
         assert str(path) in row["reason"]
         path.write_bytes(sound)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"text"), lambda path: path.unlink()])
+def test_a_file_that_cannot_be_read_takes_along_only_what_needs_it(group, damage):
+    meter = ImageMeter(["psnr_y", "niqe"], niqe=lambda image: float(image.mean()))
+    roles = {"result": SPOILT, "other": PHOTO, "truth": PHOTO}
+    whole = meter.measure(group("whole", **roles))
+    needing = {"result": {"psnr_y", "niqe"}, "other": {"psnr_y_other", "niqe_other"},
+               "truth": {"psnr_y", "psnr_y_other"}}
+    for role, lost in needing.items():
+        files = group(f"without {role}", **roles)
+        path = getattr(files, role)
+        damage(path)
+        row = meter.measure(files)
+        assert (row["status"], row["unreadable"]) == ("error", [path])
+        assert str(path) in row["reason"]
+        kept = {name for name in meter.columns(compare=True) if row.get(name) == whole[name]}
+        assert set(meter.columns(compare=True)) - kept == lost
+
+
+def test_another_size_of_one_result_takes_nothing_from_the_other_result(group):
+    meter = ImageMeter(["psnr_y", "niqe"], niqe=lambda image: float(image.mean()))
+    row = meter.measure(group(result=SPOILT, other=PHOTO[:50], truth=PHOTO))
+    assert (row["status"], row["psnr_y"], row["unreadable"]) == ("error", psnr_y(SPOILT, PHOTO), [])
+    assert (row["niqe"], row["niqe_other"]) == (SPOILT.mean(), PHOTO[:50].mean())
+    assert "psnr_y_other" not in row
+    assert "other/a.png is 100x50, its ground truth 100x120" in row["reason"]
+
+
+def test_ground_truth_that_no_metric_needs_is_not_read(group):
+    files = group(result=SPOILT, truth=PHOTO)
+    files.truth.write_bytes(b"text")
+    row = ImageMeter(["niqe", "fid"], niqe=lambda _: 1.0).measure(files)
+    assert (row["status"], row["niqe"], row["reason"]) == ("ok", 1, "")
 
 
 def test_what_an_image_is_too_small_for_is_missing_and_the_rest_measured(group):
@@ -180,6 +228,29 @@ def test_rows_are_in_order_and_few_images_are_in_memory_at_once():
         rows.append(row["number"])
     assert rows == list(range(60))
     assert 3 <= meter.most <= 8
+
+
+def test_who_stops_early_does_not_wait_for_the_images_under_way():
+    class Meter:
+        def __init__(self):
+            self.going_on, self.begun = threading.Event(), []
+
+        def measure(self, number):
+            self.begun.append(number)
+            assert number == 0 or self.going_on.wait(60)
+            return {"number": number}
+
+    meter = Meter()
+    rows = measure_all(range(60), meter, num_workers=1)
+    meter.going_on.set()
+    assert next(rows) == {"number": 0}
+    meter.going_on.clear()
+    start = time.monotonic()
+    rows.close()
+    assert time.monotonic() - start < 5
+    begun = len(meter.begun)
+    meter.going_on.set()
+    assert begun <= len(meter.begun) < 5  # what waited is not begun
 
 
 def test_every_metric_says_what_it_needs():

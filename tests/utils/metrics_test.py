@@ -38,7 +38,7 @@ def test_luma_is_that_of_bt_601_in_its_limited_range(rgb, expected):
 @pytest.mark.parametrize("pair", range(3))
 def test_figures_are_those_of_independent_programs(name, pair):
     found = getattr(metrics, name)(PAIRS[f"pair{pair}_a"], PAIRS[f"pair{pair}_b"])
-    assert found == pytest.approx(EXPECTED[name][pair], abs=1e-6 if name == "ssim" else 5e-5)
+    assert found == pytest.approx(EXPECTED[name][pair], abs=1e-6 if name == "ssim" else 1e-9)
 
 
 def test_psnr_is_that_worked_out_by_hand_either_way_round():
@@ -60,6 +60,20 @@ def test_the_original_script_takes_red_for_blue():
     assert psnr_paper(red, black) == psnr_y(blue, black)
     assert psnr_paper(blue, black) == psnr_y(red, black)
     assert psnr_paper(red, black) != psnr_y(red, black)
+
+
+@pytest.mark.parametrize(("rgb", "expected"), [((4, 194, 109), 126), ((240, 60, 180), 126), ((132, 102, 247), 125)])
+def test_colours_halfway_between_two_numbers_go_where_the_original_arithmetic_has_them(rgb, expected):
+    np.testing.assert_array_equal(luma(colour(*rgb)), np.full((2, 3), expected))
+
+
+def test_the_original_script_has_100_db_for_nearly_equal_images_too():
+    for size, expected in (((392, 392), 20 * np.log10(255 * 392)), ((393, 393), 100)):
+        black = colour(0, 0, 0, size=size)
+        other = black.copy()
+        other[5, 6] = (0, 2, 0)  # a luma of 16 + 1
+        assert psnr_paper(other, black) == pytest.approx(expected, abs=1e-9)
+        assert psnr_y(other, black) == pytest.approx(20 * np.log10(255 * size[0]), abs=1e-9)
 
 
 def test_equal_images_have_no_error():

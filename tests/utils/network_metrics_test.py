@@ -10,6 +10,7 @@ import skimage.data
 import utils.network_metrics as module
 from model.lpips import lpips_params_from_torch
 from tests.reference_weights import reference_alexnet_state
+from utils.errors import UserError
 from utils.fid import FeatureExtractor, frechet_distance, kernel_distance
 from utils.images import read_image, write_png
 from utils.network_metrics import SetMeter, open_lpips
@@ -59,11 +60,30 @@ def test_sets_are_compared_with_the_reference_and_its_features_are_kept(monkeypa
     left, right = colours(pictures[5:]), colours(pictures[:6])
     assert found["fid"].value == pytest.approx(frechet_distance(left[:, :few], right[:, :few]), rel=1e-6)
     assert found["fid"].deviation is None
-    assert tuple(found["kid"]) == pytest.approx(kernel_distance(left, right, seed=3), rel=1e-5)
+    assert found["kid"][:2] == pytest.approx(kernel_distance(left, right, seed=3), rel=1e-5)
+    assert found["kid"].value != pytest.approx(kernel_distance(left, right, seed=4)[0], rel=1e-5)
     assert (batches, advanced) == ([6, 5], [6, 5])
     again = SetMeter(pictures[:6], tmp_path / "cache", seed=3)
     assert again.measure(pictures[5:], ["kid"]) == {"kid": found["kid"]}
     assert batches == [6, 5, 5]
+
+
+def test_sets_that_cannot_be_measured_have_a_reason(monkeypatch, pictures, batches, tmp_path):
+    meter = SetMeter(pictures[:6], tmp_path / "cache")
+    for files, received in (([], "0"), (pictures[:1], "1")):
+        assert meter.measure(files, ["fid"]) == {
+            "fid": (None, None, f"it needs at least 2 images that can be read. Received: {received}.")}
+    found = meter.measure([pictures[7], tmp_path / "gone.png"], ["fid", "kid"])
+    assert [value.value for value in found.values()] == [None, None]
+    assert "gone.png" in found["kid"].reason
+
+    def refuse(*_):
+        raise UserError("no root.")
+
+    monkeypatch.setattr(module, "frechet_distance", refuse)
+    found = meter.measure(pictures[6:], ["fid", "kid"])
+    assert found["fid"] == (None, None, "no root.")
+    assert found["kid"].value == pytest.approx(kernel_distance(colours(pictures[6:]), colours(pictures[:6]))[0])
 
 
 def test_lpips_is_refused_below_the_size_its_network_needs(monkeypatch):

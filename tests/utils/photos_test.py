@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from utils.errors import UserError
-from utils.photos import list_photos, parse_shard, photo_rng
+from utils.photos import list_images, list_photos, parse_shard, photo_rng
 
 
 def touch(folder, *names):
@@ -48,6 +48,14 @@ def test_folder_that_is_none_is_named(tmp_path):
     for path in (tmp_path / "missing", tmp_path / "file.png", tmp_path / "file.png" / "below"):
         with pytest.raises(UserError, match=str(path)):
             list_photos(path)
+
+
+def test_the_option_that_named_a_folder_is_said(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match=r"Check --input_dir\."):
+            list_photos(folder)
+        with pytest.raises(UserError, match=r"Check --gt_dir\."):
+            list_images(folder, "--gt_dir")
 
 
 def test_folder_without_images_is_an_error(tmp_path):
