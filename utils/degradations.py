@@ -213,9 +213,12 @@ def usm_sharpen(image: np.ndarray) -> np.ndarray:
         likewise.
     """
     profile = cv2.getGaussianKernel(USM_SIZE, 0)[:, 0]
-    details = image - filter_separably(image, profile)
-    mask = filter_separably((np.abs(details) > USM_THRESHOLD).astype(np.float32), profile)
-    details *= USM_WEIGHT
-    details += image
-    sharpened = np.clip(details, 0, 1, out=details)
-    return image + mask * (sharpened - image)
+    blurred = filter_separably(image, profile)
+    _, mask = cv2.threshold(cv2.absdiff(image, blurred), USM_THRESHOLD, 1, cv2.THRESH_BINARY)
+    mask = filter_separably(mask, profile)
+    sharpened = cv2.addWeighted(image, 1 + USM_WEIGHT, blurred, -USM_WEIGHT, 0)
+    np.clip(sharpened, 0, 1, out=sharpened)
+    sharpened -= image
+    sharpened *= mask
+    sharpened += image
+    return sharpened
