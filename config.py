@@ -173,6 +173,112 @@ class TrainingConfig:
     run: RunConfig = RunConfig()
 
 
+@dataclass(frozen=True)
+class FaceRestorerConfig:
+    """Architecture of our own face restorer, `rrdb-face`."""
+
+    num_blocks: int = 2
+    num_features: int = 64
+    growth: int = 32
+    stride: int = 8  # of the grid of the trunk, in pixels of the aligned face; a power of two
+    widths: tuple[int, ...] = (48, 32)  # channels after the trunk, at half the stride and so on down to 2
+
+
+@dataclass(frozen=True)
+class JitterConfig:
+    """How aligned faces are varied before they are degraded. Ranges are uniform unless said otherwise."""
+
+    rotation: float = 10.0  # degrees, to either side
+    scale_range: tuple[float, float] = (0.85, 1.15)
+    shift: float = 0.04  # of the side, to either side
+    tilt: float = 15.0  # degrees, to either side: how the head leans in the photo that is degraded
+    gamma: float = 0.25  # of log(gamma), to either side
+    gain: float = 0.1  # of each channel, around 1
+    saturation_range: tuple[float, float] = (0.6, 1.2)
+    gray_prob: float = 0.05
+    # side of the aligned crop in pixels of the degraded photo; its reciprocal is uniform. A face is 0.47 of it wide
+    lq_size_range: tuple[float, float] = (48.0, 344.0)
+
+
+@dataclass(frozen=True)
+class RestorerOptimizationConfig:
+    """Adam on the face restorer; its rate falls along half a cosine."""
+
+    num_iterations: int = 16_000
+    batch_size: int = 4
+    learning_rate: float = 8e-4
+    final_share: float = 0.02  # of the learning rate, at the end
+    warm_up: int = 50  # iterations in which the rate rises
+    init: str = "realesrgan-anime"  # whose trunk it begins with: as meta.init, or a face restorer's .npz
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    clip_norm: float = 1.0  # of the gradient; 0: no clipping
+    bfloat16: bool = True  # of the convolutions; twice as fast where the processor knows it, weights stay float32
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RestorerLossConfig:
+    """Weights of the loss's terms."""
+
+    l1: float = 1.0
+    gradient: float = 0.0  # of the L1 distance of differences between neighbours
+    frequency: float = 0.0  # of the L1 distance of the spectra
+
+
+@dataclass(frozen=True)
+class RestorerDataConfig:
+    """The records of aligned faces that the restorer learns from. Sizes are pixels."""
+
+    face_record: str = "./datasets/aligned512.tfrecord"
+    validation_record: str = ""  # empty: the last `num_validation` images of the training record, not trained on
+    num_validation: int = 16
+    face_size: int = 512  # of the images in the records
+    patch_size: int = 256  # of the part of the face (at 512x512) that a sample is; a multiple of network.stride
+    num_workers: int = 0  # threads that degrade; 0: TensorFlow decides
+    skip_corrupt: bool = False
+
+
+@dataclass(frozen=True)
+class RestorerRunConfig:
+    """What a run writes, and how often, in iterations."""
+
+    log_every: int = 20
+    validate_every: int = 250
+    validation_faces: int = 32
+    image_faces: int = 4  # validation faces whose pictures are written
+    save_every: int = 250
+    keep_checkpoints: int = 2
+    keep_every: int = 0
+    deterministic: bool = True
+
+
+@dataclass(frozen=True)
+class RestorerTrainingConfig:
+    """Everything scripts/train_face_restorer.py needs to know."""
+
+    network: FaceRestorerConfig = FaceRestorerConfig()
+    optimization: RestorerOptimizationConfig = RestorerOptimizationConfig()
+    loss: RestorerLossConfig = RestorerLossConfig()
+    jitter: JitterConfig = JitterConfig()
+    degradation: DegradationConfig = DegradationConfig()
+    data: RestorerDataConfig = RestorerDataConfig()
+    run: RestorerRunConfig = RestorerRunConfig()
+
+
+RESTORER_PRESETS: dict[str, dict[str, object]] = {
+    "default": {},
+    # seconds per run: does everything, learns nothing
+    "smoke": {
+        "network.num_blocks": 1, "network.num_features": 8, "network.growth": 4, "network.widths": (8, 8),
+        "optimization.num_iterations": 4, "optimization.batch_size": 2, "optimization.init": "random",
+        "optimization.warm_up": 1, "data.num_validation": 2, "run.log_every": 1, "run.validate_every": 2,
+        "run.validation_faces": 2, "run.image_faces": 1, "run.save_every": 2,
+    },
+}
+
+
 # what differs from the published values
 PRESETS: dict[str, dict[str, object]] = {
     "published": {},

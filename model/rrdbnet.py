@@ -20,15 +20,26 @@ PUBLISHED = GeneratorConfig()
 def rrdbnet_shapes(num_blocks: int = PUBLISHED.num_blocks, num_features: int = PUBLISHED.num_features,
                    growth: int = PUBLISHED.growth) -> dict[str, tuple[int, ...]]:
     """Give name -> shape (HWIO and bias) of every parameter, in the order of the published checkpoint."""
-    channels = {"conv_first": (3, num_features)}
+    channels = {"conv_first": (3, num_features), **trunk_channels(num_blocks, num_features, growth)}
+    for name in ("conv_up1", "conv_up2", "conv_hr"):
+        channels[name] = (num_features, num_features)
+    channels["conv_last"] = (num_features, 3)
+    return convolution_shapes(channels)
+
+
+def trunk_channels(num_blocks: int, num_features: int, growth: int) -> dict[str, tuple[int, int]]:
+    """Give layer -> channels (in, out) of the blocks and of the convolution that ends them."""
+    channels = {}
     for block in range(num_blocks):
         for dense in range(1, DENSE_BLOCKS + 1):
             for layer in range(1, DENSE_LAYERS + 1):
                 out = num_features if layer == DENSE_LAYERS else growth
                 channels[f"body/{block}/rdb{dense}/conv{layer}"] = (num_features + growth * (layer - 1), out)
-    for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr"):
-        channels[name] = (num_features, num_features)
-    channels["conv_last"] = (num_features, 3)
+    return {**channels, "conv_body": (num_features, num_features)}
+
+
+def convolution_shapes(channels: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, ...]]:
+    """Give name -> shape (HWIO and bias) of 3x3 convolutions from their channels (in, out)."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, (c_in, c_out) in channels.items():
         shapes[f"{name}/weight"] = (3, 3, c_in, c_out)
@@ -55,9 +66,14 @@ def rrdbnet_architecture(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, in
 def init_rrdbnet(seed: int, *, num_blocks: int = PUBLISHED.num_blocks, num_features: int = PUBLISHED.num_features,
                  growth: int = PUBLISHED.growth) -> dict[str, tf.Tensor]:
     """Draw random parameters: He-normal kernels (times 0.1 inside the dense blocks, as in ESRGAN), zero biases."""
+    return draw_params(seed, rrdbnet_shapes(num_blocks, num_features, growth))
+
+
+def draw_params(seed: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tf.Tensor]:
+    """Draw parameters of given shapes, as `init_rrdbnet` does."""
     rng = np.random.default_rng(seed)
     params = {}
-    for name, shape in rrdbnet_shapes(num_blocks, num_features, growth).items():
+    for name, shape in shapes.items():
         if name.endswith("/bias"):
             params[name] = tf.zeros(shape)
         else:
@@ -76,14 +92,19 @@ def rrdbnet(params: Params, images: tf.Tensor) -> tf.Tensor:
     Returns:
         [n, 4h, 4w, 3] in the type of the images, not clipped.
     """
-    first = features = tf.cast(conv2d(params, "conv_first", images), images.dtype)
-    for block in range(_num_blocks(params)):
-        features = _residual_in_residual(params, f"body/{block}", features)
-    features = first + tf.cast(conv2d(params, "conv_body", features), images.dtype)
+    features = trunk(params, tf.cast(conv2d(params, "conv_first", images), images.dtype))
     features = leaky_relu(conv2d(params, "conv_up1", upsample_nearest(features)))
     features = leaky_relu(conv2d(params, "conv_up2", upsample_nearest(features)))
     features = leaky_relu(conv2d(params, "conv_hr", features))
     return tf.cast(conv2d(params, "conv_last", features), images.dtype)
+
+
+def trunk(params: Params, features: tf.Tensor) -> tf.Tensor:
+    """Run features [n, h, w, c] through the blocks: the same shape and type."""
+    first = features
+    for block in range(_num_blocks(params)):
+        features = _residual_in_residual(params, f"body/{block}", features)
+    return first + tf.cast(conv2d(params, "conv_body", features), first.dtype)
 
 
 def _num_blocks(params: Params) -> int:

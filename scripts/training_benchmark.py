@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from config import DiscriminatorConfig, TrainingConfig
-from utils.configuration import resolve_config
+from utils.configuration import META_TRAINING, resolve_config
 
 NUM_DEGRADATIONS = 300
 DISCRIMINATOR_SCALES = {"conv1": 2, "conv2": 4, "conv3": 8, "conv4": 4, "conv5": 2}  # of its maps; the others: 1
@@ -125,10 +125,11 @@ def waiting(photo: np.ndarray, iterations: int = 20) -> Iterator[tuple[str, str]
     from model.meta_learner import Networks
     from model.meta_trainer import MetaTrainer
     from model.rrdbnet import init_rrdbnet
+    from utils.prefetching import PREFETCHED
     from utils.tfrecords import ImageRecords, write_image_records
-    from utils.training_data import PREFETCHED, Images, TaskSource
+    from utils.training_data import Images, TaskSource
 
-    config = resolve_config("small")
+    config = resolve_config(META_TRAINING, "small")
     samples = (photo * 255).astype(np.uint8)
     with tempfile.TemporaryDirectory() as name:
         images = []

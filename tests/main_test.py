@@ -239,7 +239,7 @@ def test_weights_that_may_be_spoilt_are_not_saved(place, monkeypatch):
 
 
 def test_a_signal_before_the_first_iteration_stops_at_once(place, monkeypatch, capsys):
-    monkeypatch.setattr("utils.training_run.TrainingRun.validate", lambda _: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("utils.training_run.MetaRun.validate", lambda _: signal.raise_signal(signal.SIGTERM))
     assert place.run() == 0
     assert "stopped before the first iteration" in capsys.readouterr().out
     assert not place.checkpoints()
@@ -247,9 +247,9 @@ def test_a_signal_before_the_first_iteration_stops_at_once(place, monkeypatch, c
 
 
 def test_a_signal_during_an_iteration_ends_after_it_without_validating(place, monkeypatch):
-    from utils.training_run import TrainingRun
+    from utils.training_run import MetaRun
 
-    step = TrainingRun.step
+    step = MetaRun.step
 
     def interrupted(run, **options):
         update = step(run, **options)
@@ -257,7 +257,7 @@ def test_a_signal_during_an_iteration_ends_after_it_without_validating(place, mo
             signal.raise_signal(signal.SIGINT)
         return update
 
-    monkeypatch.setattr(TrainingRun, "step", interrupted)
+    monkeypatch.setattr(MetaRun, "step", interrupted)
     assert place.run(run__save_every=1000) == 0
     assert place.checkpoints() == ["model-2"]
     assert [row["iteration"] for row in place.rows()] == ["0"]

@@ -1,13 +1,13 @@
-"""The training configuration from presets and `--set KEY=VALUE`, and as the plain data that is written beside a run."""
+"""A training configuration from presets and `--set KEY=VALUE`, and as the plain data that is written beside a run."""
 
 import difflib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from config import PRESETS, SCALE, DegradationStage, TrainingConfig
+from config import PRESETS, SCALE, DegradationConfig, DegradationStage, TrainingConfig
 from utils.blur_kernels import GAUSSIAN_KINDS
 from utils.errors import UserError, require
 from utils.plain_data import from_plain, to_plain
@@ -17,11 +17,26 @@ SMALLEST_LPIPS_SIZE = 32  # pixels: AlexNet reduces its input to a sixteenth
 ARCHITECTURE = ("generator.num_blocks", "generator.num_features", "generator.growth", "discriminator.num_features")
 
 
-def resolve_config(preset: str, settings: Sequence[str] = (), *, base: TrainingConfig | None = None) -> TrainingConfig:
+class Kind(NamedTuple):
+    """The configurations of one training program: frozen dataclasses within a frozen dataclass.
+
+    One of its groups is called `run` and has the fields that `check_run` checks, and `deterministic`. `default` has
+    the default values, `presets` say what differs from them (`group.name` -> value); the first preset is that of a new
+    run which names none. `check` raises a UserError for a value outside its range. `example` is one for --set.
+    """
+
+    default: Any
+    presets: Mapping[str, Mapping[str, object]]
+    check: Callable[[Any], None]
+    example: str = "run.save_every=100"
+
+
+def resolve_config(kind: Kind, preset: str, settings: Sequence[str] = (), *, base: Any = None) -> Any:
     """Give the configuration of a run.
 
     Args:
-        preset: a key of `config.PRESETS`.
+        kind: of configuration.
+        preset: a key of the kind's presets.
         settings: texts `group.name=value`, the later ones winning; lists are separated by commas.
         base: start from this instead of the preset.
 
@@ -30,18 +45,18 @@ def resolve_config(preset: str, settings: Sequence[str] = (), *, base: TrainingC
     """
     config = base
     if config is None:
-        config = TrainingConfig()
-        for key, value in PRESETS[preset].items():
+        config = kind.default
+        for key, value in kind.presets[preset].items():
             config = _replaced(config, key.split("."), value)
     for setting in settings:
         key, separator, text = setting.partition("=")
-        require(bool(separator), "--set takes KEY=VALUE, as meta.learning_rate=1e-4", setting)
+        require(bool(separator), f"--set takes KEY=VALUE, as {kind.example}", setting)
         config = _replaced(config, key.split("."), _parse(key, text, get_value(config, key)))
-    check_config(config)
+    kind.check(config)
     return config
 
 
-def get_value(config: TrainingConfig, key: str) -> Any:
+def get_value(config: Any, key: str) -> Any:
     """Give the value called `group.name`.
 
     Raises:
@@ -66,26 +81,26 @@ def flat_values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + field.name, value
 
 
-def differences(old: TrainingConfig, new: TrainingConfig) -> dict[str, tuple[Any, Any]]:
+def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
     """Give the settings that differ: key -> (old, new)."""
     before = dict(flat_values(old))
     return {key: (before[key], value) for key, value in flat_values(new) if value != before[key]}
 
 
-def config_to_json(config: TrainingConfig) -> str:
+def config_to_json(config: Any) -> str:
     """Give a configuration as JSON text."""
     return json.dumps(to_plain(config), indent=2) + "\n"
 
 
-def parse_config(text: str | bytes, source: str) -> TrainingConfig:
-    """Read what `config_to_json` gave; settings that the text lacks have their published values.
+def parse_config(kind: Kind, text: str | bytes, source: str) -> Any:
+    """Read what `config_to_json` gave; settings that the text lacks have their default values.
 
     Raises:
         UserError: it is something else, or out of range; `source` says where it comes from.
     """
     try:
-        config = from_plain(TrainingConfig, _completed(to_plain(TrainingConfig()), json.loads(text)), "configuration")
-        check_config(config)
+        config = from_plain(type(kind.default), _completed(to_plain(kind.default), json.loads(text)), "configuration")
+        kind.check(config)
     except ValueError as error:
         raise UserError(f"{source} holds no configuration of this program: {str(error).rstrip('.')}. Restore or remove "
                         "it.") from error
@@ -128,28 +143,20 @@ def _parse_one(text: str, kind: type) -> Any:
 
 
 def check_config(config: TrainingConfig) -> None:
-    """Check every range.
+    """Check every range of meta-training's configuration.
 
     Raises:
         UserError: states the rule that is broken and the value.
     """
     values = dict(flat_values(config))
-
-    def positive(*keys: str) -> None:
-        for key in keys:
-            require(0 < values[key] < float("inf"), f"{key} must be positive", values[key])
-
-    def not_negative(*keys: str) -> None:
-        for key in keys:
-            require(0 <= values[key] < float("inf"), f"{key} must be at least 0", values[key])
-
-    positive("generator.num_blocks", "generator.num_features", "generator.growth", "discriminator.num_features",
-             "inner.learning_rate", "inner.num_steps", "meta.num_iterations", "meta.tasks_per_batch",
-             "meta.learning_rate", "meta.epsilon", "discriminator.learning_rate", "data.samples_per_task",
-             "run.log_every", "run.validate_every", "run.save_every", "run.validation_patches", "run.keep_checkpoints")
-    not_negative("inner.second_order_from", "meta.clip_norm", "meta.seed", "discriminator.freeze_until", "loss.l1",
-                 "loss.lpips", "loss.gan", "loss.mask", "data.max_redraws", "data.num_workers", "data.num_validation",
-                 "run.image_tasks", "run.keep_every")
+    check_positive(config, "generator.num_blocks", "generator.num_features", "generator.growth",
+                   "discriminator.num_features", "inner.learning_rate", "inner.num_steps", "meta.num_iterations",
+                   "meta.tasks_per_batch", "meta.learning_rate", "meta.epsilon", "discriminator.learning_rate",
+                   "data.samples_per_task", "run.validation_patches")
+    check_not_negative(config, "inner.second_order_from", "meta.clip_norm", "meta.seed", "discriminator.freeze_until",
+                       "loss.l1", "loss.lpips", "loss.gan", "loss.mask", "data.max_redraws", "data.num_workers",
+                       "data.num_validation", "run.image_tasks")
+    check_run(config)
     for key in ("data.min_log_gradient", "meta.mask_bias"):
         require(math.isfinite(values[key]), f"{key} must be finite", values[key])
     require(config.run.validation_tasks >= 2, "run.validation_tasks must be at least 2, so that each has another's "
@@ -159,10 +166,7 @@ def check_config(config: TrainingConfig) -> None:
     require(config.loss.l1 + config.loss.lpips + config.loss.gan > 0, "one of loss.l1, loss.lpips and loss.gan must be "
             "positive", "all 0")
     _check_sizes(config)
-    for name in ("first", "second"):
-        _check_stage(f"degradation.{name}", getattr(config.degradation, name))
-    for key in ("degradation.final_sinc_prob", "degradation.jpeg_last_prob"):
-        require(0 <= values[key] <= 1, f"{key} must be between 0 and 1", values[key])
+    check_degradation("degradation", config.degradation)
 
 
 def _check_sizes(config: TrainingConfig) -> None:
@@ -184,7 +188,37 @@ def _check_sizes(config: TrainingConfig) -> None:
             (config.run.validation_scene_size, data.scene_size))
 
 
-def _check_stage(name: str, stage: DegradationStage) -> None:
+def check_positive(config: Any, *keys: str) -> None:
+    """Check that settings are greater than 0 and finite."""
+    values = dict(flat_values(config))
+    for key in keys:
+        require(0 < values[key] < float("inf"), f"{key} must be positive", values[key])
+
+
+def check_not_negative(config: Any, *keys: str) -> None:
+    """Check that settings are at least 0 and finite."""
+    values = dict(flat_values(config))
+    for key in keys:
+        require(0 <= values[key] < float("inf"), f"{key} must be at least 0", values[key])
+
+
+def check_run(config: Any) -> None:
+    """Check the settings under `run` that every training program has."""
+    check_positive(config, "run.log_every", "run.validate_every", "run.save_every", "run.keep_checkpoints")
+    check_not_negative(config, "run.keep_every")
+
+
+def check_degradation(prefix: str, config: DegradationConfig) -> None:
+    """Check the ranges of a degradation; `prefix` is what it is called in messages, as `degradation`."""
+    for name in ("first", "second"):
+        check_stage(f"{prefix}.{name}", getattr(config, name))
+    for name in ("final_sinc_prob", "jpeg_last_prob"):
+        value = getattr(config, name)
+        require(0 <= value <= 1, f"{prefix}.{name} must be between 0 and 1", value)
+
+
+def check_stage(name: str, stage: DegradationStage) -> None:
+    """Check the ranges of one stage of a degradation; `name` is what it is called in messages."""
     for field in ("blur_prob", "sinc_prob", "gaussian_noise_prob", "gray_noise_prob"):
         value = getattr(stage, field)
         require(0 <= value <= 1, f"{name}.{field} must be between 0 and 1", value)
@@ -208,3 +242,6 @@ def _check_stage(name: str, stage: DegradationStage) -> None:
     for field in ("betag_range", "betap_range", "resize_range"):  # values below and above 1 are drawn apart
         bounds = getattr(stage, field)
         require(bounds[0] <= 1 <= bounds[1], f"{name}.{field} must have 1 within it", bounds)
+
+
+META_TRAINING = Kind(TrainingConfig(), PRESETS, check_config, example="meta.learning_rate=1e-4")

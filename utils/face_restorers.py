@@ -4,7 +4,10 @@ Faces are uint8, or float32 that may lie outside of the range a little, as cubic
 Face preparation gives 512x512, training 256x256. Another restorer is another entry of `RESTORERS`.
 """
 
-from collections.abc import Callable
+import io
+import zipfile
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,10 +15,12 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.face_alignment import ALIGNED_SIZE
+from utils.files import atomic_path, read_bytes
 from utils.torch_files import load_state_dict
 from utils.weights import find_weights
 
 Restorer = Callable[[np.ndarray], np.ndarray]
+Params = Mapping[str, np.ndarray]
 
 
 def make_gpen(name: str, weights_dir: Path | None) -> Restorer:
@@ -57,6 +62,59 @@ def compile_gpen(params: dict) -> Restorer:
     return restore
 
 
+def make_rrdb_face(name: str, weights_dir: Path | None) -> Restorer:
+    """Load the restorer that comes with this repository; it is traced once. No weights folder is looked into.
+
+    Raises:
+        UserError: its weights are missing or damaged.
+    """
+    [path] = find_weights(name, weights_dir).values()
+    return partial(compile_face_restorer(), load_face_restorer(path))
+
+
+def compile_face_restorer() -> Callable[[Params, np.ndarray], np.ndarray]:
+    """Make a restorer that takes the network's parameters first; it is traced once for each architecture."""
+    import tensorflow as tf
+
+    from model.face_restorer import FACE_SIZE, face_restorer
+
+    run = tf.function(face_restorer, reduce_retracing=True, autograph=False)
+
+    def restore(params: Params, faces: np.ndarray) -> np.ndarray:
+        inputs = _resize(faces, FACE_SIZE).astype(np.float32) / 255
+        restored = np.clip(run(params, tf.constant(inputs)).numpy(), 0, 1) * 255
+        return _resize(np.rint(restored).astype(np.uint8), faces.shape[1])
+
+    return restore
+
+
+def load_face_restorer(path: Path) -> dict[str, np.ndarray]:
+    """Read parameters that `save_face_restorer` wrote: name -> float32.
+
+    Raises:
+        UserError: the file cannot be read or holds something else.
+    """
+    from model.face_restorer import face_restorer_architecture
+
+    try:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
+            params = {name.removesuffix(".npy"): file[name].astype(np.float32) for name in file.files}
+        face_restorer_architecture({name: value.shape for name, value in params.items()})
+    except (ValueError, zipfile.BadZipFile, AttributeError, EOFError, KeyError) as error:
+        raise UserError(f"{path} holds no face restorer: {error}. Fetch or make it again.") from error
+    return params
+
+
+def save_face_restorer(path: Path, params: Mapping[str, np.ndarray]) -> None:
+    """Write parameters as float16: equal parameters give equal bytes.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **{name: np.asarray(value, np.float16) for name, value in params.items()})
+
+
 def _resize(faces: np.ndarray, size: int) -> np.ndarray:
     """Resize square faces: by area means down, by cubic convolution up."""
     if faces.shape[1] == size:
@@ -65,7 +123,8 @@ def _resize(faces: np.ndarray, size: int) -> np.ndarray:
     return np.stack([cv2.resize(face, (size, size), interpolation=interpolation) for face in faces])
 
 
-RESTORERS: dict[str, Callable[[str, Path | None], Restorer]] = {"gpen-512": make_gpen, "gpen-256": make_gpen}
+RESTORERS: dict[str, Callable[[str, Path | None], Restorer]] = {
+    "gpen-512": make_gpen, "gpen-256": make_gpen, "rrdb-face": make_rrdb_face}
 
 
 def check_restored(face: np.ndarray, path: Path) -> np.ndarray:

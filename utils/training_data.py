@@ -4,7 +4,7 @@ Every task is a function of (seed, iteration, number of the task) and of the rec
 is resumed at an iteration goes on with the same data, bit for bit, and tasks can be divided among machines at will.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,10 +18,10 @@ from utils.degradations import Degradation, degrade, sample_degradation, sample_
 from utils.face_restorers import Restorer
 from utils.images import to_float
 from utils.patches import log_gradient
+from utils.prefetching import Ahead
 from utils.tfrecords import ImageRecords
 
 FACES, SCENES, DRAWS, CROPS, VALIDATION = range(5)  # separate streams of random numbers under one seed
-PREFETCHED = 2  # meta-batches
 
 
 class Degraded(NamedTuple):
@@ -73,7 +73,6 @@ class TaskSource:
         """
         self.faces, self.scenes, self.config = faces, scenes, config
         self._restore = restore
-        self.failure: Exception | None = None  # what went wrong in a thread of TensorFlow's, which garbles exceptions
 
     def batches(self, start: int, tasks: range) -> Iterator[Task]:
         """Give meta-batches without end, from iteration `start` on, prepared ahead in other threads.
@@ -85,34 +84,15 @@ class TaskSource:
         Returns:
             `Task`s of float32 arrays with the axis of tasks in front.
         """
-        workers = self.config.data.num_workers or tf.data.AUTOTUNE
-        draws = tf.data.Dataset.range(start * len(tasks), np.iinfo(np.int64).max)
-        degraded = draws.map(lambda draw: tf.numpy_function(
-            self._guard(lambda draw: self.degraded(*_numbers(draw, tasks))), [draw], [tf.uint8] * 4 + [tf.float32],
-            stateful=False), num_parallel_calls=workers, deterministic=True)
-        numbered = tf.data.Dataset.zip((tf.data.Dataset.range(start, np.iinfo(np.int64).max),
-                                        degraded.batch(len(tasks))))
+        ahead = Ahead(self.config.data.num_workers)
+        degraded = ahead.draw(lambda draw: self.degraded(*_numbers(draw, tasks)), start * len(tasks),
+                              [tf.uint8] * 4 + [tf.float32]).batch(len(tasks))
+        numbered = tf.data.Dataset.zip((tf.data.Dataset.range(start, np.iinfo(np.int64).max), degraded))
         # one after the other: the restorer itself uses all threads. Were it not stateful, tf.data would run several
         finished = numbered.map(lambda iteration, images: tf.numpy_function(
-            self._guard(lambda iteration, *images: self.finished(int(iteration), tasks, Degraded(*images))),
+            ahead.guard(lambda iteration, *images: self.finished(int(iteration), tasks, Degraded(*images))),
             [iteration, *images], [tf.float32] * 5, stateful=True))
-        try:
-            for batch in finished.prefetch(PREFETCHED).as_numpy_iterator():
-                yield Task(*batch)
-        except tf.errors.OpError:
-            if self.failure is None:
-                raise
-            raise self.failure from None
-
-    def _guard(self, function: Callable) -> Callable:
-        def guarded(*args):
-            try:
-                return tuple(function(*args))
-            except Exception as error:
-                self.failure = self.failure or error  # what follows from it comes later
-                raise
-
-        return guarded
+        return ahead.iterate(finished, Task)
 
     def degraded(self, iteration: int, task: int) -> Degraded:
         """Draw one task's images and its degradation, and degrade them."""

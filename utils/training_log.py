@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -111,30 +112,43 @@ class EventWriter:
         self._writer.close()
 
 
-def plot_curves(path: Path, training: History, validation: History) -> None:
-    """Draw the validation scores and the training losses over the iterations, as PNG."""
+class Panel(NamedTuple):
+    """One diagram: `lines` maps labels to iterations and values.
+
+    With `logarithmic` its lines are thin, for losses of many iterations; otherwise every value has a mark. With `zero`
+    a line shows where 0 is.
+    """
+
+    title: str
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    unit: str = ""
+    logarithmic: bool = False
+    zero: bool = False
+
+
+def losses_panel(training: History, names: Sequence[str]) -> Panel:
+    """Give a diagram of those losses that the history has values of."""
+    columns = {name: training.column(name) for name in names}
+    return Panel("training losses", {name: column for name, column in columns.items() if column[1]}, logarithmic=True)
+
+
+def plot_curves(path: Path, panels: Sequence[Panel]) -> None:
+    """Draw diagrams over the iterations beside each other, as PNG."""
     import matplotlib  # takes a second, so only when there is something to draw
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (scores, gain, losses) = pyplot.subplots(1, 3, figsize=(16, 4.5), constrained_layout=True)
-    for name, label in (("psnr_bicubic", "bicubic"), ("psnr_before", "un-adapted"), ("psnr_after", "adapted"),
-                        ("psnr_other_faces", "adapted with another task's faces")):
-        scores.plot(*validation.column(name), marker=".", label=label)
-    scores.set(title="validation: PSNR-Y", ylabel="dB")
-    iterations, after = validation.column("psnr_after")
-    for name, label in (("psnr_before", "over un-adapted"), ("psnr_other_faces", "over another task's faces")):
-        gain.plot(iterations, np.subtract(after, validation.column(name)[1]), marker=".", label=label)
-    gain.axhline(0, color="black", linewidth=0.8)
-    gain.set(title="validation: gain of the adapted", ylabel="dB")
-    for name in ("outer_loss", "inner_loss", "l1", "lpips", "gan", "discriminator_loss"):
-        iterations, values = training.column(name)
-        if values:
-            losses.plot(iterations, values, label=name, linewidth=0.8)
-    losses.set(title="training losses", yscale="log")
-    for axes in (scores, gain, losses):
-        axes.set_xlabel("iteration")
+    figure, row = pyplot.subplots(1, len(panels), figsize=(16 * len(panels) / 3, 4.5), constrained_layout=True,
+                                  squeeze=False)
+    for axes, panel in zip(row[0], panels, strict=True):
+        style = {"linewidth": 0.8} if panel.logarithmic else {"marker": "."}
+        for label, (iterations, values) in panel.lines.items():
+            axes.plot(iterations, values, label=label, **style)
+        if panel.zero:
+            axes.axhline(0, color="black", linewidth=0.8)
+        axes.set(title=panel.title, ylabel=panel.unit, xlabel="iteration",
+                 yscale="log" if panel.logarithmic else "linear")
         if axes.lines:
             axes.legend(fontsize=8)
         axes.grid(alpha=0.3)

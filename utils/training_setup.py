@@ -5,7 +5,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -22,7 +22,7 @@ from utils.face_restorers import RESTORERS, Restorer
 from utils.perceptual import BACKBONE, HEADS, load_lpips, make_lpips_distance
 from utils.tfrecords import ImageRecords
 from utils.training_data import Images, TaskSource
-from utils.training_run import TrainingRun
+from utils.training_run import MetaRun
 from utils.training_state import Checkpoints
 from utils.validation import Validator, draw_validation_tasks
 from utils.weights import find_weights
@@ -44,17 +44,28 @@ def open_data(config: TrainingConfig) -> Data:
         UserError: one is missing, damaged, of another image size, or has too few images to divide.
     """
     data = config.data
-    faces, kept_faces = _divide(data.face_record, data.face_validation_record, data.face_size, config)
-    scenes, kept_scenes = _divide(data.scene_record, data.scene_validation_record, data.scene_size, config)
+    faces, kept_faces = divide_record(data.face_record, data.face_validation_record, data.face_size, data)
+    scenes, kept_scenes = divide_record(data.scene_record, data.scene_validation_record, data.scene_size, data)
     return Data(faces, scenes, kept_faces, kept_scenes)
 
 
-def _divide(path: str, validation_path: str, size: int, config: TrainingConfig) -> tuple[Images, Images]:
-    records = ImageRecords(path, size, skip_corrupt=config.data.skip_corrupt)
+def divide_record(path: str, validation_path: str, size: int, data: Any) -> tuple[Images, Images]:
+    """Open a record, and give the images to train on and those to validate on.
+
+    Args:
+        path: of the record.
+        validation_path: of one whose images are validated on; empty: the last images of the record itself.
+        size: of the images, in pixels.
+        data: settings with `num_validation` and `skip_corrupt`, as those of `config.DataConfig`.
+
+    Raises:
+        UserError: one is missing, damaged, of another image size, or has too few images to divide.
+    """
+    records = ImageRecords(path, size, skip_corrupt=data.skip_corrupt)
     if validation_path:
-        kept = ImageRecords(validation_path, size, skip_corrupt=config.data.skip_corrupt)
+        kept = ImageRecords(validation_path, size, skip_corrupt=data.skip_corrupt)
         return Images(records, 0, len(records)), Images(kept, 0, len(kept))
-    count = config.data.num_validation
+    count = data.num_validation
     require(0 < count < len(records), f"{path} must have more images than the data.num_validation that are kept for "
             "validation, and these must be at least 1 unless there is a record of their own",
             f"{len(records)} images, {count} kept")
@@ -213,7 +224,7 @@ def _lpips_if_there(weights_dir: Path | None) -> Params | None:
 
 
 def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: Checkpoints, weights_dir: Path | None,
-             strategy: tf.distribute.Strategy | None) -> TrainingRun:
+             strategy: tf.distribute.Strategy | None) -> MetaRun:
     """Put a run together: open the records, load the networks, go back to a checkpoint.
 
     Args:
@@ -252,4 +263,4 @@ def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: C
         lpips = networks.lpips if networks.lpips is not None else _lpips_if_there(weights_dir)
         validator = Validator(tasks, config, make_lpips_distance(lpips) if lpips is not None else None)
     source = TaskSource(data.faces, data.scenes, config, restore)
-    return TrainingRun(folder, config, trainer, source, validator, checkpoints)
+    return MetaRun(folder, config, trainer, source, validator, checkpoints)

@@ -1,19 +1,20 @@
-"""Checkpoints of meta-training: everything a run needs to go on, in one TF1 name-based checkpoint.
+"""Checkpoints of training: everything a run needs to go on, in one TF1 name-based checkpoint.
 
-It holds the 2,204 variables of the original's checkpoints under their names, so the original code and `test.py` read
-it, and a few more under `MetaF2N/` and `Average/`. Random state and data position are not stored: both follow from the
-seed and the iteration (`utils.training_data`).
+That of meta-training holds the 2,204 variables of the original's checkpoints under their names, so the original code
+and `test.py` read it, and a few more under `MetaF2N/` and `Average/`. Random state and data position are not stored:
+both follow from the seed and the iteration (`utils.training_data`).
 """
 
+import abc
 import re
 import shutil
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
-from config import TrainingConfig
 from model.meta_trainer import AVERAGE, FIRST, SECOND, MetaTrainer
 from utils.checkpoints import (
     DISCRIMINATOR_SCOPE,
@@ -23,7 +24,7 @@ from utils.checkpoints import (
     read_tensors,
     write_tf1_checkpoint,
 )
-from utils.configuration import ARCHITECTURE, config_to_json, differences, parse_config
+from utils.configuration import ARCHITECTURE, META_TRAINING, Kind, config_to_json, differences, parse_config
 from utils.errors import UserError
 from utils.files import atomic_path
 
@@ -31,46 +32,107 @@ SCOPES = {"generator": GENERATOR_SCOPE, "mask": MASK_SCOPE, "discriminator": DIS
           "vectors": DISCRIMINATOR_SCOPE}
 AVERAGE_SCOPE = "Average/"
 CONFIG, UPDATES = "MetaF2N/config", "MetaF2N/discriminator_updates"
-BEGINNING = ("meta.init", "meta.mask_bias", "discriminator.init")
 PREFIX = "model-"
-AVERAGE_PREFIX = "average-"  # of a checkpoint with the moving averages of generator and MaskNet, for test.py
+AVERAGE_PREFIX = "average-"  # of a checkpoint with the moving averages alone, under the networks' own names
 
 
-def checkpoint_name(kind: str, name: str) -> str:
-    """Give the name in a checkpoint of a variable of `MetaTrainer`: ("mask/first", "conv1/kernel") is Mask/.../Adam."""
-    network, _, slot = kind.partition("/")
-    suffix = {FIRST: OPTIMIZER_SLOTS[0], SECOND: OPTIMIZER_SLOTS[1]}.get(slot, "")
-    return (AVERAGE_SCOPE if slot == AVERAGE else "") + SCOPES[network] + name + suffix
+class StateLayout(abc.ABC):
+    """How one training program's state lies in its checkpoints, and which of its settings a checkpoint fits.
+
+    Its trainer has `variables` (any key -> variable), `iteration` and `config`. `kind` is that of its configuration.
+    `architecture`: settings that a checkpoint must have been trained with. `switches`: settings of which it matters
+    only whether they are 0, with what they switch on. `beginning`: settings that matter at iteration 0 alone.
+    """
+
+    kind: Kind
+    architecture: tuple[str, ...] = ()
+    switches: ClassVar[Mapping[str, str]] = {}
+    beginning: tuple[str, ...] = ()
+
+    @abc.abstractmethod
+    def variable_name(self, key: Hashable) -> str:
+        """Give the name in a checkpoint of one of the trainer's variables.
+
+        A moving average has `AVERAGE_SCOPE` before the name of the variable it is an average of.
+        """
+
+    def extras(self, trainer: Any) -> dict[str, Any]:
+        """Give by name what a checkpoint holds besides the variables, the iteration and the configuration."""
+        return {}
+
+    def restore_extras(self, tensors: Mapping[str, Any], trainer: Any) -> None:  # noqa: B027  not every one has any
+        """Put what `extras` gave back into a trainer, which has its variables and its iteration already."""
+
+    def tensors(self, trainer: Any) -> dict[str, Any]:
+        """Give everything that a checkpoint of the trainer's present state holds."""
+        variables = {self.variable_name(key): tf.convert_to_tensor(variable)
+                     for key, variable in trainer.variables.items()}
+        return {**variables, **self.extras(trainer), "global_step": np.int32(trainer.iteration),
+                CONFIG: np.array(config_to_json(trainer.config), object)}
+
+    def check_compatible(self, old: Any, new: Any, prefix: Path) -> None:
+        """Compare what decides which variables there are, and what matters at the beginning alone.
+
+        Raises:
+            UserError: names the first setting that differs.
+        """
+        changed = differences(old, new)
+        for key in self.beginning:
+            if key in changed:
+                raise UserError(f"this run has begun with {key}={changed[key][0]} and is at {prefix}. To begin with "
+                                f"{changed[key][1]} give another --trial.")
+        for key in (*self.architecture, *self.switches):
+            before, now = changed.get(key, (0, 0))
+            if before != now and (key in self.architecture or bool(before) != bool(now)):
+                what = f" ({self.switches[key]})" if key in self.switches else ""
+                raise UserError(f"{prefix} was trained with {key}={before}{what}, not {now}. Go on with that, or "
+                                "start another --trial.")
 
 
-def state_tensors(trainer: MetaTrainer) -> dict[str, Any]:
-    """Give everything that a checkpoint of the trainer's present state holds."""
-    tensors: dict[str, Any] = {checkpoint_name(*key): tf.convert_to_tensor(variable)
-                               for key, variable in trainer.variables.items()}
-    meta = trainer.config.meta
-    # TF1's Adam starts these at beta, and multiplies them by beta at every update
-    for suffix, updates in (("", trainer.iteration), ("_1", trainer.discriminator_updates)):
-        tensors[f"beta1_power{suffix}"] = np.float32(meta.beta1 ** (updates + 1))
-        tensors[f"beta2_power{suffix}"] = np.float32(meta.beta2 ** (updates + 1))
-    tensors.update({"global_step": np.int32(trainer.iteration),
-                    "stop_grad": np.bool_(trainer.iteration < trainer.config.inner.second_order_from),
-                    UPDATES: np.int64(trainer.discriminator_updates),
-                    CONFIG: np.array(config_to_json(trainer.config), object)})
-    return tensors
+class MetaLayout(StateLayout):
+    """The state of a `MetaTrainer`."""
+
+    kind = META_TRAINING
+    architecture = ARCHITECTURE
+    switches: ClassVar[Mapping[str, str]] = {"loss.gan": "the discriminator", "meta.ema_decay": "the moving average"}
+    beginning = ("meta.init", "meta.mask_bias", "discriminator.init")
+
+    def variable_name(self, key: tuple[str, str]) -> str:
+        """Give the name in a checkpoint of a variable: ("mask/first", "conv1/kernel") is Mask/.../Adam."""
+        kind, name = key
+        network, _, slot = kind.partition("/")
+        suffix = {FIRST: OPTIMIZER_SLOTS[0], SECOND: OPTIMIZER_SLOTS[1]}.get(slot, "")
+        return (AVERAGE_SCOPE if slot == AVERAGE else "") + SCOPES[network] + name + suffix
+
+    def extras(self, trainer: MetaTrainer) -> dict[str, Any]:
+        """Give the counters."""
+        meta, updates = trainer.config.meta, trainer.discriminator_updates
+        extras = {"stop_grad": np.bool_(trainer.iteration < trainer.config.inner.second_order_from),
+                  UPDATES: np.int64(updates)}
+        # TF1's Adam starts these at beta, and multiplies them by beta at every update
+        for suffix, count in (("", trainer.iteration), ("_1", updates)):
+            extras[f"beta1_power{suffix}"] = np.float32(meta.beta1 ** (count + 1))
+            extras[f"beta2_power{suffix}"] = np.float32(meta.beta2 ** (count + 1))
+        return extras
+
+    def restore_extras(self, tensors: Mapping[str, Any], trainer: MetaTrainer) -> None:
+        """Put back the one counter that does not follow from the others."""
+        trainer.discriminator_updates = int(tensors[UPDATES])
 
 
 class Checkpoints:
     """The checkpoints `model-<iteration>` of a folder, of which a few are kept."""
 
-    def __init__(self, folder: Path, *, keep: int, keep_every: int):
+    def __init__(self, folder: Path, layout: StateLayout, *, keep: int, keep_every: int):
         """Remember where.
 
         Args:
             folder: need not exist.
+            layout: of the program whose checkpoints they are.
             keep: how many of the latest stay.
             keep_every: those of its multiples stay for good; 0: none.
         """
-        self.folder = folder
+        self.folder, self._layout = folder, layout
         self._keep, self._keep_every = keep, keep_every
 
     def prefix(self, iteration: int) -> Path:
@@ -95,13 +157,13 @@ class Checkpoints:
             if not data.with_suffix(".index").exists():
                 data.unlink()
 
-    def save(self, trainer: MetaTrainer) -> None:
+    def save(self, trainer: Any) -> None:
         """Write a checkpoint of the present state, then remove those that are no longer kept.
 
         Raises:
             UserError: it cannot be written; earlier checkpoints are as they were.
         """
-        tensors = state_tensors(trainer)
+        tensors = self._layout.tensors(trainer)
         write_tf1_checkpoint(self.prefix(trainer.iteration), tensors)
         averages = {name.removeprefix(AVERAGE_SCOPE): value for name, value in tensors.items()
                     if name.startswith(AVERAGE_SCOPE)}
@@ -138,7 +200,7 @@ class Checkpoints:
         with atomic_path(self.folder / "checkpoint") as temporary:
             temporary.write_text(f'model_checkpoint_path: "{PREFIX}{iteration}"\n')
 
-    def read_config(self, iteration: int) -> TrainingConfig:
+    def read_config(self, iteration: int) -> Any:
         """Read what a checkpoint was trained with.
 
         Raises:
@@ -149,18 +211,19 @@ class Checkpoints:
         if CONFIG not in tensors:
             raise UserError(f"{prefix} holds no training state of this program. To start from its weights, give "
                             f"--init {prefix} and another --trial.")
-        return parse_config(tensors[CONFIG], str(prefix))
+        return parse_config(self._layout.kind, tensors[CONFIG], str(prefix))
 
-    def restore(self, iteration: int, trainer: MetaTrainer) -> None:
+    def restore(self, iteration: int, trainer: Any) -> None:
         """Put a trainer into the state of a checkpoint.
 
         Raises:
             UserError: it was trained with another architecture or other losses, or cannot be read.
         """
         prefix = self.prefix(iteration)
-        check_compatible(self.read_config(iteration), trainer.config, prefix)
-        names = {checkpoint_name(*key): key for key in trainer.variables}
-        tensors = read_tensors(prefix, lambda name: name in names or name == UPDATES)
+        self._layout.check_compatible(self.read_config(iteration), trainer.config, prefix)
+        names = {self._layout.variable_name(key): key for key in trainer.variables}
+        extras = self._layout.extras(trainer)
+        tensors = read_tensors(prefix, lambda name: name in names or name in extras)
         missing = [name for name in names if name not in tensors]
         wrong = [name for name in names if name in tensors and
                  tuple(tensors[name].shape) != tuple(trainer.variables[names[name]].shape)]
@@ -170,24 +233,5 @@ class Checkpoints:
                             "configuration it was trained with, or start another --trial.")
         for name, key in names.items():
             trainer.variables[key].assign(tensors[name])
-        trainer.iteration, trainer.discriminator_updates = iteration, int(tensors[UPDATES])
-
-
-def check_compatible(old: TrainingConfig, new: TrainingConfig, prefix: Path) -> None:
-    """Compare what decides which variables there are, and what matters at the beginning alone.
-
-    Raises:
-        UserError: names the first setting that differs.
-    """
-    changed = differences(old, new)
-    for key in BEGINNING:
-        if key in changed:
-            raise UserError(f"this run has begun with {key}={changed[key][0]} and is at {prefix}. To begin with "
-                            f"{changed[key][1]} give another --trial.")
-    switched = {"loss.gan": "the discriminator", "meta.ema_decay": "the moving average"}
-    for key in (*ARCHITECTURE, *switched):
-        before, now = changed.get(key, (0, 0))
-        if before != now and (key in ARCHITECTURE or bool(before) != bool(now)):
-            what = f" ({switched[key]})" if key in switched else ""
-            raise UserError(f"{prefix} was trained with {key}={before}{what}, not {now}. Go on with that, or start "
-                            "another --trial.")
+        trainer.iteration = iteration
+        self._layout.restore_extras(tensors, trainer)

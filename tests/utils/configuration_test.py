@@ -2,12 +2,14 @@
 
 import json
 import re
+from functools import partial
 
 import pytest
 
 from config import PRESETS, TrainingConfig
 from utils.configuration import (
     ARCHITECTURE,
+    META_TRAINING,
     config_to_json,
     differences,
     flat_values,
@@ -17,6 +19,7 @@ from utils.configuration import (
 )
 from utils.errors import UserError
 
+resolve, parse = partial(resolve_config, META_TRAINING), partial(parse_config, META_TRAINING)
 POSITIVE = ("generator.num_blocks", "generator.num_features", "generator.growth", "discriminator.num_features",
             "inner.learning_rate", "inner.num_steps", "meta.num_iterations", "meta.tasks_per_batch",
             "meta.learning_rate", "meta.epsilon", "discriminator.learning_rate", "data.samples_per_task",
@@ -35,19 +38,19 @@ RANGES = [f"degradation.{stage}.{name}_range" for stage in ("first", "second") f
 
 def fails(message, *settings, preset="published"):
     with pytest.raises(UserError, match=re.escape(message)) as caught:
-        resolve_config(preset, settings)
+        resolve(preset, settings)
     assert "\n" not in str(caught.value)
 
 
 # --- presets and settings ---
 
 def test_published_preset_is_what_config_py_says():
-    assert resolve_config("published") == TrainingConfig()
+    assert resolve("published") == TrainingConfig()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_preset_changes_what_it_lists_and_nothing_else(preset):
-    config = resolve_config(preset)
+    config = resolve(preset)
     published = dict(flat_values(TrainingConfig()))
     assert dict(flat_values(config)) == published | PRESETS[preset]
     assert differences(TrainingConfig(), config) == {
@@ -61,20 +64,20 @@ def test_preset_changes_what_it_lists_and_nothing_else(preset):
     ("degradation.second.kernel_sizes=7,9", (7, 9)), ("degradation.final_sinc_prob=0", 0.0)])
 def test_setting_is_read_as_the_type_it_replaces(setting, value):
     key = setting.partition("=")[0]
-    config = resolve_config("published", [setting])
+    config = resolve("published", [setting])
     assert get_value(config, key) == value
     assert type(get_value(config, key)) is type(value)
     assert list(differences(TrainingConfig(), config)) == [key]
 
 
 def test_later_settings_win_over_earlier_ones_and_over_the_preset():
-    config = resolve_config("smoke", ["meta.num_iterations=7", "meta.seed=1", "meta.num_iterations=8"])
-    assert differences(resolve_config("smoke"), config) == {"meta.num_iterations": (4, 8), "meta.seed": (0, 1)}
+    config = resolve("smoke", ["meta.num_iterations=7", "meta.seed=1", "meta.num_iterations=8"])
+    assert differences(resolve("smoke"), config) == {"meta.num_iterations": (4, 8), "meta.seed": (0, 1)}
 
 
 def test_base_takes_the_place_of_the_preset():
-    base = resolve_config("small", ["meta.seed=5"])
-    assert differences(base, resolve_config("published", ["meta.seed=6"], base=base)) == {"meta.seed": (5, 6)}
+    base = resolve("small", ["meta.seed=5"])
+    assert differences(base, resolve("published", ["meta.seed=6"], base=base)) == {"meta.seed": (5, 6)}
 
 
 def test_names_of_the_architecture_are_settings():
@@ -191,26 +194,26 @@ def test_rules_of_sizes_and_losses(settings, message):
     ["degradation.first.jpeg_range=80,80", "degradation.second.resize_probs=0,0,1",
      "degradation.first.resize_range=1,1"]])
 def test_values_on_the_allowed_side_of_the_rules(settings):
-    assert len(differences(TrainingConfig(), resolve_config("published", settings))) == len(settings)
+    assert len(differences(TrainingConfig(), resolve("published", settings))) == len(settings)
 
 
 # --- plain data ---
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_json_gives_the_configuration_back(preset):
-    config = resolve_config(preset, ["degradation.first.kernel_sizes=7,9", "meta.learning_rate=0.1", "meta.init=ü"])
-    assert parse_config(config_to_json(config), "x") == config
-    assert parse_config(config_to_json(config).encode(), "x") == config
+    config = resolve(preset, ["degradation.first.kernel_sizes=7,9", "meta.learning_rate=0.1", "meta.init=ü"])
+    assert parse(config_to_json(config), "x") == config
+    assert parse(config_to_json(config).encode(), "x") == config
 
 
 def test_json_says_each_value_under_its_group():
-    data = json.loads(config_to_json(resolve_config("published", ["inner.learning_rate=0.5"])))
+    data = json.loads(config_to_json(resolve("published", ["inner.learning_rate=0.5"])))
     assert data["inner"] == {"learning_rate": 0.5, "num_steps": 1, "second_order_from": 0}
     assert data["degradation"]["second"]["resize_range"] == [0.3, 1.2]
 
 
 def test_what_json_lacks_is_as_published():
-    assert parse_config('{"meta": {"seed": 3}}', "x") == resolve_config("published", ["meta.seed=3"])
+    assert parse('{"meta": {"seed": 3}}', "x") == resolve("published", ["meta.seed=3"])
 
 
 @pytest.mark.parametrize("text", [
@@ -220,13 +223,13 @@ def test_what_json_lacks_is_as_published():
 def test_other_text_is_no_configuration(text):
     with pytest.raises(UserError, match=r"^run/config\.json holds no configuration of this program: .*Restore or"
                        ) as caught:
-        parse_config(text, "run/config.json")
+        parse(text, "run/config.json")
     assert "\n" not in str(caught.value)
 
 
 def test_differences_are_told_with_both_values():
-    old, new = resolve_config("published"), resolve_config("published", ["meta.seed=3", "loss.gan=0",
-                                                                         "degradation.first.sigma_range=1,2"])
+    old, new = resolve("published"), resolve("published", ["meta.seed=3", "loss.gan=0",
+                                                             "degradation.first.sigma_range=1,2"])
     assert differences(old, new) == {"meta.seed": (0, 3), "loss.gan": (0.1, 0.0),
                                      "degradation.first.sigma_range": ((0.2, 3.0), (1.0, 2.0))}
     assert differences(new, new) == {}

@@ -10,7 +10,7 @@ import pytest
 from model.meta_learner import Task
 from tests.workplace import picture
 from utils import training_data
-from utils.configuration import resolve_config
+from utils.configuration import META_TRAINING, resolve_config
 from utils.degradations import usm_sharpen
 from utils.errors import UserError
 from utils.images import quantize, to_float
@@ -25,7 +25,7 @@ SETTINGS = [f"data.face_size={FACE_SIZE}", f"data.scene_size={SCENE_SIZE}", f"da
 
 
 def configure(*settings):
-    return resolve_config("smoke", [*SETTINGS, *settings])
+    return resolve_config(META_TRAINING, "smoke", [*SETTINGS, *settings])
 
 
 @pytest.fixture(scope="module")

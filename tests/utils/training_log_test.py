@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from utils.errors import UserError
 from utils.training_log import EventWriter, History, plot_curves
+from utils.training_run import meta_panels
 
 SCORES = ("psnr_bicubic", "psnr_before", "psnr_after", "psnr_other_faces")
 
@@ -161,7 +162,7 @@ def drawn(path, histories, monkeypatch):
     with monkeypatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("error")
         patch.setattr(pyplot, "close", figures.append)
-        plot_curves(path, *histories)
+        plot_curves(path, meta_panels(*histories))
     [figure] = figures
     lines = [{line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines
               if not line.get_label().startswith("_")} for axes in figure.axes]
@@ -185,7 +186,7 @@ def test_curves_are_those_of_the_histories(tmp_path, monkeypatch, count):
 def test_picture_of_the_curves_replaces_the_one_before(tmp_path):
     pictures = []
     for count in (0, 3):
-        plot_curves(tmp_path / "curves.png", *make_histories(tmp_path, count))
+        plot_curves(tmp_path / "curves.png", meta_panels(*make_histories(tmp_path, count)))
         pictures.append(np.asarray(Image.open(tmp_path / "curves.png").convert("RGB")).astype(int))
     assert pictures[0].std() > 10
     assert (np.abs(pictures[0] - pictures[1]).max(axis=2) > 50).sum() > 500

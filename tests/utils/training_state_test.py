@@ -15,11 +15,12 @@ from model.meta_trainer import MetaTrainer
 from model.rrdbnet import rrdbnet_shapes
 from tests.small_networks import small_generator
 from utils.checkpoints import load_super_resolver, write_tf1_checkpoint
-from utils.configuration import resolve_config
+from utils.configuration import META_TRAINING, resolve_config
 from utils.errors import UserError
-from utils.training_state import CONFIG, UPDATES, Checkpoints, checkpoint_name, state_tensors
+from utils.training_state import CONFIG, UPDATES, Checkpoints, MetaLayout
 
 DATA = Path(__file__).parents[1] / "data"
+LAYOUT = MetaLayout()
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def eager():
 
 
 def configure(*settings):
-    return resolve_config("smoke", ["meta.tasks_per_batch=1", "meta.learning_rate=1e-3", *settings])
+    return resolve_config(META_TRAINING, "smoke", ["meta.tasks_per_batch=1", "meta.learning_rate=1e-3", *settings])
 
 
 def make_trainer(*settings, with_discriminator=True):
@@ -74,7 +75,7 @@ def trainer():
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    return Checkpoints(tmp_path / "checkpoints", keep=3, keep_every=0)
+    return Checkpoints(tmp_path / "checkpoints", LAYOUT, keep=3, keep_every=0)
 
 
 def shapes(tensors):
@@ -104,8 +105,8 @@ def full_size_tensors():
     with tf.Graph().as_default():
         variables = {(kind, name): tf.zeros(shape) for kind, shapes in {**kinds, "vectors": vector_shapes()}.items()
                      for name, shape in shapes.items()}
-        return state_tensors(SimpleNamespace(variables=variables, config=resolve_config("published"), iteration=0,
-                                             discriminator_updates=0))
+        return LAYOUT.tensors(SimpleNamespace(variables=variables, config=resolve_config(META_TRAINING, "published"),
+                                              iteration=0, discriminator_updates=0))
 
 
 def test_variables_are_those_of_the_published_checkpoints_and_two_more():
@@ -115,7 +116,7 @@ def test_variables_are_those_of_the_published_checkpoints_and_two_more():
 
 
 def test_moving_averages_have_names_apart_from_the_networks():
-    tensors = state_tensors(make_trainer("meta.ema_decay=0.9"))
+    tensors = LAYOUT.tensors(make_trainer("meta.ema_decay=0.9"))
     networks = {name for name in tensors if name.startswith(("MODEL/", "Mask/")) and "/Adam" not in name}
     assert len(networks) == len(small_generator()) + len(masknet_shapes())
     assert {name for name in tensors if name.startswith("Average/")} == {f"Average/{name}" for name in networks}
@@ -133,17 +134,17 @@ def test_kinds_of_variables_are_those_that_have_names(trainer):
     ("discriminator/second", "conv0/bias", "Discriminator/conv0/bias/Adam_1"),
     ("vectors", "conv1/u", "Discriminator/conv1/u"), ("mask/average", "conv8/bias", "Average/Mask/conv8/bias")])
 def test_names_of_variables(kind, name, expected):
-    assert checkpoint_name(kind, name) == expected
+    assert LAYOUT.variable_name((kind, name)) == expected
 
 
 def test_without_a_discriminator_there_is_nothing_of_it():
-    tensors = state_tensors(make_trainer(with_discriminator=False))
+    tensors = LAYOUT.tensors(make_trainer(with_discriminator=False))
     assert not [name for name in tensors if name.startswith("Discriminator/")]
 
 
 def test_counters_are_as_tf1s_adam_keeps_them(trainer):
     trainer.iteration, trainer.discriminator_updates = 7, 3
-    tensors = state_tensors(trainer)
+    tensors = LAYOUT.tensors(trainer)
     expected = {"beta1_power": 0.9**8, "beta2_power": 0.999**8, "beta1_power_1": 0.9**4, "beta2_power_1": 0.999**4}
     for name, value in expected.items():
         assert tensors[name].dtype == np.float32
@@ -155,7 +156,7 @@ def test_counters_are_as_tf1s_adam_keeps_them(trainer):
 def test_stop_grad_tells_whether_the_next_iteration_is_of_first_order(iteration, stopped):
     trainer = make_trainer("inner.second_order_from=5", with_discriminator=False)
     trainer.iteration = iteration
-    assert state_tensors(trainer)["stop_grad"] == stopped
+    assert LAYOUT.tensors(trainer)["stop_grad"] == stopped
 
 
 # --- saving and restoring ---
@@ -258,7 +259,7 @@ def save_numbers(checkpoints, numbers):
     (2, 0, (4, 6, 1, 2, 3), [2, 3, 4, 6])],
     ids=["the latest", "multiples", "few", "whose name others begin with", "later ones of a run that went back"])
 def test_earlier_checkpoints_are_removed_with_their_averages(tmp_path, keep, keep_every, numbers, kept):
-    assert save_numbers(Checkpoints(tmp_path / "x", keep=keep, keep_every=keep_every), numbers) == kept
+    assert save_numbers(Checkpoints(tmp_path / "x", LAYOUT, keep=keep, keep_every=keep_every), numbers) == kept
 
 
 # --- what does not fit ---
@@ -271,7 +272,7 @@ def test_earlier_checkpoints_are_removed_with_their_averages(tmp_path, keep, kee
     ([], ["meta.ema_decay=0.9"], r"meta.ema_decay=0.0 \(the moving average\), not 0.9\.")])
 def test_setting_that_does_not_fit_is_named(checkpoints, trainer, old, new, message):
     write_tf1_checkpoint(checkpoints.prefix(1), {
-        CONFIG: state_tensors(make_trainer(*old, with_discriminator="loss.gan=0" not in old))[CONFIG]})
+        CONFIG: LAYOUT.tensors(make_trainer(*old, with_discriminator="loss.gan=0" not in old))[CONFIG]})
     trainer = make_trainer()
     trainer.config = configure(*new)
     with pytest.raises(UserError, match=r"model-1 was trained with " + message + ".*another --trial") as caught:
@@ -289,7 +290,7 @@ def test_settings_that_leave_the_variables_as_they_are_may_change(checkpoints):
 
 
 def test_variables_that_are_missing_or_of_another_shape_are_named_and_nothing_is_restored(checkpoints, trainer):
-    tensors = dict(state_tensors(trainer))
+    tensors = dict(LAYOUT.tensors(trainer))
     del tensors["Mask/conv3/bias/Adam"]
     tensors["Mask/conv8/bias"] = np.zeros(2, np.float32)
     write_tf1_checkpoint(checkpoints.prefix(1), tensors)

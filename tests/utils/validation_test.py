@@ -9,7 +9,7 @@ from model.rrdbnet import rrdbnet
 from tests.small_networks import small_generator
 from tests.workplace import picture
 from utils import training_data
-from utils.configuration import resolve_config
+from utils.configuration import META_TRAINING, resolve_config
 from utils.images import quantize, resize_bicubic, to_float
 from utils.metrics import psnr_y
 from utils.patches import Patches
@@ -33,7 +33,7 @@ def eager():
 
 
 def configure(*settings):
-    return resolve_config("smoke", [*SETTINGS, *settings])
+    return resolve_config(META_TRAINING, "smoke", [*SETTINGS, *settings])
 
 
 @pytest.fixture(scope="module")

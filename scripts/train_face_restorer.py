@@ -1,0 +1,92 @@
+"""Train the face restorer `rrdb-face` on aligned faces, or write the weights of a run for use.
+
+python scripts/train_face_restorer.py --face_record datasets/aligned512.tfrecord
+python scripts/train_face_restorer.py --export my-restorer.npz
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.console import ArgumentParser, run_cli
+from utils.errors import UserError
+from utils.restorer_configuration import RESTORER_TRAINING
+from utils.training_session import (
+    add_run_arguments,
+    check_run_arguments,
+    choose_start,
+    prepare,
+    print_outcome,
+    run_folder,
+    run_session,
+)
+
+# flags that are short for --set
+SHORTHANDS = {
+    "face_record": ("data.face_record", "tfrecord of aligned faces"),
+    "validation_record": ("data.validation_record", "tfrecord of aligned faces of other people"),
+    "iterations": ("optimization.num_iterations", "where training ends"),
+    "init": ("optimization.init", "weights whose trunk training starts from: a name or file, or `random`"),
+}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line.
+
+    Raises:
+        UserError: a value is outside its range.
+    """
+    parser = ArgumentParser(__doc__.split("\n\n")[0])
+    add_run_arguments(parser, RESTORER_TRAINING, run_dir="./experiments/face_restorer")
+    for name, (key, text) in SHORTHANDS.items():
+        parser.add_argument(f"--{name}", metavar="VALUE", help=f"{text}; short for --set {key}=VALUE")
+    parser.add_argument("--export", type=Path, metavar="FILE.npz", help="instead of training, write the weights of the "
+                        "checkpoint --step (default: the latest) as float16, fit for --restorer FILE.npz")
+    args = parser.parse_args(argv)
+    check_run_arguments(args)
+    args.settings = [f"{key}={getattr(args, name)}" for name, (key, _) in SHORTHANDS.items()
+                     if getattr(args, name) is not None] + args.settings
+    if args.export is not None and args.export.suffix != ".npz":
+        raise UserError(f"--export takes a file that ends in .npz. Received: {args.export}.")
+    return args
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write the weights of a checkpoint.
+
+    Raises:
+        UserError: there is none, or the file cannot be written.
+    """
+    from utils.face_restorers import save_face_restorer
+    from utils.restorer_training import RestorerLayout, checkpoint_params
+    from utils.training_state import Checkpoints
+
+    checkpoints = Checkpoints(run_folder(args) / "checkpoints", RestorerLayout(), keep=1, keep_every=0)
+    iteration = choose_start(args.step, checkpoints)
+    if not iteration:
+        raise UserError(f"there is no checkpoint in {checkpoints.folder}. Train first, or give --run_dir and --trial.")
+    save_face_restorer(args.export, checkpoint_params(checkpoints.prefix(iteration)))
+    print(f"wrote the weights of iteration {iteration}: {args.export}, {args.export.stat().st_size / 1e6:.1f} MB")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool; gives the exit status."""
+    args = parse_args(argv)
+    if args.export is not None:
+        export(args)
+        return 0
+    folder, config = prepare(RESTORER_TRAINING, args)
+    from utils.restorer_training import RestorerLayout, assemble_restorer
+
+    run = run_session(args, config, RestorerLayout(), lambda start, checkpoints: assemble_restorer(
+        folder, config, start=start, checkpoints=checkpoints, weights_dir=args.weights_dir))
+    if run:
+        print_outcome(run, "Write its weights for use with: python scripts/train_face_restorer.py --run_dir "
+                      f"{args.run_dir} --trial {args.trial} --export FILE.npz")
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,52 @@
+"""The configuration of the face restorer's training."""
+
+from config import RESTORER_PRESETS, RestorerTrainingConfig
+from utils.configuration import Kind, check_degradation, check_not_negative, check_positive, check_run
+from utils.errors import require
+from utils.face_alignment import ALIGNED_SIZE
+
+STRIDES = (4, 8, 16, 32)  # of the trunk
+# a checkpoint fits no other values of these
+NETWORK_SETTINGS = ("network.num_blocks", "network.num_features", "network.growth", "network.stride", "network.widths")
+
+
+def check_restorer_config(config: RestorerTrainingConfig) -> None:
+    """Check every range.
+
+    Raises:
+        UserError: states the rule that is broken and the value.
+    """
+    check_positive(config, *NETWORK_SETTINGS[:3], "optimization.num_iterations", "optimization.batch_size",
+                   "optimization.learning_rate", "optimization.epsilon", "data.face_size", "run.validation_faces")
+    check_not_negative(config, "optimization.warm_up", "optimization.clip_norm", "optimization.seed", "loss.l1",
+                       "loss.gradient", "loss.frequency", "data.num_validation", "data.num_workers", "run.image_faces",
+                       "jitter.rotation", "jitter.tilt", "jitter.gamma")
+    check_run(config)
+    check_degradation("degradation", config.degradation)
+    stride, widths = config.network.stride, config.network.widths
+    require(stride in STRIDES, f"network.stride must be one of {', '.join(map(str, STRIDES))}", stride)
+    steps = stride.bit_length() - 2
+    require(len(widths) == steps and min(widths) > 0,
+            f"network.widths must be {steps} positive numbers when network.stride is {stride}", widths)
+    for name in ("beta1", "beta2"):
+        value = getattr(config.optimization, name)
+        require(0 <= value < 1, f"optimization.{name} must be at least 0 and below 1", value)
+    require(0 <= config.optimization.final_share <= 1, "optimization.final_share must be between 0 and 1",
+            config.optimization.final_share)
+    require(config.loss.l1 + config.loss.gradient + config.loss.frequency > 0, "one of loss.l1, loss.gradient and "
+            "loss.frequency must be positive", "all 0")
+    patch = config.data.patch_size
+    require(stride <= patch <= ALIGNED_SIZE and patch % stride == 0,
+            f"data.patch_size must be divisible by network.stride, {stride}, and at most {ALIGNED_SIZE}", patch)
+    jitter = config.jitter
+    for name, least, most in (("scale_range", 0.1, 10), ("saturation_range", 0, 10), ("lq_size_range", 16, 1024)):
+        bounds = getattr(jitter, name)
+        require(len(bounds) == 2 and least <= bounds[0] <= bounds[1] <= most,
+                f"jitter.{name} must be two numbers from {least} to {most}, lower first", bounds)
+    for name, most in (("shift", 0.5), ("gain", 0.9), ("gray_prob", 1)):
+        value = getattr(jitter, name)
+        require(0 <= value <= most, f"jitter.{name} must be between 0 and {most}", value)
+
+
+RESTORER_TRAINING = Kind(RestorerTrainingConfig(), RESTORER_PRESETS, check_restorer_config,
+                         example="optimization.learning_rate=1e-4")
