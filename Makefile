@@ -10,6 +10,9 @@ CHOSEN = $(if $(filter file,$(origin PYTHON)),,--chosen)
 
 DEMO_ARGS = --input_dir datasets/demo/LQ --face_dir datasets/demo --model_dir realesrgan
 
+# the only ones that need no download
+DEMO_FACES = --input_dir datasets/demo/LQ --output_dir datasets/demo --detector mtcnn --restorer rrdb-face --gpu -1 --overwrite
+
 # print a command as one would type it in one's own environment, and run it in .venv
 define run
 @printf '\n$$ python %s\n' '$(1)'; .venv/bin/python $(1)
@@ -37,6 +40,7 @@ help:  ## show this list
 demo: environment  ## restore a degraded portrait un-adapted, adapted and safeguarded, and compare
 	$(call run,scripts/download_weights.py realesrgan)
 	$(call run,scripts/make_demo.py)
+	$(call run,generate_test_faces.py $(DEMO_FACES))
 	$(call run,test.py $(DEMO_ARGS) --output_dir results/demo/unadapted --fine_tune_num 0 --overwrite)
 	$(call run,test.py $(DEMO_ARGS) --output_dir results/demo/adapted --overwrite)
 	$(call run,test.py $(DEMO_ARGS) --output_dir results/demo/safeguarded --safeguard backtrack --overwrite)

@@ -177,11 +177,11 @@ class TrainingConfig:
 class FaceRestorerConfig:
     """Architecture of our own face restorer, `rrdb-face`."""
 
-    num_blocks: int = 2
-    num_features: int = 64
-    growth: int = 32
-    stride: int = 8  # of the grid of the trunk, in pixels of the aligned face; a power of two
-    widths: tuple[int, ...] = (48, 32)  # channels after the trunk, at half the stride and so on down to 2
+    # of each scale, the coarsest first: pixels of the aligned face per cell, halved from scale to scale; channels; and
+    # residual-in-residual dense blocks
+    strides: tuple[int, ...] = (16, 8, 4, 2)
+    features: tuple[int, ...] = (64, 64, 32, 24)
+    blocks: tuple[int, ...] = (3, 0, 1, 0)
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class JitterConfig:
     gain: float = 0.1  # of each channel, around 1
     saturation_range: tuple[float, float] = (0.6, 1.2)
     gray_prob: float = 0.05
-    # side of the aligned crop in pixels of the degraded photo; its reciprocal is uniform. A face is 0.47 of it wide
+    # side of the aligned crop in pixels of the degraded photo, uniform in its logarithm; a face is 0.47 of it wide
     lq_size_range: tuple[float, float] = (48.0, 344.0)
 
 
@@ -204,7 +204,7 @@ class JitterConfig:
 class RestorerOptimizationConfig:
     """Adam on the face restorer; its rate falls along half a cosine."""
 
-    num_iterations: int = 16_000
+    num_iterations: int = 12_000
     batch_size: int = 4
     learning_rate: float = 8e-4
     final_share: float = 0.02  # of the learning rate, at the end
@@ -235,7 +235,7 @@ class RestorerDataConfig:
     validation_record: str = ""  # empty: the last `num_validation` images of the training record, not trained on
     num_validation: int = 16
     face_size: int = 512  # of the images in the records
-    patch_size: int = 256  # of the part of the face (at 512x512) that a sample is; a multiple of network.stride
+    patch_size: int = 256  # of the part of the face (at 512x512) that a sample is; a multiple of the coarsest stride
     num_workers: int = 0  # threads that degrade; 0: TensorFlow decides
     skip_corrupt: bool = False
 
@@ -271,7 +271,7 @@ RESTORER_PRESETS: dict[str, dict[str, object]] = {
     "default": {},
     # seconds per run: does everything, learns nothing
     "smoke": {
-        "network.num_blocks": 1, "network.num_features": 8, "network.growth": 4, "network.widths": (8, 8),
+        "network.features": (8, 8, 8, 8), "network.blocks": (1, 0, 1, 0),
         "optimization.num_iterations": 4, "optimization.batch_size": 2, "optimization.init": "random",
         "optimization.warm_up": 1, "data.num_validation": 2, "run.log_every": 1, "run.validate_every": 2,
         "run.validation_faces": 2, "run.image_faces": 1, "run.save_every": 2,

@@ -9,7 +9,7 @@ from pathlib import Path
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
 from utils.errors import FatalError, UserError, require
 from utils.face_detection import open_detector, read_boxes
-from utils.face_restorers import RESTORERS
+from utils.face_restorers import check_restorer, open_restorer
 from utils.faces import faces_in, stem_of_face
 from utils.files import check_writable
 from utils.photos import list_photos, parse_shard
@@ -47,8 +47,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     finding.add_argument("--max_faces", type=int, help="per photo: the best ones (default: all)")
     finding.add_argument("--box_margin", type=float, default=0.0, help="share of the box's side added all around")
     restoring = parser.add_argument_group("restoring them")
-    restoring.add_argument("--restorer", choices=(*RESTORERS, "none"), default="gpen-512",
-                           help="none: write Face_LQ/ and Aligned/, to be restored by any other tool")
+    restoring.add_argument("--restorer", default="gpen-512",
+                           help="gpen-512, gpen-256; rrdb-face, which needs no download, or a .npz of one's own; none: "
+                                "write Face_LQ/ and Aligned/, to be restored by any other tool")
     restoring.add_argument("--restored_dir", type=Path,
                            help="folder with the faces of Aligned/ restored elsewhere: finish Face_HQ/ with them")
     restoring.add_argument("--legacy_alignment", action="store_true",
@@ -68,6 +69,8 @@ def _check_and_convert(args: argparse.Namespace) -> None:
     require((args.detector == "boxes") == (args.boxes is not None), "--detector boxes and --boxes FILE go together",
             f"--detector {args.detector}, --boxes {args.boxes}")
     require(not (args.overwrite and args.skip_existing), "--overwrite and --skip_existing exclude each other", "both")
+    if args.restorer != "none":
+        check_restorer(args.restorer, others=["none"])
     if args.restored_dir is not None:
         require(args.restored_dir.is_dir(), "--restored_dir must be a folder", args.restored_dir)
         args.restorer = "none"
@@ -161,7 +164,7 @@ def _build(args: argparse.Namespace, stack: contextlib.ExitStack):
 
     detector = stack.enter_context(open_detector(args.detector, min_confidence=args.min_confidence,
                                                  weights_dir=args.weights_dir, boxes=args.boxes))
-    restorer = None if args.restorer == "none" else RESTORERS[args.restorer](args.restorer, args.weights_dir)
+    restorer = None if args.restorer == "none" else open_restorer(args.restorer, args.weights_dir)
     return FacePreparer(detector, restorer, args.output_dir, Options(
         detector=args.detector, restorer=args.restorer if args.restored_dir is None else str(args.restored_dir),
         min_face_size=args.min_face_size, max_faces=args.max_faces, box_margin=args.box_margin,

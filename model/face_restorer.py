@@ -1,12 +1,11 @@
-"""The face restorer of this project, `rrdb-face`: the trunk of an RRDBNet on a coarse grid, as an encoder-decoder.
+"""The face restorer of this project, `rrdb-face`: blocks of an RRDBNet at several scales, from coarse to fine.
 
-The trunk (Wang et al., 2018) sees an aligned face at an eighth of its size, where its receptive field spans much of the
-face and a convolution is cheap. Steps of sub-pixel upsampling follow, each of which also gets the face at its own
-resolution, so that a face that is hardly degraded keeps its detail. The network is told where in the aligned face it
-is, and predicts what is to be added.
+At each scale the network sees the aligned face, folded to the stride of that scale, and what the coarser scale made of
+it. Residual-in-residual dense blocks (Wang et al., 2018) at a coarse scale know the face, at a fine one the noise and
+the detail. The network is told where in the aligned face it is, and predicts what is to be added.
 """
 
-import math
+import re
 from collections.abc import Mapping
 
 import tensorflow as tf
@@ -16,31 +15,23 @@ from model.layers import Params, check_shapes, conv2d, leaky_relu
 from model.rrdbnet import convolution_shapes, draw_params, trunk, trunk_channels
 
 FACE_SIZE = 512  # pixels: the side of an aligned face
-FINEST = 2  # pixels: the stride of the last step
-OUTPUT_GAIN = 0.1  # of the last layer's initial weights, so that the network begins close to the identity
+OUTPUT_GAIN = 0.01  # of the last layer's initial weights, so that the network begins close to the identity
 
 
 def face_restorer_shapes(architecture: FaceRestorerConfig) -> dict[str, tuple[int, ...]]:
-    """Give name -> shape (HWIO and bias) of every parameter."""
-    inner = architecture.num_features
-    channels = {"conv_first": (3 * architecture.stride**2 + 2, inner),
-                **trunk_channels(architecture.num_blocks, inner, architecture.growth)}
-    for stride, width in zip(_strides_after(architecture.stride), architecture.widths, strict=True):
-        channels[f"conv_up{stride}"] = (inner, 4 * width)
-        channels[f"conv_in{stride}"] = (3 * stride**2, width)
-        inner = width
-    channels["conv_last"] = (inner, 3 * FINEST**2)
+    """Give name -> shape (HWIO and bias) of every parameter, by scale: `8/conv_in/weight`, `8/body/0/...`, ..."""
+    channels, coarser = {}, 0
+    for stride, features, blocks in zip(architecture.strides, architecture.features, architecture.blocks, strict=True):
+        positions = 0 if coarser else 2
+        channels[f"{stride}/conv_in"] = (3 * stride**2 + positions, features)
+        if coarser:
+            channels[f"{stride}/conv_up"] = (coarser, 4 * features)
+        if blocks:
+            channels.update({f"{stride}/{layer}": size
+                             for layer, size in trunk_channels(blocks, features, features // 2).items()})
+        coarser = features
+    channels["conv_last"] = (coarser, 3 * architecture.strides[-1]**2)
     return convolution_shapes(channels)
-
-
-def _strides_after(stride: int) -> list[int]:
-    """Give the strides of the steps after the trunk, as 4 and 2 after a trunk of 8."""
-    return [stride >> step for step in range(1, stride.bit_length() - 1)]
-
-
-def _stride(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Infer the trunk's stride from the channels that the first layer takes."""
-    return math.isqrt(max(0, tuple(shapes["conv_first/weight"])[2] - 2) // 3)
 
 
 def init_face_restorer(seed: int, architecture: FaceRestorerConfig) -> dict[str, tf.Tensor]:
@@ -54,21 +45,31 @@ def face_restorer(params: Params, faces: tf.Tensor, corners: tf.Tensor | None = 
 
     Args:
         params: as `init_face_restorer` gives. With bfloat16 parameters the convolutions run in bfloat16.
-        faces: [n, h, w, 3] RGB in [0, 1], 512x512 or a part of that; sides divisible by the trunk's stride.
+        faces: [n, h, w, 3] RGB in [0, 1], 512x512 or a part of that; sides divisible by the coarsest stride.
         corners: [n, 2], of parts: row and column of their first pixel in the whole face; None: they are whole.
 
     Returns:
         As `faces`, not clipped.
     """
-    centred, coarse = faces - 0.5, _stride({name: value.shape for name, value in params.items()})
-    first = tf.nn.space_to_depth(centred, coarse)
-    first = tf.concat([first, _positions(first, coarse, corners)], axis=3)
-    features = trunk(params, tf.cast(conv2d(params, "conv_first", first), faces.dtype))
-    for stride in _strides_after(coarse):
-        above = tf.nn.depth_to_space(conv2d(params, f"conv_up{stride}", features), 2)
-        features = leaky_relu(above + conv2d(params, f"conv_in{stride}", tf.nn.space_to_depth(centred, stride)))
-    residual = tf.nn.depth_to_space(conv2d(params, "conv_last", features), FINEST)
+    centred, features, strides = faces - 0.5, None, _strides(params)
+    for stride in strides:
+        seen = tf.nn.space_to_depth(centred, stride)
+        if features is None:
+            seen = tf.concat([seen, _positions(seen, stride, corners)], axis=3)
+        seen = tf.cast(conv2d(params, f"{stride}/conv_in", seen), faces.dtype)
+        if features is not None:
+            seen += tf.cast(tf.nn.depth_to_space(conv2d(params, f"{stride}/conv_up", features), 2), faces.dtype)
+        features = leaky_relu(seen)
+        if f"{stride}/conv_body/weight" in params:
+            features = trunk(params, features, scope=f"{stride}/")
+    residual = tf.nn.depth_to_space(conv2d(params, "conv_last", features), strides[-1])
     return faces + tf.cast(residual, faces.dtype)
+
+
+def _strides(names: Mapping[str, object]) -> list[int]:
+    """Give the strides of the scales that parameters belong to, the coarsest first."""
+    return sorted({int(name.split("/")[0]) for name in names if re.fullmatch(r"\d+/conv_in/weight", name)},
+                  reverse=True)
 
 
 def _positions(grid: tf.Tensor, stride: int, corners: tf.Tensor | None) -> tf.Tensor:
@@ -86,18 +87,12 @@ def face_restorer_architecture(shapes: Mapping[str, tuple[int, ...]]) -> FaceRes
     Raises:
         ValueError: they are not those of a face restorer; lists what is missing, extra or of another shape.
     """
-    published = FaceRestorerConfig()
-    blocks = {name.split("/")[1] for name in shapes if name.startswith("body/")}
-
-    def outputs(layer: str, default: int) -> int:
-        return tuple(shapes.get(f"{layer}/weight", (default,)))[-1]
-
-    stride = _stride(shapes) if len(shapes.get("conv_first/weight", ())) == 4 else 0
-    if stride < 2 * FINEST or stride & (stride - 1):  # no power of two
-        stride = published.stride
-    found = FaceRestorerConfig(
-        len(blocks) or published.num_blocks, outputs("conv_first", published.num_features),
-        outputs("body/0/rdb1/conv1", published.growth), stride,
-        tuple(outputs(f"conv_in{step}", published.widths[-1]) for step in _strides_after(stride)))
+    strides = _strides(shapes)
+    found = FaceRestorerConfig()
+    if strides and strides == [strides[0] >> step for step in range(len(strides))]:
+        found = FaceRestorerConfig(
+            tuple(strides), tuple(tuple(shapes[f"{stride}/conv_in/weight"])[-1] for stride in strides),
+            tuple(len({name.split("/")[2] for name in shapes if name.startswith(f"{stride}/body/")})
+                  for stride in strides))
     check_shapes(shapes, face_restorer_shapes(found), network="face restorer")
     return found

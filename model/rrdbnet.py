@@ -77,7 +77,7 @@ def draw_params(seed: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, t
         if name.endswith("/bias"):
             params[name] = tf.zeros(shape)
         else:
-            params[name] = variance_scaling(rng, shape) * (0.1 if name.startswith("body/") else 1.0)
+            params[name] = variance_scaling(rng, shape) * (0.1 if "body/" in name else 1.0)
     return params
 
 
@@ -99,17 +99,17 @@ def rrdbnet(params: Params, images: tf.Tensor) -> tf.Tensor:
     return tf.cast(conv2d(params, "conv_last", features), images.dtype)
 
 
-def trunk(params: Params, features: tf.Tensor) -> tf.Tensor:
-    """Run features [n, h, w, c] through the blocks: the same shape and type."""
+def trunk(params: Params, features: tf.Tensor, *, scope: str = "") -> tf.Tensor:
+    """Run features [n, h, w, c] through the blocks whose names begin with `scope`: the same shape and type."""
     first = features
-    for block in range(_num_blocks(params)):
-        features = _residual_in_residual(params, f"body/{block}", features)
-    return first + tf.cast(conv2d(params, "conv_body", features), first.dtype)
+    for block in range(_num_blocks(params, scope)):
+        features = _residual_in_residual(params, f"{scope}body/{block}", features)
+    return first + tf.cast(conv2d(params, f"{scope}conv_body", features), first.dtype)
 
 
-def _num_blocks(params: Params) -> int:
+def _num_blocks(params: Params, scope: str) -> int:
     count = 0
-    while f"body/{count}/rdb1/conv1/weight" in params:
+    while f"{scope}body/{count}/rdb1/conv1/weight" in params:
         count += 1
     return count
 

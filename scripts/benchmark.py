@@ -27,9 +27,10 @@ from utils.tensorflow_setup import start_tensorflow
 UPSCALING = UpscalingConfig()
 MATRIX_SIZE = 2048
 PIXELS_PER_LQ_PIXEL = {"conv_up1": 4, "conv_up2": 16, "conv_hr": 16, "conv_last": 16}  # the other layers: 1
-PARTS = ("forward", "bfloat16", "adaptation", "overhead", "tiling", "retinaface", "gpen", "training", "degradation",
-         "waiting", "metrics", "memory", "training_memory", "faces")
+PARTS = ("forward", "bfloat16", "adaptation", "overhead", "tiling", "retinaface", "gpen", "restorers", "training",
+         "degradation", "waiting", "metrics", "memory", "training_memory", "faces")
 SLOW_PARTS = ("memory", "training_memory", "faces")
+RESTORED = 100  # faces of `restorers`
 CROWD = 40  # faces in the photo of `faces`
 MEMORY_PHOTO_SIZE = 1000  # LQ pixels, both sides
 
@@ -195,6 +196,25 @@ class Benchmark:
             restore(faces)
             rate = relative_rate(graph_operations(gpen, params, faces.shape), lambda run=restore, x=faces: run(x))
             yield f"GPEN-{size}, 2 faces, rate over tf.matmul's", f"{rate:.0%}"
+
+    def restorers(self) -> Iterator[tuple[str, str]]:
+        """Restore aligned faces with `rrdb-face` and, in turn with it, with GPEN-256 of drawn weights."""
+        from model.gpen import GPEN_256, init_gpen
+        from utils.face_preparation import BATCH
+        from utils.face_restorers import compile_gpen, open_restorer
+
+        faces = np.stack([quantize(np.resize(self.photo, (512, 512, 3)))] * BATCH)
+        restorers = [open_restorer("rrdb-face", None), compile_gpen(init_gpen(0, GPEN_256))]
+        seconds = np.zeros(2)
+        for restore in restorers:
+            restore(faces)
+        for _ in range(RESTORED // BATCH):
+            for number, restore in enumerate(restorers):
+                start = time.perf_counter()
+                restore(faces)
+                seconds[number] += time.perf_counter() - start
+        yield f"{RESTORED} faces, rrdb-face, time per face", f"{seconds[0] / RESTORED:.3f} s"
+        yield "the same: time over that of GPEN-256", f"{seconds[0] / seconds[1]:.2f}"
 
     def training(self) -> Iterator[tuple[str, str]]:
         """Compare the rate of a meta-training step with the product's, with drawn weights."""

@@ -99,9 +99,9 @@ def fetch(entry: Entry, weights_dir: Path | None, *, force: bool) -> str:
     folder = entry.directory(weights_dir)
     statuses = status(entry, weights_dir)
     there = complete_variant(statuses) is not None
-    if there and not (force and not entry.manual):
+    if there and not (force and not entry.manual and not entry.in_repository):
         return ALREADY_THERE
-    if entry.manual:
+    if entry.manual or entry.in_repository:
         say(f"{entry.name}: {how_to_get(entry, weights_dir)}")
         return ""
     for name, state in (item for found in statuses for item in found.states.items()):
@@ -154,7 +154,7 @@ def rows(entry: Entry, weights_dir: Path | None, source: str = "",
             there = state.usable or state in (State.WRONG_SIZE, State.WRONG_HASH)
             size = (entry.directory(weights_dir) / file.name).stat().st_size if there else file.size
             yield (title, file.name, state.value, "?" if size is None else f"{size / MB:.2f}",
-                   "by hand" if entry.manual else source or labels)
+                   "by hand" if entry.manual else "this repository" if entry.in_repository else source or labels)
             title = ""
 
 

@@ -1,7 +1,7 @@
 """Build the demo data set from a photograph inside scikit-image, or (--summary) compare the results on it.
 
-The photograph is NASA's portrait of Eileen Collins, which is in the public domain. The face of the degraded photo is
-found by MTCNN; its high-quality partner is cut from the ground truth: an oracle face, which no real photo has.
+The photograph is NASA's portrait of Eileen Collins, which is in the public domain. Its face is found and restored by
+generate_test_faces.py then, as that of any photo.
 """
 
 import sys
@@ -13,13 +13,10 @@ import cv2
 import numpy as np
 
 from config import SCALE
-from utils.comparison import compose_comparison, locate_face
+from utils.comparison import compose_comparison, compose_row, locate_face
 from utils.console import ArgumentParser, run_cli
-from utils.errors import UserError
-from utils.face_alignment import intersect_box
-from utils.face_detection import open_detector
 from utils.images import quantize, read_image, resize_bicubic, to_float, write_png
-from utils.tensorflow_setup import start_tensorflow
+from utils.metrics import psnr_y, ssim
 
 STEM = "astronaut"
 BLUR_SIGMA = 1.6  # HQ pixels: a slightly unsharp lens
@@ -28,8 +25,8 @@ JPEG_QUALITY = 80
 NOISE_SEED = 0
 RUNS = {  # what the results are called, and the folder `make demo` writes them to
     "un-adapted": "unadapted",
-    "adapted (oracle face)": "adapted",
-    "adapted, safeguard (oracle face)": "safeguarded",
+    "adapted": "adapted",
+    "adapted, safeguard": "safeguarded",
 }
 
 
@@ -51,25 +48,12 @@ def degrade(photo: np.ndarray) -> np.ndarray:
 
 
 def build(folder: Path) -> None:
-    """Write GT, LQ, Face_LQ and Face_HQ below `folder`."""
+    """Write GT and LQ below `folder`."""
     import skimage.data
 
     ground_truth = skimage.data.astronaut()
-    low_quality = degrade(ground_truth)
-    with open_detector("mtcnn", min_confidence=0.9) as detect:
-        faces = detect(to_float(low_quality), STEM)
-    if not faces:
-        raise UserError("MTCNN found no face in the demo photo. Reinstall the pinned requirements.")
     write_png(folder / "GT" / f"{STEM}.png", ground_truth)
-    write_png(folder / "LQ" / f"{STEM}.png", low_quality)
-    for index, face in enumerate(faces):
-        top, left, height, width = intersect_box(face.box, *low_quality.shape[:2])
-        name = f"{STEM}_{index}.png"
-        write_png(folder / "Face_LQ" / name, low_quality[top:top + height, left:left + width])
-        write_png(folder / "Face_HQ" / name, ground_truth[SCALE * top:SCALE * (top + height),
-                                                          SCALE * left:SCALE * (left + width)])
-        print(f"face {index}: {width}x{height} pixels in the degraded photo, score {face.score:.3f}; its restored "
-              "partner is an oracle face, cut from the ground truth")
+    write_png(folder / "LQ" / f"{STEM}.png", degrade(ground_truth))
     print(f"demo data: {folder}")
 
 
@@ -85,16 +69,31 @@ def summarize(folder: Path, results: Path) -> None:
     print(f"\n{'':32} {'PSNR (dB)':>9} {'SSIM':>7}     (RGB, against the ground truth)")
     for label, image in versions.items():
         psnr = peak_signal_noise_ratio(ground_truth, image)
-        ssim = structural_similarity(ground_truth, image, channel_axis=2, gaussian_weights=True, sigma=1.5,
-                                     use_sample_covariance=False)
-        print(f"{label:32} {psnr:9.2f} {ssim:7.4f}")
+        similarity = structural_similarity(ground_truth, image, channel_axis=2, gaussian_weights=True, sigma=1.5,
+                                           use_sample_covariance=False)
+        print(f"{label:32} {psnr:9.2f} {similarity:7.4f}")
     face = locate_face(low_quality, read_image(folder / "Face_LQ" / f"{STEM}_0.png").pixels)
     picture = results / "comparison.png"
     write_png(picture, compose_comparison({**versions, "ground truth": ground_truth}, face=face))
-    print("Real-ESRGAN's own weights are not meta-trained: a full step on a face, even on an oracle face, makes the\n"
+    _show_face(folder, results / "face.png", versions["bicubic"], ground_truth, face)
+    print("Real-ESRGAN's own weights are not meta-trained: a full step on a face, even on a perfect one, makes the\n"
           "rest of the photo worse; --safeguard backtrack takes a smaller one. MetaF2N checkpoints are trained\n"
           "so that this step helps: pretrained_models/README.md says where they are.")
     print(f"comparison: {picture}")
+
+
+def _show_face(folder: Path, path: Path, bicubic: np.ndarray, ground_truth: np.ndarray,
+               place: tuple[int, int, int, int]) -> None:
+    """Print how well the face was restored that the photo was adapted to, and write a picture of it."""
+    top, left, height, width = place
+    versions = {"bicubic": bicubic[top:top + height, left:left + width],
+                "restored by rrdb-face": quantize(read_image(folder / "Face_HQ" / f"{STEM}_0.png").pixels)}
+    truth = ground_truth[top:top + height, left:left + width]
+    print(f"\n{'the face that was adapted to':32} {'PSNR-Y':>9} {'SSIM':>7}     (luma)")
+    for label, image in versions.items():
+        print(f"{label:32} {psnr_y(image, truth):9.2f} {ssim(image, truth):7.4f}")
+    write_png(path, compose_row({**versions, "ground truth": truth}))
+    print(f"face: {path}\n")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -108,7 +107,6 @@ def main(argv: list[str] | None = None) -> None:
     if args.summary:
         summarize(args.output_dir, args.results_dir)
     else:
-        start_tensorflow("-1")  # MTCNN runs on the CPU
         build(args.output_dir)
 
 

@@ -38,6 +38,11 @@ def compose_comparison(versions: dict[str, np.ndarray], *, face: tuple[int, int,
     return _stack(columns, axis=1)
 
 
+def compose_row(versions: dict[str, np.ndarray]) -> np.ndarray:
+    """Lay versions of one image, label -> uint8 RGB [h, w, 3], out beside each other, each under its label."""
+    return _stack([_stack([_label(label), _fit(image)], axis=0) for label, image in versions.items()], axis=1)
+
+
 def locate_face(photo: np.ndarray, face_lq: np.ndarray) -> tuple[int, int, int, int] | None:
     """Find where a face was cut from a photo.
 

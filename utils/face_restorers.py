@@ -5,8 +5,7 @@ Face preparation gives 512x512, training 256x256. Another restorer is another en
 """
 
 import io
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -96,12 +95,14 @@ def load_face_restorer(path: Path) -> dict[str, np.ndarray]:
     """
     from model.face_restorer import face_restorer_architecture
 
+    content = io.BytesIO(read_bytes(path))
     try:
-        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
+        with np.load(content, allow_pickle=False) as file:
             params = {name.removesuffix(".npy"): file[name].astype(np.float32) for name in file.files}
         face_restorer_architecture({name: value.shape for name, value in params.items()})
-    except (ValueError, zipfile.BadZipFile, AttributeError, EOFError, KeyError) as error:
-        raise UserError(f"{path} holds no face restorer: {error}. Fetch or make it again.") from error
+    except Exception as error:  # NumPy and zipfile raise a dozen kinds for what is damaged
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} holds no face restorer: {reason.rstrip('.')}. Fetch or make it again.") from error
     return params
 
 
@@ -125,6 +126,34 @@ def _resize(faces: np.ndarray, size: int) -> np.ndarray:
 
 RESTORERS: dict[str, Callable[[str, Path | None], Restorer]] = {
     "gpen-512": make_gpen, "gpen-256": make_gpen, "rrdb-face": make_rrdb_face}
+
+
+def open_restorer(name: str, weights_dir: Path | None, *, others: Sequence[str] = ()) -> Restorer:
+    """Load a restorer.
+
+    Args:
+        name: a key of `RESTORERS`, or a .npz file of a face restorer trained with this project.
+        weights_dir: where downloaded weights are looked up.
+        others: what may be given in its place, for the message alone.
+
+    Raises:
+        UserError: there is none of this name, or its weights are missing or damaged.
+    """
+    check_restorer(name, others=others)
+    if name in RESTORERS:
+        return RESTORERS[name](name, weights_dir)
+    return partial(compile_face_restorer(), load_face_restorer(Path(name)))
+
+
+def check_restorer(name: str, *, others: Sequence[str] = ()) -> None:
+    """Check that a name is one that `open_restorer` takes.
+
+    Raises:
+        UserError: it is not.
+    """
+    if name not in RESTORERS and not name.endswith(".npz"):
+        raise UserError(f"--restorer is one of {', '.join((*RESTORERS, *others))}, or a .npz file that "
+                        f"scripts/train_face_restorer.py exported. Received: {name}.")
 
 
 def check_restored(face: np.ndarray, path: Path) -> np.ndarray:

@@ -38,8 +38,7 @@ def draw_face_pair(face: np.ndarray, size: int, patch_size: int, jitter: JitterC
         degradation: what is drawn from.
         rng: of everything that is drawn.
     """
-    smallest, largest = jitter.lq_size_range
-    lq_size = 1 / rng.uniform(1 / largest, 1 / smallest)
+    lq_size = math.exp(rng.uniform(*map(math.log, jitter.lq_size_range)))
     vary = _jitter_matrix(face.shape[0] / size, size, jitter, rng)
     corner = rng.integers(0, (size - patch_size) // 2 + 1, (2, 2)).sum(axis=0)
     vary[:2, 2] += vary[:2, :2] @ corner[::-1]

@@ -82,7 +82,7 @@ class RestorerRun(Run):
 
 
 def start_params(config: RestorerTrainingConfig, weights_dir: Path | None) -> dict[str, tf.Tensor]:
-    """Draw the network, or take its trunk from an RRDBNet of equal width, or all of it from a face restorer.
+    """Draw the network; take the blocks of its coarsest scale from an RRDBNet, or all that fits from a face restorer.
 
     Of a deeper RRDBNet the first blocks are taken.
 
@@ -93,17 +93,22 @@ def start_params(config: RestorerTrainingConfig, weights_dir: Path | None) -> di
     params = init_face_restorer(config.optimization.seed, config.network)
     if init == RANDOM:
         return params
-    found = (load_face_restorer(Path(init)) if init.endswith(".npz") else
-             {name: value for name, value in load_super_resolver(init, weights_dir=weights_dir).generator.items()
-              if name.startswith(("body/", "conv_body/"))})
-    taken = {name: tf.convert_to_tensor(value) for name, value in found.items() if name in params}
-    wrong = [name for name, value in taken.items() if value.shape != params[name].shape]
-    wanted = [name for name in params if name.startswith("body/") and name not in taken]
-    if wrong or wanted:
-        raise UserError(f"{init} does not fit the configuration's network: {(wrong or wanted)[0]} is missing there or "
-                        "of another shape. Change network.num_blocks, network.num_features and network.growth, or give "
-                        "--set optimization.init=random.")
-    return {**params, **taken}
+    if init.endswith(".npz"):
+        found = load_face_restorer(Path(init))
+        wanted = list(params)
+    else:
+        scope = f"{config.network.strides[0]}/"
+        found = {scope + name: value for name, value in load_super_resolver(init, weights_dir=weights_dir
+                                                                             ).generator.items()}
+        wanted = [name for name in params if name.startswith((f"{scope}body/", f"{scope}conv_body/"))]
+    if not wanted:
+        raise UserError(f"{init} gives its blocks to the coarsest scale, and there network.blocks has none. Give it "
+                        "some, or give --init random.")
+    wrong = [name for name in wanted if name not in found or found[name].shape != params[name].shape]
+    if wrong:
+        raise UserError(f"{init} does not fit the configuration's network: there {wrong[0]} is missing or of another "
+                        "shape. Change network.strides, network.features and network.blocks, or give --init random.")
+    return {**params, **{name: tf.convert_to_tensor(found[name]) for name in wanted}}
 
 
 def assemble_restorer(folder: Path, config: RestorerTrainingConfig, *, start: int, checkpoints: Checkpoints,
@@ -137,7 +142,9 @@ def checkpoint_params(prefix: Path) -> dict[str, np.ndarray]:
     """Read the network's parameters from a checkpoint of a run.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or is of another program.
     """
     tensors = read_tensors(prefix, lambda name: name.startswith(SCOPE) and not name.endswith(OPTIMIZER_SLOTS))
+    if not tensors:
+        raise UserError(f"{prefix} holds no face restorer. Give --run_dir and --trial of a run that trains one.")
     return {name.removeprefix(SCOPE): value for name, value in tensors.items()}

@@ -1,5 +1,6 @@
 """How well a state of the face restorer restores a fixed set of degraded faces."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -46,17 +47,23 @@ class RestorerValidator:
             if number < self._num_pictures:
                 shown = np.concatenate([face.degraded, restored, face.target], axis=1)
                 pictures[f"face_{number}"] = shown.astype(np.float32) / 255
-        return RestorerValidation({name: float(np.nanmean([row[name] for row in rows])) for name in self.columns},
+        return RestorerValidation({name: _mean([row[name] for row in rows]) for name in self.columns},
                                   pictures)
+
+
+def _mean(values: list[float]) -> float:
+    """Give the mean of those that are not NaN; NaN if there are none."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
 
 
 def _score(face: FacePair, restored: np.ndarray) -> dict[str, float]:
     degraded, restored, target = (image[FACE_REGION] for image in (face.degraded, restored, face.target))
-    psnr = psnr_y(restored, target)
+    psnr, roughness = psnr_y(restored, target), _roughness(target)
     return {"psnr_input": psnr_y(degraded, target), "psnr": psnr,
             "psnr_small": psnr if face.lq_size < SMALL else np.nan,
             "ssim_input": ssim(degraded, target), "ssim": ssim(restored, target),
-            "sharpness": _roughness(restored) / _roughness(target)}
+            "sharpness": _roughness(restored) / roughness if roughness else np.nan}
 
 
 def _roughness(image: np.ndarray) -> float:

@@ -28,10 +28,10 @@ class Run(abc.ABC):
     """What every training program does, whatever it trains.
 
     A program's own run says `title` (of the progress bar), `main_loss` (the scalar beside the bar), `if_too_large` and
-    `if_not_finite` (what to do when the memory does not suffice, when a value is not finite), and gives `describe`,
-    `score` and `panels`. The trainer has `iteration`, `config`, `variables` (for the checkpoints),
-    `compute(*batch) -> update` and `apply(update)`; an update has `summary() -> {name: float}` and
-    `not_finite() -> [name]`.
+    `if_not_finite` (what to do when the memory does not suffice, when a value is not finite), perhaps `while_tracing`
+    (what it says before the first iteration), and gives `describe`, `score` and `panels`. The trainer has `iteration`,
+    `config`, `variables` (for the checkpoints), `compute(*batch) -> update` and `apply(update)`; an update has
+    `summary() -> {name: float}` and `not_finite() -> [name]`.
 
     Only the first of several machines (`chief`) writes, but for the batch that broke it, in whose name `part` tells
     the machines apart. `alone`: there are no other machines.
@@ -41,6 +41,7 @@ class Run(abc.ABC):
     main_loss: str
     if_too_large: str
     if_not_finite: str
+    while_tracing = "tracing the network"
     chief = alone = True
     part = ""
 
@@ -195,6 +196,7 @@ class MetaRun(Run):
 
     title = "meta-training"
     main_loss = "outer_loss"
+    while_tracing = "tracing the networks, which takes a minute or two when they are of the published size"
     if_too_large = "Lower data.samples_per_task, data.scene_patch_size or data.face_patch_size"
     if_not_finite = "Lower meta.learning_rate or inner.learning_rate, or give --set meta.clip_norm=1"
 

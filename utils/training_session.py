@@ -1,5 +1,4 @@
 """What the command lines of all training programs share. TensorFlow is imported by what runs, not by this module."""
-# ruff: noqa: T201
 
 import argparse
 import contextlib
@@ -150,7 +149,7 @@ def train(run, stop: StopRequest, progress: Progress) -> None:
         progress.update(0, "validating")
         run.report(run.validate(), progress.write)
     if run.chief and trainer.iteration < end:
-        progress.write("tracing the networks, which takes a minute or two when they are of the published size")
+        progress.write(run.while_tracing)
     stop.at_once, stopping = run.alone, False
     try:
         while trainer.iteration < end and not stopping:

@@ -18,7 +18,7 @@ from model.rrdbnet import init_rrdbnet, rrdbnet_architecture
 from utils.adversary import load_discriminator, read_discriminator
 from utils.checkpoints import REALESRGAN, load_super_resolver
 from utils.errors import UserError, require
-from utils.face_restorers import RESTORERS, Restorer
+from utils.face_restorers import RESTORERS, Restorer, check_restorer, open_restorer
 from utils.perceptual import BACKBONE, HEADS, load_lpips, make_lpips_distance
 from utils.tfrecords import ImageRecords
 from utils.training_data import Images, TaskSource
@@ -81,10 +81,9 @@ def make_restorer(config: TrainingConfig, weights_dir: Path | None) -> Restorer 
     name = config.data.restorer
     if name == GROUND_TRUTH:
         return None
-    if name not in RESTORERS:
-        raise UserError(f"--restorer is one of {', '.join(RESTORERS)}, {GROUND_TRUTH}. Received: {name}.")
+    check_restorer(name, others=[GROUND_TRUTH])
     try:
-        return RESTORERS[name](name, weights_dir)
+        return open_restorer(name, weights_dir)
     except UserError as error:
         raise UserError(f"{str(error).rstrip('.')}. Or give --restorer {GROUND_TRUTH}.") from error
 

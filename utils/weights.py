@@ -97,8 +97,8 @@ class Entry:
     """What is asked for by `name`. Any one of `variants` will do, the first is preferred.
 
     `by_hand` holds addresses a person can download from in a browser. An entry whose variants have no sources can be
-    had in no other way. `folder` (relative to the repository) replaces the weights folder for files that are not
-    weights of others.
+    had in no other way, unless they are `in_repository`. `folder` (relative to the repository) replaces the weights
+    folder for files that are not weights of others.
     """
 
     name: str
@@ -108,11 +108,12 @@ class Entry:
     variants: tuple[Variant, ...]
     by_hand: tuple[str, ...] = ()
     folder: str | None = None
+    in_repository: bool = False
 
     @property
     def manual(self) -> bool:
-        """Whether no tool can fetch it."""
-        return not any(variant.sources for variant in self.variants)
+        """Whether it is to be downloaded and no tool can do that."""
+        return not (self.in_repository or any(variant.sources for variant in self.variants))
 
     def directory(self, weights_dir: Path | str | None = None) -> Path:
         """The folder its files belong in."""
@@ -157,6 +158,9 @@ def find_weights(name: str, weights_dir: Path | str | None = None) -> dict[str, 
 
 def how_to_get(entry: Entry, weights_dir: Path | str | None = None) -> str:
     """The sentence that tells a user how to get an entry."""
+    if entry.in_repository:
+        files = " ".join(f"{entry.folder}/{file.name}" for file in entry.variants[0].files)
+        return f"It is part of this repository. Get it back with: git checkout -- {files}"
     if entry.manual:
         return f"Download it by hand from {' or '.join(entry.by_hand)} and put it into {entry.directory(weights_dir)}"
     elsewhere = entry.directory(weights_dir) != DEFAULT_WEIGHTS_DIR
@@ -234,12 +238,14 @@ def load_manifest(path: Path | str = MANIFEST_PATH) -> dict[str, Entry]:
 def _entry(data: Any) -> Entry:
     name = _typed(data, "name", str)
     try:
-        _known_keys(data, "name description licence needed_by variants by_hand folder")
+        _known_keys(data, "name description licence needed_by variants by_hand folder in_repository")
         variants = tuple(_variant(item) for item in _typed(data, "variants", list))
         _require(variants, "there must be a variant")
         entry = Entry(name, _typed(data, "description", str), _typed(data, "licence", str),
                       _strings(data, "needed_by"), variants, _strings(data, "by_hand", optional=True),
-                      _typed(data, "folder", str, optional=True))
+                      _typed(data, "folder", str, optional=True), data.get("in_repository", False))
+        _require(isinstance(entry.in_repository, bool), "'in_repository' must be true or false")
+        _require(entry.folder or not entry.in_repository, "what is in the repository must have a folder")
         _require(entry.by_hand or not entry.manual, "there must be a source or an address to download from by hand")
         return entry
     except ValueError as error:

@@ -2,11 +2,67 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.losses import discriminator_loss, gan_loss, inner_step_weights, l1_loss, mask_loss
+from model.losses import (
+    discriminator_loss,
+    frequency_loss,
+    gan_loss,
+    gradient_loss,
+    inner_step_weights,
+    l1_loss,
+    mask_loss,
+)
 
 
 def test_l1_is_the_mean_absolute_difference():
     assert l1_loss(tf.constant([[0.0, 1.0, 2.0]]), tf.constant([[0.5, 1.0, 0.0]])).numpy() == pytest.approx(2.5 / 3)
+
+
+def draw_images(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_gradient_loss_adds_the_mean_differences_of_errors_down_and_across():
+    target = tf.reshape(tf.constant([5.0, 5.0, 5.0, 5.0]), [1, 2, 2, 1])
+    output = tf.reshape(tf.constant([5.0, 4.0, 2.0, -2.0]), [1, 2, 2, 1])  # errors 0, 1 above 3, 7
+    assert gradient_loss(target, output).numpy() == pytest.approx((3 + 6) / 2 + (1 + 4) / 2)
+
+
+def test_gradient_loss_is_a_mean_over_images_and_channels_which_do_not_mix():
+    target, output = draw_images(0, 2, 5, 7, 3), draw_images(1, 2, 5, 7, 3)
+    error = (target - output).astype(np.float64)
+    expected = np.abs(np.diff(error, axis=1)).mean() + np.abs(np.diff(error, axis=2)).mean()
+    assert gradient_loss(tf.constant(target), tf.constant(output)).numpy() == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradient_loss_does_not_see_a_constant_error():
+    target = tf.constant(np.round(draw_images(2, 1, 6, 6, 3) * 64))
+    assert gradient_loss(target, target + 3).numpy() == 0
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 12, 6, 1)], ids=str)
+def test_frequency_loss_is_the_mean_modulus_of_numpys_spectrum(shape):
+    target, output = draw_images(3, *shape), draw_images(4, *shape)
+    spectrum = np.fft.rfft2((target - output).astype(np.float64), axes=(1, 2))
+    expected = np.abs(spectrum).mean() / np.sqrt(shape[1] * shape[2])
+    assert frequency_loss(tf.constant(target), tf.constant(output)).numpy() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [32, 128])
+def test_white_noise_of_any_size_costs_what_its_deviation_says(size):
+    """By Parseval scaled coefficients have its variance; the mean modulus of such a complex normal is sqrt(pi)/2."""
+    noise = tf.constant(draw_images(5, 2, size, size, 3))
+    assert frequency_loss(noise, tf.zeros_like(noise)).numpy() == pytest.approx(np.sqrt(np.pi) / 2, rel=0.02)
+    assert frequency_loss(3 * noise, tf.zeros_like(noise)).numpy() == pytest.approx(3 * np.sqrt(np.pi) / 2, rel=0.02)
+
+
+@pytest.mark.parametrize("term", [l1_loss, gradient_loss, frequency_loss])
+def test_equal_images_cost_nothing_and_have_a_finite_gradient(term):
+    images = tf.constant(draw_images(6, 1, 8, 8, 3))
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        loss = term(tf.identity(images), images)
+    assert loss.numpy() == 0
+    assert np.isfinite(tape.gradient(loss, images)).all()
 
 
 def test_gan_loss_is_the_mean_of_minus_the_logarithm_of_the_probability_of_real():

@@ -142,8 +142,6 @@ def test_point_becomes_the_turned_kernel_without_ripples():
     assert np.count_nonzero(result[:, :, 1]) == 21 * 21
 
 
-# --- drawing ---
-
 def draw(count, stage, seed=0):
     rng = np.random.default_rng(seed)
     return [sample_kernel(rng, stage) for _ in range(count)]

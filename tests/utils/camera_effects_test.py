@@ -100,8 +100,6 @@ def test_training_steps_are_those_of_training():
     np.testing.assert_array_equal(Sharpen().apply(IMAGE), usm_sharpen(IMAGE))
 
 
-# --- sensor ---
-
 def expose(level, shot, read, seed=0, side=400):
     """Expose a gray card; gives the result in linear light."""
     card = np.full((side, side, 3), level ** (1 / 2.2), np.float32)
@@ -145,8 +143,6 @@ def test_sensor_noise_depends_on_its_seed_alone():
     assert (expose(0.3, 0.01, 0.01, seed=4, side=40) != expose(0.3, 0.01, 0.01, seed=5, side=40)).any()
 
 
-# --- JPEG ---
-
 def test_jpeg_grid_lies_where_it_is_said_to():
     """With a hard quality only block means are left: jumps are largest at the borders of blocks."""
     image = cv2.GaussianBlur(np.random.default_rng(0).random((128, 128, 1)).astype(np.float32), (0, 0), 2)
@@ -162,8 +158,6 @@ def test_jpeg_grid_lies_where_it_is_said_to():
 def test_jpeg_without_offset_is_plain():
     np.testing.assert_array_equal(Jpeg(40).apply(IMAGE), to_float(compress_jpeg(IMAGE, 40)))
 
-
-# --- records ---
 
 def test_json_gives_back_exactly_the_same_steps():
     plain = json.loads(json.dumps(steps_to_plain(ALL_STEPS)))

@@ -107,8 +107,6 @@ def test_labels_differ_and_stand_above_their_version():
     assert (parts(one)[0] != parts(two)[0]).any()
 
 
-# --- finding the face ---
-
 @pytest.mark.parametrize(("top", "left", "height", "width"), [
     (0, 0, 10, 12), (7, 31, 20, 9), (40, 55, 10, 5), (0, 0, 50, 60), (49, 59, 1, 1), (0, 0, 1, 60)])
 def test_exact_crop_is_found_on_the_four_times_larger_grid(top, left, height, width):

@@ -42,8 +42,6 @@ def fails(message, *settings, preset="published"):
     assert "\n" not in str(caught.value)
 
 
-# --- presets and settings ---
-
 def test_published_preset_is_what_config_py_says():
     assert resolve("published") == TrainingConfig()
 
@@ -99,8 +97,6 @@ def test_names_of_the_architecture_are_settings():
 def test_setting_that_cannot_be_read_is_one_line(setting, message):
     fails(message, setting)
 
-
-# --- every rule ---
 
 @pytest.mark.parametrize("key", POSITIVE)
 def test_what_must_be_positive(key):
@@ -196,8 +192,6 @@ def test_rules_of_sizes_and_losses(settings, message):
 def test_values_on_the_allowed_side_of_the_rules(settings):
     assert len(differences(TrainingConfig(), resolve("published", settings))) == len(settings)
 
-
-# --- plain data ---
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_json_gives_the_configuration_back(preset):

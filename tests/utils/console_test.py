@@ -38,8 +38,6 @@ def run(body, **variables):
     return subprocess.run(command(body), capture_output=True, text=True, timeout=60, env=environment(**variables))
 
 
-# --- exit statuses ---
-
 @pytest.mark.parametrize(("body", "status"), [("pass", 0), ("return 0", 0), ("return 2", 2), ("return None", 0)])
 def test_status_is_what_main_returns(body, status):
     done = run(body)
@@ -116,8 +114,6 @@ def test_any_file_name_can_be_printed(encoding):
     assert done.stderr.startswith("error: no ")
     assert "Traceback" not in done.stderr
 
-
-# --- Ctrl-C ---
 
 def interrupt(body):
     """Run a tool until it says so, send SIGINT; give (status, stdout, stderr, seconds it took to end)."""
@@ -220,8 +216,6 @@ def test_what_the_thread_raises_comes_back():
     with pytest.raises(SystemExit):
         interruptible(sys.exit, 3)
 
-
-# --- progress ---
 
 def test_without_a_terminal_progress_is_plain_lines():
     done = run("with Progress(3, description='photos', unit='photo') as progress:\n"

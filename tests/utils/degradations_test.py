@@ -64,8 +64,6 @@ def psnr(first, second):
     return -10 * np.log10(((first.astype(float) - second) ** 2).mean())
 
 
-# --- the procedure ---
-
 @pytest.mark.parametrize("jpeg_last", [True, False])
 def test_steps_follow_one_another_as_published(jpeg_last):
     degradation = dataclasses.replace(DEGRADATION, jpeg_last=jpeg_last)
@@ -177,8 +175,6 @@ def test_jpeg_clips_first():
     np.testing.assert_array_equal(compress_jpeg(wild, 90), compress_jpeg(np.clip(wild, 0, 1), 90))
 
 
-# --- drawing ---
-
 def test_resize_factors_are_drawn_as_published(drawn):
     for name, (up, down, keep), low, high in (("first", (0.2, 0.7, 0.1), 0.15, 1.5),
                                               ("second", (0.3, 0.4, 0.3), 0.3, 1.2)):
@@ -238,8 +234,6 @@ def test_draws_are_repeatable():
     assert draw(5) != draw(5, seed=1)
 
 
-# --- records ---
-
 def test_json_gives_back_exactly_the_same_record(drawn):
     for degradation, noise in list(zip(*drawn, strict=True))[:200]:
         assert Degradation.from_dict(json.loads(json.dumps(degradation.to_dict()))) == degradation
@@ -276,8 +270,6 @@ def test_wrong_key_of_the_noise_is_named(changes, message):
     with pytest.raises(UserError, match=message):
         NoiseDraw.from_dict({**NOISE.to_dict(), **changes})
 
-
-# --- sharpening ---
 
 def test_sharpened_image_equals_the_original():
     result = usm_sharpen((REFERENCE["usm_img"] / 255).astype(np.float32))

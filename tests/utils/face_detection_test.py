@@ -121,8 +121,6 @@ def test_a_missing_file_is_named(tmp_path):
         read_boxes(tmp_path / "none.csv")
 
 
-# --- face-alignment: its weights come from the network, so a package of the same interface stands in for it ---
-
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     (tmp_path / "face_alignment.py").write_text(PACKAGE)

@@ -1,13 +1,31 @@
 """Restorers behind one interface."""
 
+import io
+import os
+import zipfile
+
+import cv2
 import numpy as np
 import pytest
 import skimage.data
+import tensorflow as tf
 
 import utils.face_restorers as module
+from model.face_restorer import face_restorer
 from model.gpen import GPEN_256, GpenArchitecture, gpen, init_gpen
+from tests.reference_restorer import identity_restorer, small_restorer
+from tests.small_networks import small_generator
 from utils.errors import UserError
-from utils.face_restorers import check_restored, compile_gpen, make_gpen
+from utils.face_restorers import (
+    check_restored,
+    compile_face_restorer,
+    compile_gpen,
+    load_face_restorer,
+    make_gpen,
+    make_rrdb_face,
+    open_restorer,
+    save_face_restorer,
+)
 
 SMALL = GpenArchitecture(size=64, channel_multiplier=1, narrow=0.0625)
 
@@ -62,3 +80,149 @@ def test_restored_faces_of_another_size_are_refused(tmp_path):
 
 def test_gpen_256_is_half_the_aligned_size():
     assert GPEN_256.size == 256
+
+
+@pytest.fixture(scope="module")
+def restore():
+    return compile_face_restorer()
+
+
+def run_network(params, faces):
+    return face_restorer({name: tf.constant(value) for name, value in params.items()}, tf.constant(faces)).numpy()
+
+
+def test_aligned_faces_are_the_networks_output_clipped_and_rounded(faces, restore):
+    params = small_restorer()
+    restored = restore(params, faces[:2])
+    output = run_network(params, faces[:2].astype(np.float32) / 255)
+    assert output.min() < -0.02
+    assert output.max() > 1.02
+    assert restored.dtype == np.uint8
+    exact = np.clip(output.astype(np.float64), 0, 1) * 255
+    assert np.abs(restored - exact).max() < 0.501
+    assert np.abs(exact - faces[:2]).mean() > 5
+
+
+def test_faces_of_training_are_enlarged_restored_and_shrunk(faces, restore):
+    """They are float32, and a little outside of 0 to 255 where cubic upsampling overshot."""
+    params, lq = small_restorer(), faces[:1, ::8, ::8].astype(np.float32)
+    [small] = [cv2.resize(face, (256, 256), interpolation=cv2.INTER_CUBIC) for face in lq]
+    assert small.min() < -1
+    assert small.max() > 256
+    restored = restore(params, small[None])
+    enlarged = cv2.resize(small, (512, 512), interpolation=cv2.INTER_CUBIC)
+    output = np.rint(np.clip(run_network(params, enlarged[None] / np.float32(255)), 0, 1) * 255)
+    expected = output.reshape(256, 2, 256, 2, 3).mean(axis=(1, 3))
+    assert (restored.shape, restored.dtype) == ((1, 256, 256, 3), np.uint8)
+    assert np.abs(restored[0] - expected).max() <= 1
+    assert np.abs(expected - small).mean() > 5
+
+
+def test_a_network_that_adds_nothing_gives_faces_of_training_back_within_the_range(faces, restore):
+    smooth = cv2.GaussianBlur(faces[0], (0, 0), 8)[::2, ::2].astype(np.float32) * 1.1 - 12
+    assert smooth.min() < -2
+    restored = restore(identity_restorer(), smooth[None])[0]
+    assert np.abs(restored - np.clip(smooth, 0, 255)).max() < 2
+
+
+def test_saved_parameters_come_back_rounded_to_float16_and_equal_ones_as_equal_bytes(tmp_path):
+    params = small_restorer()
+    for name in ("a.npz", "b.npz"):
+        save_face_restorer(tmp_path / name, params)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    loaded = load_face_restorer(tmp_path / "a.npz")
+    assert list(loaded) == list(params)
+    for name, value in params.items():
+        assert loaded[name].dtype == np.float32
+        np.testing.assert_array_equal(loaded[name], value.astype(np.float16))
+
+
+def test_the_repositorys_restorer_and_one_of_a_file_are_the_network_of_the_file(faces, monkeypatch, tmp_path):
+    save_face_restorer(tmp_path / "x.npz", small_restorer())
+    expected = compile_face_restorer()(load_face_restorer(tmp_path / "x.npz"), faces[:1])
+    monkeypatch.setattr(module, "find_weights", lambda name, folder: {name: tmp_path / "x.npz"})
+    for restorer in (make_rrdb_face("rrdb-face", None), open_restorer(str(tmp_path / "x.npz"), None)):
+        assert np.abs(restorer(faces[:1]).astype(int) - expected).max() <= 1
+
+
+def npz(**arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def zipped(**members):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"PK\x03\x04", b"<html>", npy(np.zeros(3)), npz(), npz(x=np.zeros(3)), npz(x=np.array("text")),
+    npz(x=np.array({"a": 1}, object)), npz(**small_generator()), zipped(x=b"", y=b"\x80\x04K\x01."),
+    npz(**{"4/conv_in/weight": np.zeros(()), "2/conv_in/weight": np.zeros((3, 3, 12, 6))}),
+    npz(**{name: value for name, value in small_restorer().items() if name != "conv_last/bias"})],
+    ids=["empty", "cut off", "page", "array", "nothing", "another", "text", "pickled", "RRDBNet", "no arrays", "scalar",
+         "incomplete"])
+def test_a_file_that_holds_no_face_restorer_is_one_line_with_its_name(tmp_path, content):
+    path = tmp_path / "x.npz"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_face_restorer(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} holds no face restorer: ")
+    assert message.endswith(". Fetch or make it again.")
+    assert "\n" not in message
+    assert ".." not in message
+
+
+def test_a_damaged_file_is_one_line_wherever_it_is_damaged(tmp_path):
+    """Some bits of a zip file mean nothing; every other fault is told."""
+    path = tmp_path / "x.npz"
+    save_face_restorer(path, small_restorer())
+    content, messages = path.read_bytes(), []
+    rng = np.random.default_rng(0)
+    for place in (*rng.integers(0, len(content), 100), *(len(content) - 1 - rng.integers(0, 4000, 200))):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            load_face_restorer(path)
+        except UserError as error:
+            messages.append(str(error))
+    assert len(messages) > 150
+    assert [text for text in messages if "\n" in text or not text.startswith(f"{path} holds no face restorer: ")] == []
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_no_code_of_a_file_is_run(tmp_path):
+    (tmp_path / "x.npz").write_bytes(npz(x=np.array(Bomb(tmp_path / "harm"), object)))
+    with pytest.raises(UserError, match="Object arrays cannot be loaded"):
+        load_face_restorer(tmp_path / "x.npz")
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_missing_file_is_one_line_with_its_name(tmp_path):
+    with pytest.raises(UserError, match=f"^cannot read {tmp_path / 'x.npz'}: No such file or directory"):
+        load_face_restorer(tmp_path / "x.npz")
+
+
+def test_a_restorer_that_is_neither_a_name_nor_a_file_is_refused_with_what_there_is():
+    with pytest.raises(UserError, match=r"^--restorer is one of gpen-512, gpen-256, rrdb-face, ground-truth, or a "
+                                        r"\.npz file that .* exported\. Received: magic\.$"):
+        open_restorer("magic", None, others=["ground-truth"])

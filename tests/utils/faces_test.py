@@ -98,8 +98,6 @@ def test_folder_that_may_not_be_listed_is_an_error(tmp_path, monkeypatch):
         FaceFolder(tmp_path)
 
 
-# --- reading ---
-
 def test_pair_is_read_in_order_and_as_it_is(tmp_path):
     lq = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)
     write_png(tmp_path / "lq.png", lq)

@@ -96,8 +96,6 @@ def attempt(read, path):
         return None, str(error)
 
 
-# --- formats and names ---
-
 @pytest.mark.parametrize(("ending", "options"), [("png", {}), ("bmp", {}), ("webp", {"lossless": True}), ("tiff", {}),
                                                  ("tif", {"compression": "tiff_lzw"})])
 def test_lossless_formats_are_read_exactly(tmp_path, ending, options):
@@ -148,8 +146,6 @@ def test_first_frame_of_an_animation_is_read(tmp_path, kind, ending, options):
     Image.fromarray(frames[0]).save(path, kind, save_all=True, append_images=[Image.fromarray(frames[1])], **options)
     np.testing.assert_array_equal(read_samples(path)[0], frames[0])
 
-
-# --- orientation ---
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
 @pytest.mark.parametrize("kind", ["png8", "png16", "webp", "tif8", "tif16", "tif16gray", "tif16alpha", "tif16deflate"])
@@ -211,8 +207,6 @@ def test_damaged_metadata_does_not_cost_the_picture(tmp_path, kind, tags):
     path.write_bytes(encode(smooth(40, 24), kind, exif=tags, **({"quality": 95} if kind != "PNG" else {})))
     assert np.abs(read_samples(path)[0] - smooth(40, 24)).max() <= 12
 
-
-# --- sample layouts ---
 
 def test_gray_stays_gray(tmp_path):
     samples = noise(6, 5)
@@ -374,8 +368,6 @@ def test_rare_tiff_is_refused_in_one_line(tmp_path, capfd, layout):
     assert capfd.readouterr().err == ""  # OpenCV has its say in several lines
 
 
-# --- colour profiles ---
-
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
 def test_colour_profile_survives(tmp_path, kind):
     (tmp_path / "in.img").write_bytes(encode(smooth(16, 16), kind, icc_profile=SRGB))
@@ -412,8 +404,6 @@ def test_colour_profile_that_is_none_is_dropped(tmp_path, kind, value, count):
                          extratags=[(34675, kind, count, value, True)])
         assert read_image(tmp_path / "x.tif").icc_profile is None
 
-
-# --- faulty files ---
 
 @pytest.mark.parametrize("read", [read_image, image_size])
 def test_what_is_no_image_is_named(tmp_path, read):
@@ -494,8 +484,6 @@ def test_flipped_bits_never_raise_anything_else(tmp_path):
                 assert message is None or "\n" not in message
 
 
-# --- integers and floats ---
-
 @pytest.mark.parametrize(("dtype", "bit_depth"), [(np.uint8, 8), (np.uint16, 16)])
 @pytest.mark.parametrize("gray", [False, True])
 def test_quantize_undoes_to_float_for_every_value(dtype, bit_depth, gray):
@@ -553,8 +541,6 @@ def test_bicubic_keeps_a_constant_at_any_size(height, width):
     assert result.shape == (4 * height, 4 * width, 3)
     np.testing.assert_allclose(result, 0.3, atol=1e-6)
 
-
-# --- writing ---
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [1, 3])

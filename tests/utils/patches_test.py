@@ -85,8 +85,6 @@ def test_face_that_fits_exactly_in_one_direction_is_still_sampled(height, width)
     assert {tuple(corner) for corner in drawn.tolist()} == {(0, 0), (height - 8, width - 8)}
 
 
-# --- holding out ---
-
 @pytest.mark.parametrize(("count", "fraction", "held"), [
     (16, 0.25, 4), (8, 0.25, 2), (5, 0.25, 1), (4, 0.25, 1), (3, 0.25, 1), (2, 0.25, 1), (16, 0.01, 1), (2, 0.99, 1),
     (16, 0.5, 8)])
@@ -124,8 +122,6 @@ def test_single_patch_serves_as_both():
     assert [numbers(batch) for batch in learn] == [numbers(batch) for batch in held] == [[0]]
 
 
-# --- batches ---
-
 def test_patches_of_one_size_are_joined_in_order():
     mixed = [numbered(3), numbered(2, 5, 3), Patches(*(images + 3 for images in numbered(2)))]
     batches = list(batch_patches(mixed))
@@ -148,8 +144,6 @@ def test_batches_are_bounded_and_lose_nothing(count, height, width):
 def test_no_patches_make_no_batches():
     assert list(batch_patches([])) == []
 
-
-# --- flatness ---
 
 def test_log_gradient_is_that_of_a_patch_worked_out_by_hand():
     patch = np.array([[0, 0.5, 9], [0.25, 9, 9]], np.float32)[:, :, None]

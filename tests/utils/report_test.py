@@ -95,8 +95,6 @@ def test_undecodable_name_survives(tmp_path):
     assert b"caf\xe9.png,adapted,,,3" in (tmp_path / "report.csv").read_bytes()
 
 
-# --- a second run ---
-
 def first_run(path, *names):
     report = Report(path, COLUMNS)
     for index, name in enumerate(names):

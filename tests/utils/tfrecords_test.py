@@ -61,8 +61,6 @@ def edit(path, position, replacement, length=None):
                      + content[position + (len(replacement) if length is None else length):])
 
 
-# --- the format ---
-
 @pytest.mark.parametrize("size", [4, 6, 7, 8, 72, 76, 836, 840])  # on both sides of the steps of varints
 def test_bytes_are_those_that_tensorflow_writes(tmp_path, size):
     images = make_images(2, size)
@@ -104,8 +102,6 @@ def test_only_images_of_the_format_are_written(tmp_path, image):
         write_image_records(tmp_path / "x", [image], SIZE)
     assert os.listdir(tmp_path) == []
 
-
-# --- reading ---
 
 def test_images_are_read_in_any_order(path, images):
     records = ImageRecords(path, SIZE)
@@ -156,8 +152,6 @@ def test_size_is_found_in_the_record(tmp_path, path):
     with pytest.raises(UserError, match="holds no square RGB images"):
         stored_size(tmp_path / "odd")
 
-
-# --- shards and order ---
 
 @pytest.mark.parametrize("num_shards", [2, 3, 5])
 def test_shards_one_after_the_other_are_the_whole_record(tmp_path, path, images, num_shards):
@@ -226,8 +220,6 @@ def test_too_few_images_write_nothing(tmp_path, count, num_shards):
     assert os.listdir(tmp_path) == []
 
 
-# --- what is wrong is said ---
-
 @pytest.mark.parametrize(("name", "kind"), [("whole_face.tfrecord", "faces"), ("back400.tfrecord", "scenes")])
 def test_missing_record_names_the_command_that_makes_it(tmp_path, name, kind):
     for path in (tmp_path / name, tmp_path / "missing" / name):
@@ -280,8 +272,6 @@ def test_records_of_something_else_are_refused(tmp_path, data, message):
     assert message in str(caught.value)
     assert str(tmp_path / "y") in str(caught.value)
 
-
-# --- damage ---
 
 def test_every_damaged_byte_is_noticed_and_costs_one_image(tmp_path):
     images = make_images(3)

@@ -170,8 +170,6 @@ def test_forward_gets_batches_of_one_tile_inside_the_photo():
     upscale(forward, picture(40, 10), tile_size=16, overlap=4)
     assert shapes == [(1, 16, 10, 3)] * 3
 
-# --- the size of tiles ---
-
 
 def test_small_photos_are_not_tiled():
     for height, width in ((1, 1), (128, 128), (300, 400), (3, 5000)):

@@ -72,8 +72,6 @@ def assert_equal(left, right):
         np.testing.assert_array_equal(value, getattr(right, name), err_msg=name, strict=True)
 
 
-# --- a task is a function of seed, iteration and its number ---
-
 def test_tasks_are_the_same_whichever_iteration_a_stream_starts_at(make_source):
     whole = take(make_source(), 0, 4)
     for start in (1, 3):
@@ -114,8 +112,6 @@ def test_batches_are_of_the_shapes_and_ranges_that_training_takes(make_source):
         steps = getattr(batch, name) * 255
         np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4)
 
-
-# --- which images ---
 
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory):
@@ -166,8 +162,6 @@ def test_damaged_images_are_replaced_from_the_same_part(tmp_path):
     assert [validation.read(index)[0, 0, 0] for index in range(2)] == [3, 3]
 
 
-# --- the degradation ---
-
 def test_images_of_a_task_share_a_degradation_and_tasks_and_noises_differ(make_source, monkeypatch):
     calls = []
     monkeypatch.setattr(training_data, "degrade", lambda image, degradation, noise:
@@ -195,8 +189,6 @@ def test_scenes_are_sharpened_before_degrading_and_faces_are_not(area_only, shar
     np.testing.assert_array_equal(result.scene_gt, scenes)
     assert np.abs(usm_sharpen(scene) - scene).max() > 0.05
 
-
-# --- crops ---
 
 def places(patch, images, *, step=4):
     """Give every (number, top, left, flipped) at which a patch lies in one of the images."""
@@ -251,8 +243,6 @@ def test_redraws_of_one_task_leave_the_others_as_they_are(make_source, monkeypat
     assert (redrawn.face_hq[0] != undisturbed.face_hq[0]).any()
     assert_equal(Task(*(images[1:] for images in redrawn)), Task(*(images[1:] for images in undisturbed)))
 
-
-# --- restored faces ---
 
 def cubic_upsampling(size):
     """Give the matrix [4 * size, size] of cubic convolution with a = -0.75, half-pixel centres, edges repeated."""
@@ -328,8 +318,6 @@ def test_without_a_restorer_the_faces_themselves_are_learnt_from():
     images = Degraded(*(np.zeros((1, 1, 4, 4, 3), np.uint8) for _ in range(5)))
     assert restore_faces(None, images) is images.face_gt
 
-
-# --- errors ---
 
 def failing(error):
     def fail(*_):

@@ -30,8 +30,6 @@ def reopened(path, *, until, columns=("a", "b")):
     return History(path, columns, until=until)
 
 
-# --- histories ---
-
 def test_rows_are_in_the_file_as_soon_as_they_are_added(tmp_path):
     history = History(tmp_path / "x.csv", ["a", "b"], until=0)
     assert (tmp_path / "x.csv").read_text() == "iteration,a,b\n"
@@ -103,8 +101,6 @@ def test_file_that_cannot_be_read_or_written_is_named(tmp_path, path):
         history.add(5, {})
 
 
-# --- events ---
-
 def read_events(folder):
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     events.Reload()
@@ -143,8 +139,6 @@ def test_a_run_that_goes_on_adds_to_the_same_folder(tmp_path):
     assert sorted((event.step, float(tf.make_ndarray(value.tensor)))
                   for event in events for value in event.summary.value) == [(1, 1), (2, 2)]
 
-
-# --- curves ---
 
 def make_histories(tmp_path, count):
     training = History(tmp_path / "train.csv", ["outer_loss", "l1", "unknown"], until=0)

@@ -82,8 +82,6 @@ def shapes(tensors):
     return {name: list(value.shape) for name, value in tensors.items()}
 
 
-# --- names ---
-
 def published_shapes():
     """The 2,204 variables of a checkpoint that the original code wrote."""
     networks = json.loads((DATA / "tf1_checkpoint_names.json").read_text())
@@ -159,8 +157,6 @@ def test_stop_grad_tells_whether_the_next_iteration_is_of_first_order(iteration,
     assert LAYOUT.tensors(trainer)["stop_grad"] == stopped
 
 
-# --- saving and restoring ---
-
 def test_restoring_puts_every_variable_and_counter_back_bit_for_bit(checkpoints):
     first, second = make_trainer("meta.ema_decay=0.5"), make_trainer("meta.ema_decay=0.5")
     disguise(first, 6)
@@ -205,8 +201,6 @@ def test_checkpoint_of_the_original_code_is_told_from_one_of_a_run(checkpoints):
     with pytest.raises(UserError, match=r"model-3 holds no training state of this program. .* --init .*model-3 and"):
         checkpoints.read_config(3)
 
-
-# --- which are there, which are kept ---
 
 def test_nothing_is_there_at_first(checkpoints):
     assert checkpoints.iterations() == []
@@ -261,8 +255,6 @@ def save_numbers(checkpoints, numbers):
 def test_earlier_checkpoints_are_removed_with_their_averages(tmp_path, keep, keep_every, numbers, kept):
     assert save_numbers(Checkpoints(tmp_path / "x", LAYOUT, keep=keep, keep_every=keep_every), numbers) == kept
 
-
-# --- what does not fit ---
 
 @pytest.mark.parametrize(("old", "new", "message"), [
     ([], ["generator.num_blocks=2"], r"generator.num_blocks=1, not 2\."),

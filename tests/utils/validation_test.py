@@ -61,8 +61,6 @@ def shrink(image):
     return quantize(image.reshape(height, 4, width, 4, 3).mean(axis=(1, 3), dtype=np.float64))
 
 
-# --- the tasks ---
-
 def test_tasks_are_the_same_for_every_run_with_these_records_and_this_seed(images):
     tasks = draw_validation_tasks(*images, configure(), None)
     same = configure("meta.num_iterations=9", "meta.tasks_per_batch=1", "meta.learning_rate=1", "data.num_workers=1",
@@ -121,8 +119,6 @@ def test_patches_are_cut_from_restored_faces(images):
             np.testing.assert_array_equal(patches.hq, np.full((3, 16, 16, 3), np.float32(40 * number + index) / 255))
         assert task.face_hq[0, 0, 0] == np.float32(40 * number) / 255
 
-
-# --- the scores ---
 
 @pytest.fixture(scope="module")
 def networks():
