@@ -10,8 +10,8 @@ CHOSEN = $(if $(filter file,$(origin PYTHON)),,--chosen)
 
 DEMO_ARGS = --input_dir datasets/demo/LQ --face_dir datasets/demo --model_dir realesrgan
 
-# the only ones that need no download
-DEMO_FACES = --input_dir datasets/demo/LQ --output_dir datasets/demo --detector mtcnn --restorer rrdb-face --gpu -1 --overwrite
+# the detector and the restorer that need no download
+DEMO_FACES = --input_dir datasets/demo/LQ --output_dir datasets/demo --detector mtcnn --restorer rrdb-face --overwrite
 
 # print a command as one would type it in one's own environment, and run it in .venv
 define run

@@ -1,4 +1,7 @@
-"""Every hyper-parameter of the method, as published (Yin et al., ICCV 2023). Importing this module does nothing."""
+"""Every hyper-parameter: of the method as published (Yin et al., ICCV 2023), of the face restorer our own.
+
+Importing this module does nothing.
+"""
 
 from dataclasses import dataclass
 
@@ -209,7 +212,7 @@ class RestorerOptimizationConfig:
     learning_rate: float = 8e-4
     final_share: float = 0.02  # of the learning rate, at the end
     warm_up: int = 50  # iterations in which the rate rises
-    init: str = "realesrgan-anime"  # whose trunk it begins with: as meta.init, or a face restorer's .npz
+    init: str = "realesrgan-anime"  # whose blocks it begins with: as meta.init, or a face restorer's .npz
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
@@ -231,7 +234,7 @@ class RestorerLossConfig:
 class RestorerDataConfig:
     """The records of aligned faces that the restorer learns from. Sizes are pixels."""
 
-    face_record: str = "./datasets/aligned512.tfrecord"
+    face_record: str = "./datasets/aligned_faces512.tfrecord"
     validation_record: str = ""  # empty: the last `num_validation` images of the training record, not trained on
     num_validation: int = 16
     face_size: int = 512  # of the images in the records

@@ -9,7 +9,7 @@ from pathlib import Path
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
 from utils.errors import FatalError, UserError, require
 from utils.face_detection import open_detector, read_boxes
-from utils.face_restorers import check_restorer, open_restorer
+from utils.face_restorers import check_restorer, open_restorer, restorer_label
 from utils.faces import faces_in, stem_of_face
 from utils.files import check_writable
 from utils.photos import list_photos, parse_shard
@@ -165,8 +165,9 @@ def _build(args: argparse.Namespace, stack: contextlib.ExitStack):
     detector = stack.enter_context(open_detector(args.detector, min_confidence=args.min_confidence,
                                                  weights_dir=args.weights_dir, boxes=args.boxes))
     restorer = None if args.restorer == "none" else open_restorer(args.restorer, args.weights_dir)
+    label = restorer_label(args.restorer) if args.restored_dir is None else str(args.restored_dir)
     return FacePreparer(detector, restorer, args.output_dir, Options(
-        detector=args.detector, restorer=args.restorer if args.restored_dir is None else str(args.restored_dir),
+        detector=args.detector, restorer=label,
         min_face_size=args.min_face_size, max_faces=args.max_faces, box_margin=args.box_margin,
         legacy_alignment=args.legacy_alignment, save_aligned=args.save_aligned, save_overlay=args.save_overlay,
         restored_dir=args.restored_dir))

@@ -5,7 +5,15 @@ import argparse
 from utils.configuration import META_TRAINING
 from utils.console import ArgumentParser, run_cli
 from utils.errors import require
-from utils.training_session import add_run_arguments, check_run_arguments, prepare, print_outcome, run_session
+from utils.training_session import (
+    add_run_arguments,
+    add_shorthands,
+    check_run_arguments,
+    prepare,
+    print_outcome,
+    run_session,
+    settings_of,
+)
 
 # flags that are short for --set
 SHORTHANDS = {
@@ -31,15 +39,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_run_arguments(parser, META_TRAINING)
     parser.add_argument("--cpu_devices", type=int, default=1,
                         help="divide the CPU into this many devices, to try several replicas without GPUs")
-    for name, (key, text) in SHORTHANDS.items():
-        parser.add_argument(f"--{name}", metavar="VALUE", help=f"{text}; short for --set {key}=VALUE")
+    add_shorthands(parser, SHORTHANDS)
     parser.add_argument("--skip_corrupt", action="store_true",
                         help="leave out damaged images of a record, and say how many, instead of stopping")
     args = parser.parse_args(argv)
     check_run_arguments(args)
     require(args.cpu_devices > 0, "--cpu_devices must be at least 1", args.cpu_devices)
-    short = [f"{key}={getattr(args, name)}" for name, (key, _) in SHORTHANDS.items() if getattr(args, name) is not None]
-    args.settings = short + ["data.skip_corrupt=true"] * args.skip_corrupt + args.settings
+    args.settings = settings_of(args, SHORTHANDS) + ["data.skip_corrupt=true"] * args.skip_corrupt + args.settings
     return args
 
 

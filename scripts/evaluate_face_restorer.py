@@ -4,9 +4,11 @@ python scripts/evaluate_face_restorer.py --input_dir HELD_OUT_PORTRAITS --output
 """
 
 import argparse
-import csv
+import re
 import sys
+from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -15,8 +17,8 @@ import numpy as np
 
 from config import SCALE
 from utils.bootstrap import paired_difference
-from utils.console import ArgumentParser, Progress, run_cli
-from utils.errors import UserError, require
+from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
+from utils.errors import FatalError, UserError, require
 from utils.face_detection import open_detector
 from utils.face_restorers import check_restorer, open_restorer
 from utils.files import atomic_path, check_writable
@@ -24,15 +26,26 @@ from utils.images import read_image, write_png
 from utils.metrics import psnr_y, ssim
 from utils.niqe import load_niqe, niqe, yiq_luma
 from utils.photos import list_photos
+from utils.report import Report
 from utils.restorer_evaluation import ALIGNED, FOUND, METHODS, Result, draw_subject, restore_subject
 from utils.tensorflow_setup import start_tensorflow
 from utils.testset_presets import PRESETS
 
-METRICS = {"psnr_y": "PSNR-Y (dB)", "ssim": "SSIM", "niqe": "NIQE"}
+METRICS = {"psnr_y": ("PSNR-Y (dB)", 2), "ssim": ("SSIM", 4), "niqe": ("NIQE (lower is better)", 2)}  # label, digits
+COLUMNS = ("file", "status", "person", "preset", "kind", "width", "height",
+           *(f"{metric}_{name}" for metric in METRICS for name in METHODS), "reason")
 LABELS = {"bicubic": "bicubic", "realesrgan": "Real-ESRGAN", "restored": "restored"}
 KINDS = {ALIGNED: "landmarks of the clean photo", FOUND: "landmarks found in the degraded photo"}
 PICTURE_SIDE = 256  # of a face in the picture, pixels
+CAPTION_HEIGHT = 24
 SMALLEST_FACE = 11  # high-quality pixels: SSIM's window
+
+
+class Strip(NamedTuple):
+    """One face as the picture shows it: `gain` is in PSNR-Y over the better one of the two other methods."""
+
+    gain: float
+    image: np.ndarray
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -48,10 +61,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--restorer", default="rrdb-face", help="as of generate_test_faces.py")
     parser.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=["iid", "ood-motion", "ood-noise"],
-                        help="degradations (default: iid ood-motion ood-noise)")
+                        help="degradations")
     parser.add_argument("--face_sizes", type=float, nargs=2, default=(24, 160), metavar=("LEAST", "LARGEST"),
-                        help="width of the faces in the degraded photos, pixels (default: 24 160); 0 0: photos are "
-                             "used in their own size")
+                        help="width of the faces in the degraded photos, pixels, but at most a quarter of what it is "
+                             "in the clean one; 0 0: photos are used in their own size")
+    parser.add_argument("--enlarge", action="store_true",
+                        help="enlarge photos whose faces are too small: their truth is smoother than a real one")
+    parser.add_argument("--people", default="(.*)", metavar="REGEX", help="the part of a file's name that is the same "
+                        "for photos of one person, who counts once in the intervals, as '^[a-z]+_[0-9]+'")
     parser.add_argument("--seed", type=int, default=0, help="of sizes and degradations")
     parser.add_argument("--pictures", type=int, default=10, help="faces in the picture, the worst ones first")
     parser.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
@@ -61,12 +78,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     require(0 < least <= largest or least == largest == 0, "--face_sizes are two numbers, the lower first",
             args.face_sizes)
     require(args.seed >= 0, "--seed must be at least 0", args.seed)
+    require(args.pictures >= 1, "--pictures must be at least 1", args.pictures)
+    try:
+        args.people = re.compile(args.people)
+    except re.error as error:
+        raise UserError(f"--people must be a regular expression ({error}). Received: {args.people}.") from error
     return args
 
 
-def measure(result: Result, niqe_model) -> dict[str, float | str]:
+def measure(result: Result, niqe_model, people: re.Pattern) -> dict[str, float | str]:
     """Give the row of one face; NIQE is left out where it has no value."""
-    row = {"photo": result.name, "preset": result.preset, "kind": result.kind,
+    match = people.search(result.name)
+    row = {"status": "ok", "person": match[0] if match else result.name, "preset": result.preset, "kind": result.kind,
            "width": result.low_quality.shape[1], "height": result.low_quality.shape[0]}
     for name in METHODS:
         image = result.methods[name]
@@ -75,70 +98,74 @@ def measure(result: Result, niqe_model) -> dict[str, float | str]:
             try:
                 row[f"niqe_{name}"] = niqe(yiq_luma(image), niqe_model)
             except ValueError:  # too small or too flat
-                row[f"niqe_{name}"] = float("nan")
+                continue
     return row
 
 
 def make_table(rows: list[dict]) -> str:
-    """Give the means and, against the two others, the differences with their 95 % intervals, as Markdown."""
-    metrics = [name for name in METRICS if f"{name}_restored" in rows[0]]
+    """Give the means and the differences to the two others, with 95 % intervals over people, as Markdown."""
     lines = ["| degradation | face by | faces | metric | " + " | ".join(LABELS.values())
              + " | restored - bicubic | restored - Real-ESRGAN |", "|" + "---|" * 9]
     for preset in dict.fromkeys(row["preset"] for row in rows):
         for kind in KINDS:
-            for metric in metrics:
+            for metric, (label, digits) in METRICS.items():
                 chosen = [row for row in rows if (row["preset"], row["kind"]) == (preset, kind)
-                          and all(np.isfinite(row[f"{metric}_{name}"]) for name in METHODS)]
+                          and all(np.isfinite(row.get(f"{metric}_{name}", np.nan)) for name in METHODS)]
                 if chosen:
-                    values = {name: [row[f"{metric}_{name}"] for row in chosen] for name in METHODS}
-                    lines.append(f"| {preset} | {KINDS[kind]} | {len(chosen)} | {METRICS[metric]} | "
-                                 + " | ".join(_cells(values)) + " |")
+                    lines.append(f"| {preset} | {KINDS[kind]} | {len(chosen)} | {label} | "
+                                 + " | ".join(_cells(chosen, metric, digits)) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _cells(values: dict[str, list[float]]) -> list[str]:
-    digits = 4 if max(values["bicubic"]) <= 1 else 2
-    cells = [f"{np.mean(values[name]):.{digits}f}" for name in METHODS]
+def _cells(rows: list[dict], metric: str, digits: int) -> list[str]:
+    cells = [f"{np.mean([row[f'{metric}_{name}'] for row in rows]):.{digits}f}" for name in METHODS]
+    by_person = defaultdict(list)
+    for row in rows:
+        by_person[row["person"]].append(row)
+    means = {name: [np.mean([row[f"{metric}_{name}"] for row in group]) for group in by_person.values()]
+             for name in METHODS}
     for other in METHODS[:2]:
-        gain = paired_difference(values["restored"], values[other])
+        gain = paired_difference(means["restored"], means[other])
         cells.append(f"{gain.mean:+.{digits}f} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]")
     return cells
 
 
-def make_picture(results: list[Result], rows: list[dict], count: int) -> np.ndarray:
-    """Show faces in rows of LQ, bicubic, Real-ESRGAN, restored, truth: the worst ones first, then others evenly.
+def make_strip(result: Result, row: dict) -> Strip:
+    """Show LQ, bicubic, Real-ESRGAN, restored and truth of a face beside each other."""
+    shown = [_fit(result.low_quality, cv2.INTER_NEAREST)]
+    shown += [_fit(image, cv2.INTER_AREA if image.shape[1] > PICTURE_SIDE else cv2.INTER_CUBIC)
+              for image in (*(result.methods[name] for name in METHODS), result.truth)]
+    caption = np.full((CAPTION_HEIGHT, PICTURE_SIDE * len(shown), 3), 255, np.uint8)
+    text = f"{result.preset}, {row['width']} pixels wide: PSNR-Y " + ", ".join(
+        f"{LABELS[name]} {row[f'psnr_y_{name}']:.2f}" for name in METHODS)
+    cv2.putText(caption, text, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    gain = row["psnr_y_restored"] - max(row["psnr_y_bicubic"], row["psnr_y_realesrgan"])
+    height = min(image.shape[0] for image in shown)
+    return Strip(gain, np.concatenate([caption, np.concatenate([image[:height] for image in shown], axis=1)]))
 
-    The worst are those with the least gain in PSNR over the better one of the two others.
-    """
-    gains = np.array([row["psnr_y_restored"] - max(row["psnr_y_bicubic"], row["psnr_y_realesrgan"]) for row in rows])
-    order = np.argsort(gains)
-    worst = order[:(count + 2) // 3].tolist()
-    others = order[len(worst):]
+
+def _fit(image: np.ndarray, interpolation: int) -> np.ndarray:
+    height = PICTURE_SIDE * image.shape[0] // image.shape[1]
+    return cv2.resize(image, (PICTURE_SIDE, height), interpolation=interpolation)
+
+
+def make_picture(strips: list[Strip], count: int) -> np.ndarray:
+    """Stack faces: first the third that gained least, then others, evenly from low to high gain."""
+    ordered = sorted(strips, key=lambda strip: strip.gain)
+    worst = ordered[:(count + 2) // 3]
+    others = ordered[len(worst):]
     places = np.linspace(0, len(others) - 1, min(count - len(worst), len(others))).round().astype(int)
-    shown = worst + others[places].tolist()
-    lines = []
-    for index in shown:
-        result = results[index]
-        images = [result.low_quality, *(result.methods[name] for name in METHODS), result.truth]
-        row = [cv2.resize(image, (PICTURE_SIDE, PICTURE_SIDE * image.shape[0] // image.shape[1]),
-                          interpolation=cv2.INTER_NEAREST if place == 0 else cv2.INTER_AREA
-                          if image.shape[1] > PICTURE_SIDE else cv2.INTER_CUBIC) for place, image in enumerate(images)]
-        height = min(image.shape[0] for image in row)
-        line = np.concatenate([image[:height] for image in row], axis=1)
-        text = (f"{result.preset}, {result.low_quality.shape[1]} pixels wide: PSNR-Y "
-                + ", ".join(f"{LABELS[name]} {rows[index][f'psnr_y_{name}']:.2f}" for name in METHODS))
-        strip = np.full((24, line.shape[1], 3), 255, np.uint8)
-        cv2.putText(strip, text, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-        lines += [strip, line]
-    return np.concatenate(lines)
+    return np.concatenate([strip.image for strip in (*worst, *(others[place] for place in places))])
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the tool."""
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool; gives the exit status."""
     args = parse_args(argv)
     photos = list_photos(args.input_dir)
     check_writable(args.output_dir)
-    start_tensorflow(args.gpu)
+    gpus = start_tensorflow(args.gpu)
+    if args.gpu not in (None, "-1") and not gpus:
+        print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
     from model.super_resolver import SuperResolver
     from utils.checkpoints import REALESRGAN, load_super_resolver
 
@@ -151,36 +178,48 @@ def main(argv: list[str] | None = None) -> None:
         niqe_model = None
         print(f"NIQE is left out: {error}")
     sizes = tuple(args.face_sizes) if args.face_sizes[1] else None
-    results, rows, without, unfound = [], [], 0, 0
+    report = Report(args.output_dir / "metrics.csv", COLUMNS)
+    rows, strips, failed, without = [], {ALIGNED: [], FOUND: []}, 0, 0
+
+    def evaluate(path: Path) -> list[dict]:
+        subject = draw_subject(path, detect(read_image(path).pixels, path.name), sizes, args.seed,
+                               enlarge=args.enlarge)
+        found = []
+        for preset in args.presets if subject else ():
+            for result in restore_subject(subject, preset, args.output_dir / preset, restore=restore, detect=detect,
+                                          upscale=lambda part: forward(part[None])[0], seed=args.seed):
+                if min(result.truth.shape[:2]) >= SMALLEST_FACE:
+                    found.append({"file": path.name, **measure(result, niqe_model, args.people)})
+                    strips[result.kind].append(make_strip(result, found[-1]))
+        return found
+
     with (open_detector("mtcnn", min_confidence=0.9) as detect,
           Progress(len(photos), description="faces", unit="photo") as progress):
         for path in photos:
-            subject = draw_subject(path, detect(read_image(path).pixels, path.name), sizes, args.seed)
-            without += subject is None
-            for preset in args.presets if subject else ():
-                there = [result for result in restore_subject(
-                    subject, preset, args.output_dir / preset, restore=restore, detect=detect,
-                    upscale=lambda part: np.clip(forward(part[None])[0], 0, 1), seed=args.seed)
-                    if min(result.truth.shape[:2]) >= SMALLEST_FACE]
-                unfound += len(there) < 2
-                results += there
-                rows += [measure(result, niqe_model) for result in there]
-            progress.update(1, path.name)
+            try:
+                there = evaluate(path)
+                rows += there
+                without += not there
+                report.add(*(there or [{"file": path.name, "status": "no face", "reason": "none is large enough"}]))
+            except FatalError:
+                raise
+            except UserError as error:
+                failed += 1
+                report.add({"file": path.name, "status": "error", "reason": str(error)})
+                progress.write(f"error: {shown_name(path)}: {' '.join(str(error).splitlines())}")
+            progress.update(1, shown_name(path))
     if not rows:
-        raise UserError(f"MTCNN found no face in the photos of {args.input_dir}. Give portraits.")
-    with atomic_path(args.output_dir / "metrics.csv") as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        raise UserError(f"no photo in {args.input_dir} has a face that MTCNN finds and that is large enough. Give "
+                        "portraits, or --enlarge.")
     table = make_table(rows)
     with atomic_path(args.output_dir / "table.md") as temporary:
         temporary.write_text(table, encoding="utf-8")
-    found = [index for index, row in enumerate(rows) if row["kind"] == FOUND] or list(range(len(rows)))
-    picture = make_picture([results[index] for index in found], [rows[index] for index in found], args.pictures)
-    write_png(args.output_dir / "faces.png", picture)
-    print(f"{table}\n{len(photos) - without} of {len(photos)} photos have a face; {unfound} of "
-          f"{(len(photos) - without) * len(args.presets)} were not found again once degraded. "
-          f"Scale x{SCALE}; region: the face's box. All of it: {args.output_dir}")
+    write_png(args.output_dir / "faces.png", make_picture(strips[FOUND] or strips[ALIGNED], args.pictures))
+    again = sum(row["kind"] == FOUND for row in rows)
+    print(f"{table}\n{len(photos)} photos: {len(photos) - without - failed} with a face, {without} without, {failed} "
+          f"errors. Once degraded, the face was found again in {again} of {len(rows) - again}. Scale x{SCALE}; region: "
+          f"the face's box. All of it: {args.output_dir}")
+    return EXIT_USER_ERROR if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make the records that main.py trains on from folders of photos, or verify records.
+"""Make the records that training needs from folders of photos, or verify records.
 
 python scripts/generate_tfrecord.py faces --input_dir FFHQ --output datasets/whole_face.tfrecord
 python scripts/generate_tfrecord.py scenes --input_dir DIV2K Flickr2K --output datasets/back400.tfrecord

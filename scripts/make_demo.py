@@ -15,6 +15,7 @@ import numpy as np
 from config import SCALE
 from utils.comparison import compose_comparison, compose_row, locate_face
 from utils.console import ArgumentParser, run_cli
+from utils.errors import UserError
 from utils.images import quantize, read_image, resize_bicubic, to_float, write_png
 from utils.metrics import psnr_y, ssim
 
@@ -73,6 +74,8 @@ def summarize(folder: Path, results: Path) -> None:
                                            use_sample_covariance=False)
         print(f"{label:32} {psnr:9.2f} {similarity:7.4f}")
     face = locate_face(low_quality, read_image(folder / "Face_LQ" / f"{STEM}_0.png").pixels)
+    if face is None:
+        raise UserError(f"the face in {folder / 'Face_LQ'} is not from {folder / 'LQ'}. Run: make demo.")
     picture = results / "comparison.png"
     write_png(picture, compose_comparison({**versions, "ground truth": ground_truth}, face=face))
     _show_face(folder, results / "face.png", versions["bicubic"], ground_truth, face)
@@ -87,7 +90,7 @@ def _show_face(folder: Path, path: Path, bicubic: np.ndarray, ground_truth: np.n
     """Print how well the face was restored that the photo was adapted to, and write a picture of it."""
     top, left, height, width = place
     versions = {"bicubic": bicubic[top:top + height, left:left + width],
-                "restored by rrdb-face": quantize(read_image(folder / "Face_HQ" / f"{STEM}_0.png").pixels)}
+                "restored": quantize(read_image(folder / "Face_HQ" / f"{STEM}_0.png").pixels)}
     truth = ground_truth[top:top + height, left:left + width]
     print(f"\n{'the face that was adapted to':32} {'PSNR-Y':>9} {'SSIM':>7}     (luma)")
     for label, image in versions.items():

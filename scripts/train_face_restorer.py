@@ -1,6 +1,6 @@
 """Train the face restorer `rrdb-face` on aligned faces, or write the weights of a run for use.
 
-python scripts/train_face_restorer.py --face_record datasets/aligned512.tfrecord
+python scripts/train_face_restorer.py --face_record datasets/aligned_faces512.tfrecord
 python scripts/train_face_restorer.py --export my-restorer.npz
 """
 
@@ -13,14 +13,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
 from utils.restorer_configuration import RESTORER_TRAINING
+from utils.tensorflow_setup import start_tensorflow
 from utils.training_session import (
     add_run_arguments,
+    add_shorthands,
     check_run_arguments,
     choose_start,
     prepare,
     print_outcome,
     run_folder,
     run_session,
+    settings_of,
 )
 
 # flags that are short for --set
@@ -28,7 +31,8 @@ SHORTHANDS = {
     "face_record": ("data.face_record", "tfrecord of aligned faces"),
     "validation_record": ("data.validation_record", "tfrecord of aligned faces of other people"),
     "iterations": ("optimization.num_iterations", "where training ends"),
-    "init": ("optimization.init", "weights whose trunk training starts from: a name or file, or `random`"),
+    "init": ("optimization.init", "weights whose blocks it starts from: what test.py takes as --model_dir, a .npz "
+                                  "of a face restorer, or `random`"),
 }
 
 
@@ -40,14 +44,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """
     parser = ArgumentParser(__doc__.split("\n\n")[0])
     add_run_arguments(parser, RESTORER_TRAINING, run_dir="./experiments/face_restorer")
-    for name, (key, text) in SHORTHANDS.items():
-        parser.add_argument(f"--{name}", metavar="VALUE", help=f"{text}; short for --set {key}=VALUE")
+    add_shorthands(parser, SHORTHANDS)
     parser.add_argument("--export", type=Path, metavar="FILE.npz", help="instead of training, write the weights of the "
                         "checkpoint --step (default: the latest) as float16, fit for --restorer FILE.npz")
     args = parser.parse_args(argv)
     check_run_arguments(args)
-    args.settings = [f"{key}={getattr(args, name)}" for name, (key, _) in SHORTHANDS.items()
-                     if getattr(args, name) is not None] + args.settings
+    args.settings = settings_of(args, SHORTHANDS) + args.settings
     if args.export is not None and args.export.suffix != ".npz":
         raise UserError(f"--export takes a file that ends in .npz. Received: {args.export}.")
     return args
@@ -59,6 +61,7 @@ def export(args: argparse.Namespace) -> None:
     Raises:
         UserError: there is none, or the file cannot be written.
     """
+    start_tensorflow("-1")
     from utils.face_restorers import save_face_restorer
     from utils.restorer_training import RestorerLayout, checkpoint_params
     from utils.training_state import Checkpoints

@@ -211,14 +211,13 @@ def check_run(config: Any) -> None:
 def check_degradation(prefix: str, config: DegradationConfig) -> None:
     """Check the ranges of a degradation; `prefix` is what it is called in messages, as `degradation`."""
     for name in ("first", "second"):
-        check_stage(f"{prefix}.{name}", getattr(config, name))
+        _check_stage(f"{prefix}.{name}", getattr(config, name))
     for name in ("final_sinc_prob", "jpeg_last_prob"):
         value = getattr(config, name)
         require(0 <= value <= 1, f"{prefix}.{name} must be between 0 and 1", value)
 
 
-def check_stage(name: str, stage: DegradationStage) -> None:
-    """Check the ranges of one stage of a degradation; `name` is what it is called in messages."""
+def _check_stage(name: str, stage: DegradationStage) -> None:
     for field in ("blur_prob", "sinc_prob", "gaussian_noise_prob", "gray_noise_prob"):
         value = getattr(stage, field)
         require(0 <= value <= 1, f"{name}.{field} must be between 0 and 1", value)

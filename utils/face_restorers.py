@@ -4,6 +4,7 @@ Faces are uint8, or float32 that may lie outside of the range a little, as cubic
 Face preparation gives 512x512, training 256x256. Another restorer is another entry of `RESTORERS`.
 """
 
+import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -44,21 +45,9 @@ def make_gpen(name: str, weights_dir: Path | None) -> Restorer:
 
 def compile_gpen(params: dict) -> Restorer:
     """Make a restorer of GPEN's parameters, of either size. Its output is rounded (the original truncates)."""
-    import tensorflow as tf
-
     from model.gpen import gpen, gpen_size
 
-    size = gpen_size(params)
-    run = tf.function(gpen, input_signature=[{name: tf.TensorSpec(value.shape, value.dtype)
-                                              for name, value in params.items()},
-                                             tf.TensorSpec([None, size, size, 3], tf.float32)])
-
-    def restore(faces: np.ndarray) -> np.ndarray:
-        inputs = _resize(faces, size).astype(np.float32) / 255
-        restored = np.clip(run(params, tf.constant(inputs)).numpy(), 0, 1) * 255
-        return _resize(np.rint(restored).astype(np.uint8), faces.shape[1])
-
-    return restore
+    return partial(_compile(gpen, params, gpen_size(params)), params)
 
 
 def make_rrdb_face(name: str, weights_dir: Path | None) -> Restorer:
@@ -68,19 +57,30 @@ def make_rrdb_face(name: str, weights_dir: Path | None) -> Restorer:
         UserError: its weights are missing or damaged.
     """
     [path] = find_weights(name, weights_dir).values()
-    return partial(compile_face_restorer(), load_face_restorer(path))
+    return _restorer_of(path)
 
 
-def compile_face_restorer() -> Callable[[Params, np.ndarray], np.ndarray]:
-    """Make a restorer that takes the network's parameters first; it is traced once for each architecture."""
-    import tensorflow as tf
+def _restorer_of(path: Path) -> Restorer:
+    params = load_face_restorer(path)
+    return partial(compile_face_restorer(params), params)
 
+
+def compile_face_restorer(params: Params) -> Callable[[Params, np.ndarray], np.ndarray]:
+    """Make a restorer that takes parameters first: these, or others of the same architecture."""
     from model.face_restorer import FACE_SIZE, face_restorer
 
-    run = tf.function(face_restorer, reduce_retracing=True, autograph=False)
+    return _compile(face_restorer, params, FACE_SIZE)
+
+
+def _compile(network: Callable, params: Params, size: int) -> Callable[[Params, np.ndarray], np.ndarray]:
+    """Trace a network that takes parameters and faces [n, size, size, 3] in [0, 1], once for batches of any length."""
+    import tensorflow as tf
+
+    specs = {name: tf.TensorSpec(value.shape, tf.float32) for name, value in params.items()}
+    run = tf.function(network, input_signature=[specs, tf.TensorSpec([None, size, size, 3], tf.float32)])
 
     def restore(params: Params, faces: np.ndarray) -> np.ndarray:
-        inputs = _resize(faces, FACE_SIZE).astype(np.float32) / 255
+        inputs = _resize(faces, size).astype(np.float32) / 255
         restored = np.clip(run(params, tf.constant(inputs)).numpy(), 0, 1) * 255
         return _resize(np.rint(restored).astype(np.uint8), faces.shape[1])
 
@@ -98,7 +98,7 @@ def load_face_restorer(path: Path) -> dict[str, np.ndarray]:
     content = io.BytesIO(read_bytes(path))
     try:
         with np.load(content, allow_pickle=False) as file:
-            params = {name.removesuffix(".npy"): file[name].astype(np.float32) for name in file.files}
+            params = {name: file[name].astype(np.float32) for name in file.files}
         face_restorer_architecture({name: value.shape for name, value in params.items()})
     except Exception as error:  # NumPy and zipfile raise a dozen kinds for what is damaged
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -142,7 +142,18 @@ def open_restorer(name: str, weights_dir: Path | None, *, others: Sequence[str] 
     check_restorer(name, others=others)
     if name in RESTORERS:
         return RESTORERS[name](name, weights_dir)
-    return partial(compile_face_restorer(), load_face_restorer(Path(name)))
+    return _restorer_of(Path(name))
+
+
+def restorer_label(name: str) -> str:
+    """Give what a restorer is called in reports: of a file also the beginning of its hash, as it may be replaced.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if not name.endswith(".npz"):
+        return name
+    return f"{Path(name).name} {hashlib.sha256(read_bytes(Path(name))).hexdigest()[:8]}"
 
 
 def check_restorer(name: str, *, others: Sequence[str] = ()) -> None:

@@ -8,9 +8,8 @@ import numpy as np
 
 from config import SCALE, DegradationConfig, JitterConfig
 from utils.degradations import degrade, sample_degradation, sample_noise
-from utils.images import quantize, to_float
+from utils.images import LUMA, quantize, to_float
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC)  # of the alignment: face preparation's, and training's
 
 
@@ -38,6 +37,8 @@ def draw_face_pair(face: np.ndarray, size: int, patch_size: int, jitter: JitterC
         degradation: what is drawn from.
         rng: of everything that is drawn.
     """
+    if face.shape[0] > size:
+        face = cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA)
     lq_size = math.exp(rng.uniform(*map(math.log, jitter.lq_size_range)))
     vary = _jitter_matrix(face.shape[0] / size, size, jitter, rng)
     corner = rng.integers(0, (size - patch_size) // 2 + 1, (2, 2)).sum(axis=0)

@@ -49,7 +49,12 @@ class FaceSource:
 
 
 def draw_validation_faces(faces: Images, config: RestorerTrainingConfig) -> list[FacePair]:
-    """Draw the validation set, of whole faces: the same for every run with this record, seed and settings."""
-    return [draw_face_pair(faces.read(number % faces.count), FACE_SIZE, FACE_SIZE, config.jitter, config.degradation,
-                           np.random.default_rng([config.optimization.seed, VALIDATION, number]))
-            for number in range(config.run.validation_faces)]
+    """Draw the validation set, of whole faces: the same for every run with this record, seed and settings.
+
+    If there are more faces than are wanted, they are taken evenly: those of one person are next to each other.
+    """
+    step = max(1.0, faces.count / config.run.validation_faces)
+    streams = [np.random.default_rng([config.optimization.seed, VALIDATION, number])
+               for number in range(config.run.validation_faces)]
+    return [draw_face_pair(faces.read(int(number * step) % faces.count), FACE_SIZE, FACE_SIZE, config.jitter,
+                           config.degradation, rng) for number, rng in enumerate(streams)]

@@ -42,7 +42,8 @@ class Result(NamedTuple):
     methods: dict[str, np.ndarray]
 
 
-def draw_subject(path: Path, faces: list[Face], sizes: tuple[float, float] | None, seed: int) -> Subject | None:
+def draw_subject(path: Path, faces: list[Face], sizes: tuple[float, float] | None, seed: int, *,
+                 enlarge: bool = False) -> Subject | None:
     """Resize a photo so that its best face has a size that is drawn, even in its logarithm.
 
     Args:
@@ -50,17 +51,23 @@ def draw_subject(path: Path, faces: list[Face], sizes: tuple[float, float] | Non
         faces: found in it.
         sizes: least and largest width of a face in pixels of the degraded photo; None: the photo's own size.
         seed: of the draw, which also depends on the photo's name.
+        enlarge: whether the photo may be enlarged. Otherwise the largest size is what the photo has itself.
 
     Returns:
-        None when there is no face.
+        None when there is no face, or too small a one.
     """
     if not faces:
         return None
-    photo = quantize(read_image(path).pixels)
-    ratio = 1.0
+    photo, ratio = quantize(read_image(path).pixels), 1.0
+    photo = photo[:photo.shape[0] // SCALE * SCALE, :photo.shape[1] // SCALE * SCALE]
     if sizes is not None:
-        width = math.exp(photo_rng(seed, path.stem).uniform(*map(math.log, sizes)))
-        ratio = SCALE * width / float(faces[0].box[2] - faces[0].box[0])
+        own = float(faces[0].box[2] - faces[0].box[0]) / SCALE
+        least, largest = sizes if enlarge else (sizes[0], min(sizes[1], own))
+        if largest < least:
+            return None
+        # a stream of its own: otherwise large faces would go with strong degradations
+        rng = photo_rng(seed, f"{path.stem}: size")
+        ratio = math.exp(rng.uniform(math.log(least), math.log(largest))) / own
     height, width = (max(SCALE, round(side * ratio) // SCALE * SCALE) for side in photo.shape[:2])
     scales = np.array([width / photo.shape[1], height / photo.shape[0]]) / SCALE
 
@@ -108,8 +115,8 @@ def restore_subject(subject: Subject, preset: str, folder: Path, *, restore: Res
         region = slice(SCALE * top, SCALE * (top + height)), slice(SCALE * left, SCALE * (left + width))
         methods = {**{name: quantize(whole[region]) for name, whole in enlarged.items()},
                    "restored": quantize(restored)}
-        yield Result(subject.name, preset, kind, low_quality[top:top + height, left:left + width],
-                     subject.photo[region], methods)
+        yield Result(subject.name, preset, kind, low_quality[top:top + height, left:left + width].copy(),
+                     subject.photo[region].copy(), methods)
 
 
 def _overlap(box: np.ndarray, other: np.ndarray) -> float:

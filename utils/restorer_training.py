@@ -14,9 +14,9 @@ from utils.face_restorers import load_face_restorer
 from utils.restorer_configuration import NETWORK_SETTINGS, RESTORER_TRAINING
 from utils.restorer_data import FaceSource, draw_validation_faces
 from utils.restorer_validation import RestorerValidator
+from utils.training_data import divide_record
 from utils.training_log import Panel, losses_panel
 from utils.training_run import Run
-from utils.training_setup import divide_record
 from utils.training_state import Checkpoints, StateLayout
 
 SCOPE = "FaceRestorer/"
@@ -82,7 +82,7 @@ class RestorerRun(Run):
 
 
 def start_params(config: RestorerTrainingConfig, weights_dir: Path | None) -> dict[str, tf.Tensor]:
-    """Draw the network; take the blocks of its coarsest scale from an RRDBNet, or all that fits from a face restorer.
+    """Draw the network; take the blocks of its coarsest scale from an RRDBNet, or all of it from a face restorer.
 
     Of a deeper RRDBNet the first blocks are taken.
 

@@ -39,7 +39,7 @@ class RestorerValidator:
     def evaluate(self, params: Params) -> RestorerValidation:
         """Score the network's parameters."""
         if self._restore is None:
-            self._restore = compile_face_restorer()
+            self._restore = compile_face_restorer(params)
         rows, pictures = [], {}
         for number, face in enumerate(self._faces):
             restored = self._restore(params, face.degraded[None])[0]

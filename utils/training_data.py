@@ -6,7 +6,7 @@ is resumed at an iteration goes on with the same data, bit for bit, and tasks ca
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ import tensorflow as tf
 from config import SCALE, TrainingConfig
 from model.meta_learner import Task
 from utils.degradations import Degradation, degrade, sample_degradation, sample_noise, usm_sharpen
+from utils.errors import require
 from utils.face_restorers import Restorer
 from utils.images import to_float
 from utils.patches import log_gradient
@@ -52,6 +53,29 @@ class Images(NamedTuple):
         """Give the image at a position of an endless sequence that goes through all, each time in another order."""
         epoch, place = divmod(position, self.count)
         return self.read(int(_order(self.count, (*seed, epoch))[place]))
+
+
+def divide_record(path: str, validation_path: str, size: int, data: Any) -> tuple[Images, Images]:
+    """Open a record, and give the images to train on and those to validate on.
+
+    Args:
+        path: of the record.
+        validation_path: of one whose images are validated on; empty: the last images of the record itself.
+        size: of the images, in pixels.
+        data: settings with `num_validation` and `skip_corrupt`, as those of `config.DataConfig`.
+
+    Raises:
+        UserError: one is missing, damaged, of another image size, or has too few images to divide.
+    """
+    records = ImageRecords(path, size, skip_corrupt=data.skip_corrupt)
+    if validation_path:
+        kept = ImageRecords(validation_path, size, skip_corrupt=data.skip_corrupt)
+        return Images(records, 0, len(records)), Images(kept, 0, len(kept))
+    count = data.num_validation
+    require(0 < count < len(records), f"{path} must have more images than the data.num_validation that are kept for "
+            "validation, and these must be at least 1 unless there is a record of their own",
+            f"{len(records)} images, {count} kept")
+    return Images(records, 0, len(records) - count), Images(records, len(records) - count, count)
 
 
 @lru_cache(maxsize=8)

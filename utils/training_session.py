@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,17 @@ def add_run_arguments(parser: argparse.ArgumentParser, kind: Kind, *, run_dir: s
                         f"(default: those the run began with; {_first_preset(kind)} for a new run)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
                         help=f"change any value of config.py, as {kind.example}; may be repeated")
+
+
+def add_shorthands(parser: argparse.ArgumentParser, shorthands: Mapping[str, tuple[str, str]]) -> None:
+    """Add flags that are short for --set: name -> (setting, help)."""
+    for name, (key, text) in shorthands.items():
+        parser.add_argument(f"--{name}", metavar="VALUE", help=f"{text}; short for --set {key}=VALUE")
+
+
+def settings_of(args: argparse.Namespace, shorthands: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Give what `add_shorthands` took, as texts for --set."""
+    return [f"{key}={getattr(args, name)}" for name, (key, _) in shorthands.items() if getattr(args, name) is not None]
 
 
 def _first_preset(kind: Kind) -> str:

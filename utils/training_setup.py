@@ -5,7 +5,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -20,12 +20,11 @@ from utils.checkpoints import REALESRGAN, load_super_resolver
 from utils.errors import UserError, require
 from utils.face_restorers import RESTORERS, Restorer, check_restorer, open_restorer
 from utils.perceptual import BACKBONE, HEADS, load_lpips, make_lpips_distance
-from utils.tfrecords import ImageRecords
-from utils.training_data import Images, TaskSource
+from utils.training_data import Images, TaskSource, divide_record
 from utils.training_run import MetaRun
 from utils.training_state import Checkpoints
 from utils.validation import Validator, draw_validation_tasks
-from utils.weights import find_weights
+from utils.weights import find_weights, get_entry, load_manifest
 
 
 class Data(NamedTuple):
@@ -47,29 +46,6 @@ def open_data(config: TrainingConfig) -> Data:
     faces, kept_faces = divide_record(data.face_record, data.face_validation_record, data.face_size, data)
     scenes, kept_scenes = divide_record(data.scene_record, data.scene_validation_record, data.scene_size, data)
     return Data(faces, scenes, kept_faces, kept_scenes)
-
-
-def divide_record(path: str, validation_path: str, size: int, data: Any) -> tuple[Images, Images]:
-    """Open a record, and give the images to train on and those to validate on.
-
-    Args:
-        path: of the record.
-        validation_path: of one whose images are validated on; empty: the last images of the record itself.
-        size: of the images, in pixels.
-        data: settings with `num_validation` and `skip_corrupt`, as those of `config.DataConfig`.
-
-    Raises:
-        UserError: one is missing, damaged, of another image size, or has too few images to divide.
-    """
-    records = ImageRecords(path, size, skip_corrupt=data.skip_corrupt)
-    if validation_path:
-        kept = ImageRecords(validation_path, size, skip_corrupt=data.skip_corrupt)
-        return Images(records, 0, len(records)), Images(kept, 0, len(kept))
-    count = data.num_validation
-    require(0 < count < len(records), f"{path} must have more images than the data.num_validation that are kept for "
-            "validation, and these must be at least 1 unless there is a record of their own",
-            f"{len(records)} images, {count} kept")
-    return Images(records, 0, len(records) - count), Images(records, len(records) - count, count)
 
 
 def make_restorer(config: TrainingConfig, weights_dir: Path | None) -> Restorer | None:
@@ -177,6 +153,7 @@ def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
         UserError: several are missing; names them all, with one command.
     """
     wanted = [config.data.restorer] * (config.data.restorer in RESTORERS)
+    wanted = [name for name in wanted if not get_entry(load_manifest(), name).in_repository]  # nothing fetches that
     wanted += [config.meta.init] * config.meta.init.startswith(REALESRGAN)
     wanted += [config.discriminator.init] * (bool(config.loss.gan) and config.discriminator.init.startswith(REALESRGAN))
     wanted += [BACKBONE, HEADS] * bool(config.loss.lpips)

@@ -136,7 +136,7 @@ class Checkpoints:
         self._keep, self._keep_every = keep, keep_every
 
     def prefix(self, iteration: int) -> Path:
-        """Give the path that `test.py --model_dir` takes."""
+        """Give the path by which a checkpoint goes, as `test.py --model_dir` takes those of main.py."""
         return self.folder / f"{PREFIX}{iteration}"
 
     def iterations(self) -> list[int]:

@@ -160,7 +160,8 @@ def how_to_get(entry: Entry, weights_dir: Path | str | None = None) -> str:
     """The sentence that tells a user how to get an entry."""
     if entry.in_repository:
         files = " ".join(f"{entry.folder}/{file.name}" for file in entry.variants[0].files)
-        return f"It is part of this repository. Get it back with: git checkout -- {files}"
+        command = f"git -C {shlex.quote(str(REPOSITORY))} checkout -- {files}"
+        return f"It is part of this repository. Get it back with: {command}"
     if entry.manual:
         return f"Download it by hand from {' or '.join(entry.by_hand)} and put it into {entry.directory(weights_dir)}"
     elsewhere = entry.directory(weights_dir) != DEFAULT_WEIGHTS_DIR

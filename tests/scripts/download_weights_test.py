@@ -122,6 +122,22 @@ def test_what_can_only_be_had_by_hand_says_where_and_fails_only_when_named(manif
     assert "present, hash unknown" in text
 
 
+def test_what_is_part_of_the_repository_is_got_back_with_git_and_never_fetched(manifest, capsys, tmp_path):
+    variant = Variant("float16", (WeightFile("o.npz", None, SHA256),), ())
+    manifest["own"] = Entry("own", "restorer", "MIT", ("demo",), (variant,), folder="trained", in_repository=True)
+    status, text = run(capsys, tmp_path / "w", "own")
+    assert status == 2
+    assert f"own: It is part of this repository. Get it back with: git -C {tmp_path} checkout -- trained/o.npz" in text
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "o.npz").write_bytes(BODY)
+    for force in ([], ["--force"]):
+        status, text = run(capsys, tmp_path / "w", "own", *force)
+        assert status == 0
+        assert table(text)[0] == ["own", "o.npz", "verified", "0.51", "this", "repository"]
+    rows = table(run(capsys, tmp_path / "w", "--list", "own")[1])
+    assert ["own", "o.npz", "verified", "0.51", "this", "repository"] in rows
+
+
 def test_list_fetches_nothing_and_its_status_answers_for_the_names_given(manifest, capsys, tmp_path):
     run(capsys, tmp_path, "unhashed")
     (tmp_path / "m.pth").write_bytes(b"x")

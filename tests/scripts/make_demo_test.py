@@ -124,6 +124,6 @@ def test_summary_prints_the_quality_of_every_version(demo, tmp_path, capsys, gro
         assert float(figures[0]) == pytest.approx(10 * np.log10(255**2 / error.mean()), abs=0.006)
         assert 0 < float(figures[1]) < 1
     assert any(line.startswith("bicubic ") for line in lines)
-    assert any(line.startswith("restored by rrdb-face ") for line in lines)
+    assert any(line.startswith("restored ") for line in lines)
     assert read_image(tmp_path / "comparison.png").pixels.shape[1] == 5 * 480 + 4 * 6
     assert read_image(tmp_path / "face.png").pixels.shape[1] == 3 * 480 + 2 * 6

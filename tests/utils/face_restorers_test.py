@@ -84,7 +84,7 @@ def test_gpen_256_is_half_the_aligned_size():
 
 @pytest.fixture(scope="module")
 def restore():
-    return compile_face_restorer()
+    return compile_face_restorer(small_restorer())
 
 
 def run_network(params, faces):
@@ -139,7 +139,7 @@ def test_saved_parameters_come_back_rounded_to_float16_and_equal_ones_as_equal_b
 
 def test_the_repositorys_restorer_and_one_of_a_file_are_the_network_of_the_file(faces, monkeypatch, tmp_path):
     save_face_restorer(tmp_path / "x.npz", small_restorer())
-    expected = compile_face_restorer()(load_face_restorer(tmp_path / "x.npz"), faces[:1])
+    expected = compile_face_restorer(small_restorer())(load_face_restorer(tmp_path / "x.npz"), faces[:1])
     monkeypatch.setattr(module, "find_weights", lambda name, folder: {name: tmp_path / "x.npz"})
     for restorer in (make_rrdb_face("rrdb-face", None), open_restorer(str(tmp_path / "x.npz"), None)):
         assert np.abs(restorer(faces[:1]).astype(int) - expected).max() <= 1

@@ -4,11 +4,13 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+from scipy.stats import spearmanr
 
 from utils.camera_effects import Shrink
 from utils.face_detection import Face
 from utils.images import quantize, read_image, write_png
 from utils.metrics import psnr_y
+from utils.photos import photo_rng
 from utils.restorer_evaluation import ALIGNED, FOUND, METHODS, draw_subject, restore_subject
 from utils.testset_presets import PRESETS, Preset
 
@@ -47,15 +49,36 @@ def test_the_face_is_where_it_was_once_the_photo_has_another_size(path):
 
 
 def test_sizes_are_even_in_their_logarithm_and_depend_on_seed_and_name_alone(path):
-    sizes = [float(np.ptp(draw_subject(path, [FACE], (24, 160), seed).face.box[::2])) for seed in range(60)]
-    assert sizes[7] == float(np.ptp(draw_subject(path, [FACE], (24, 160), 7).face.box[::2]))
+    def size(seed):
+        return float(np.ptp(draw_subject(path, [FACE], (24, 160), seed, enlarge=True).face.box[::2]))
+
+    sizes = [size(seed) for seed in range(60)]
+    assert sizes[7] == size(7)
     assert min(sizes) > 23
     assert max(sizes) < 162
     assert np.median(sizes) == pytest.approx(np.sqrt(24 * 160), rel=0.25)
 
 
+def test_a_photo_is_enlarged_only_when_that_is_asked_for(path):
+    """The face is 104 pixels wide: 26 in the degraded photo."""
+    sizes = [float(np.ptp(draw_subject(path, [FACE], (20, 160), seed).face.box[::2])) for seed in range(20)]
+    assert min(sizes) > 19.5
+    assert 24 < max(sizes) <= 26.2
+    assert draw_subject(path, [FACE], (30, 160), 0) is None
+
+
+def test_the_size_of_a_face_says_nothing_about_its_degradation(path):
+    widths = [np.ptp(draw_subject(path, [FACE], (24, 160), seed, enlarge=True).face.box[::2]) for seed in range(80)]
+    lengths = [PRESETS["ood-motion"].sample(photo_rng(seed, "a"))[0].length for seed in range(80)]
+    assert abs(spearmanr(widths, lengths)[0]) < 0.3
+
+
 def test_a_photo_keeps_its_size_when_none_is_asked_for_and_one_without_a_face_gives_nothing(path):
     np.testing.assert_array_equal(draw_subject(path, [FACE], None, 0).photo, skimage.data.astronaut())
+    write_png(path, skimage.data.astronaut()[:510, :509])
+    subject = draw_subject(path, [FACE], None, 0)
+    np.testing.assert_array_equal(subject.photo, skimage.data.astronaut()[:508, :508])
+    np.testing.assert_allclose(4 * subject.face.landmarks + 1.5, FACE.landmarks)
     assert draw_subject(path, [], None, 0) is None
 
 

@@ -27,7 +27,7 @@ def score(monkeypatch):
     """Give the validation of faces with a function in place of the network."""
     def evaluate(restore, faces, num_pictures=0):
         monkeypatch.setattr(restorer_validation, "compile_face_restorer",
-                            lambda: lambda params, batch: np.stack([restore(face) for face in batch]))
+                            lambda _: lambda params, batch: np.stack([restore(face) for face in batch]))
         return RestorerValidator(faces, num_pictures).evaluate({})
 
     return evaluate
@@ -106,7 +106,7 @@ def test_pictures_show_degraded_restored_and_true_faces_of_the_first(score):
 def test_the_restorer_is_compiled_once(monkeypatch):
     compiled = []
     monkeypatch.setattr(restorer_validation, "compile_face_restorer",
-                        lambda: compiled.append(1) or (lambda params, batch: batch + params))
+                        lambda _: compiled.append(1) or (lambda params, batch: batch + params))
     validator = RestorerValidator([make_face(48, noise=3)], 0)
     scores = [validator.evaluate(np.uint8(number)).scores["psnr"] for number in (0, 5)]
     assert len(compiled) == 1

@@ -93,7 +93,7 @@ def test_every_entry_states_its_licence_and_gpens_forbids_commercial_use():
         "realesrgan": "BSD-3-Clause", "realesrgan-anime": "BSD-3-Clause", "realesrgan-netd": "BSD-3-Clause",
         "retinaface": "MIT", "gpen-512": "non-commercial use only", "gpen-256": "non-commercial use only",
         "alexnet": "BSD-3-Clause", "lpips": "BSD-2-Clause", "inception": "Apache-2.0", "niqe": "research use",
-        "metaf2n": "see github.com/yinzhicun/MetaF2N"}
+        "metaf2n": "see github.com/yinzhicun/MetaF2N", "rrdb-face": "MIT"}
     assert [name for name, entry in manifest.items() if entry.manual] == ["metaf2n"]
 
 
@@ -151,6 +151,33 @@ def test_the_published_checkpoint_is_looked_for_in_pretrained_models(tmp_path, m
     for name in FILES["metaf2n"]:
         (tmp_path / "pretrained_models" / name).write_bytes(BODY)
     assert list(find_weights("metaf2n", tmp_path)) == list(FILES["metaf2n"])
+
+
+def test_the_face_restorer_is_part_of_the_repository_and_verified(tmp_path, monkeypatch):
+    [(name, path)] = find_weights("rrdb-face", tmp_path).items()
+    assert path == weights.REPOSITORY / "pretrained_models" / name
+    [file] = load_manifest()["rrdb-face"].variants[0].files
+    assert verify(file, path) is State.VERIFIED
+    assert len(file.digest) == 64
+    assert path.stat().st_size <= 10_000_000
+    monkeypatch.setattr(weights, "REPOSITORY", tmp_path)
+    with pytest.raises(UserError, match=rf"{name} not found in {tmp_path}/pretrained_models .* Get it back with: "
+                                        rf"git -C {tmp_path} checkout -- pretrained_models/{name}$"):
+        find_weights("rrdb-face")
+
+
+@pytest.mark.parametrize(("changes", "rule"), [
+    ({"in_repository": "yes"}, "must be true or false"), ({"folder": None}, "must have a folder"),
+    ({"in_repository": False}, "a source or an address")])
+def test_what_is_in_the_repository_has_a_folder_there(tmp_path, changes, rule):
+    entry = {"name": "own", "description": "d", "licence": "MIT", "needed_by": [], "folder": "pretrained_models",
+             "in_repository": True, "variants": [{"description": "v", "files": [{"name": "f"}], "sources": []}]}
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({"entries": [entry]}))
+    assert load_manifest(path)["own"].in_repository
+    path.write_text(json.dumps({"entries": [entry | changes]}))
+    with pytest.raises(UserError, match=rule):
+        load_manifest(path)
 
 
 def test_an_unknown_name_gets_a_suggestion(entry):
