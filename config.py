@@ -230,6 +230,18 @@ class RestorerLossConfig:
     frequency: float = 0.0  # of the L1 distance of the spectra
 
 
+# photos of good quality, which the two-stage degradation hardly ever gives: without any of them the restorer smooths
+# what needs no restoring
+MILD_DEGRADATION = DegradationConfig(
+    first=DegradationStage(sigma_range=(0.2, 1.8), sinc_prob=0.05, resize_probs=(0.1, 0.3, 0.6),
+                           resize_range=(0.5, 1.2), noise_sigma_range=(1.0, 8.0), poisson_scale_range=(0.05, 0.5),
+                           jpeg_range=(75.0, 98.0)),
+    second=DegradationStage(blur_prob=0.2, sigma_range=(0.2, 0.6), sinc_prob=0.05, resize_probs=(0.0, 0.0, 1.0),
+                            resize_range=(0.9, 1.1), noise_sigma_range=(1.0, 8.0), poisson_scale_range=(0.05, 0.5),
+                            jpeg_range=(75.0, 98.0)),
+    final_sinc_prob=0.2)
+
+
 @dataclass(frozen=True)
 class RestorerDataConfig:
     """The records of aligned faces that the restorer learns from. Sizes are pixels."""
@@ -239,6 +251,7 @@ class RestorerDataConfig:
     num_validation: int = 16
     face_size: int = 512  # of the images in the records
     patch_size: int = 256  # of the part of the face (at 512x512) that a sample is; a multiple of the coarsest stride
+    mild_share: float = 0.25  # of the samples, that get the mild degradation
     num_workers: int = 0  # threads that degrade; 0: TensorFlow decides
     skip_corrupt: bool = False
 
@@ -266,6 +279,7 @@ class RestorerTrainingConfig:
     loss: RestorerLossConfig = RestorerLossConfig()
     jitter: JitterConfig = JitterConfig()
     degradation: DegradationConfig = DegradationConfig()
+    mild_degradation: DegradationConfig = MILD_DEGRADATION
     data: RestorerDataConfig = RestorerDataConfig()
     run: RestorerRunConfig = RestorerRunConfig()
 

@@ -24,6 +24,8 @@ def check_restorer_config(config: RestorerTrainingConfig) -> None:
                        "jitter.rotation", "jitter.tilt", "jitter.gamma")
     check_run(config)
     check_degradation("degradation", config.degradation)
+    check_degradation("mild_degradation", config.mild_degradation)
+    require(0 <= config.data.mild_share <= 1, "data.mild_share must be between 0 and 1", config.data.mild_share)
     strides, features, blocks = config.network.strides, config.network.features, config.network.blocks
     require(strides[-1] > 1 and ALIGNED_SIZE % strides[0] == 0
             and all(2 * fine == coarse for coarse, fine in pairwise(strides)),

@@ -44,14 +44,16 @@ class FaceSource:
         """Give sample `number` of an endless sequence that goes through all faces, each time in another order."""
         config, seed = self.config, self.config.optimization.seed
         rng = np.random.default_rng([seed, DRAWS, number])
+        degradation = config.mild_degradation if rng.random() < config.data.mild_share else config.degradation
         return draw_face_pair(self.faces.shuffled(number, (seed, ORDER)), FACE_SIZE, config.data.patch_size,
-                              config.jitter, config.degradation, rng)
+                              config.jitter, degradation, rng)
 
 
 def draw_validation_faces(faces: Images, config: RestorerTrainingConfig) -> list[FacePair]:
     """Draw the validation set, of whole faces: the same for every run with this record, seed and settings.
 
-    If there are more faces than are wanted, they are taken evenly: those of one person are next to each other.
+    None is degraded mildly. If there are more faces than are wanted, they are taken evenly: those of one person are
+    next to each other.
     """
     step = max(1.0, faces.count / config.run.validation_faces)
     streams = [np.random.default_rng([config.optimization.seed, VALIDATION, number])

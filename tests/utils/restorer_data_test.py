@@ -75,10 +75,23 @@ def test_samples_of_one_face_and_seeds_differ(images):
 def test_samples_are_drawn_as_the_configuration_says(images, monkeypatch):
     asked = []
     monkeypatch.setattr(restorer_data, "draw_face_pair", lambda *given: asked.append(given) or draw_face_pair(*given))
-    config = configure("data.patch_size=128", "jitter.tilt=3", "degradation.final_sinc_prob=0")
+    config = configure("data.patch_size=128", "jitter.tilt=3", "degradation.final_sinc_prob=0", "data.mild_share=0")
     sample = FaceSource(images[0], config).sample(0)
     assert asked[0][1:5] == (FACE_SIZE, 128, config.jitter, config.degradation)
     assert sample.degraded.shape == sample.target.shape == (128, 128, 3)
+
+
+def test_that_share_of_the_samples_and_no_validation_face_is_degraded_mildly(images, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(restorer_data, "draw_face_pair", lambda *given: drawn.append(given[4]) or flat_pair(*given))
+    config = configure("data.mild_share=0.3", "run.validation_faces=5")
+    for number in range(300):
+        FaceSource(images[0], config).sample(number)
+    assert set(drawn) == {config.degradation, config.mild_degradation}
+    assert drawn.count(config.mild_degradation) == pytest.approx(90, abs=25)
+    drawn.clear()
+    restorer_data.draw_validation_faces(images[1], config)
+    assert drawn == [config.degradation] * 5
 
 
 def test_every_epoch_visits_each_face_of_its_part_once_in_another_order(images, monkeypatch):
