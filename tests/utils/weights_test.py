@@ -43,6 +43,7 @@ FILES = {
     "lpips": {"alex.pth": (6009, "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0")},
     "inception": {"pt_inception-2015-12-05-6726825d.pth": (None, "6726825d")},
     "niqe": {"niqe_modelparameters.mat": (None, "fa2aa4d12dd9595c")},
+    "rrdb-face": {"rrdb-face.npz": (6453458, "3be212e8ebc3f46716f9027ce5aad2bce4271633134ed0643ae31b8d1a90b9dd")},
     "metaf2n": {"model-new.index": (None, ""), "model-new.data-00000-of-00001": (None, "")},
 }
 URLS = {
