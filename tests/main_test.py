@@ -294,7 +294,7 @@ def test_missing_weights_come_with_a_command_and_an_alternative(place):
     (["--set", "meta.learning_rat=1"], "Did you mean meta.learning_rate"),
     (["--set", "meta.tasks_per_batch=0"], "must be positive"),
     (["--set", "meta.tasks_per_batch=two"], "must be a whole number"),
-    (["--restorer", "magic"], "ground-truth. Received: magic"),
+    (["--restorer", "magic"], "ground-truth, or a .npz file that .* Received: magic"),
     (["--trial", "-1"], "--trial must be at least 0"),
 ])
 def test_wrong_settings_are_one_line(place, arguments, match):
