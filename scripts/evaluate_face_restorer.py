@@ -67,8 +67,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                              "in the clean one; 0 0: photos are used in their own size")
     parser.add_argument("--enlarge", action="store_true",
                         help="enlarge photos whose faces are too small: their truth is smoother than a real one")
-    parser.add_argument("--people", default="(.*)", metavar="REGEX", help="the part of a file's name that is the same "
-                        "for photos of one person, who counts once in the intervals, as '^[a-z]+_[0-9]+'")
+    parser.add_argument("--people", default="(.*)", metavar="REGEX", help="what of a file's name matches this "
+                        "is the same for photos of one person, who counts once in the intervals, as '^[a-z]+_[0-9]+'")
     parser.add_argument("--seed", type=int, default=0, help="of sizes and degradations")
     parser.add_argument("--pictures", type=int, default=10, help="faces in the picture, the worst ones first")
     parser.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
@@ -89,7 +89,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def measure(result: Result, niqe_model, people: re.Pattern) -> dict[str, float | str]:
     """Give the row of one face; NIQE is left out where it has no value."""
     match = people.search(result.name)
-    row = {"status": "ok", "person": match[0] if match else result.name, "preset": result.preset, "kind": result.kind,
+    row = {"status": "ok", "person": (match and match[0]) or result.name, "preset": result.preset, "kind": result.kind,
            "width": result.low_quality.shape[1], "height": result.low_quality.shape[0]}
     for name in METHODS:
         image = result.methods[name]

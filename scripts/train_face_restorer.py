@@ -32,7 +32,7 @@ SHORTHANDS = {
     "validation_record": ("data.validation_record", "tfrecord of aligned faces of other people"),
     "iterations": ("optimization.num_iterations", "where training ends"),
     "init": ("optimization.init", "weights whose blocks it starts from: what test.py takes as --model_dir, a .npz "
-                                  "of a face restorer, or `random`"),
+                                  "of a face restorer, `rrdb-face`, or `random`"),
 }
 
 

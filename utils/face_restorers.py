@@ -17,10 +17,11 @@ from utils.errors import UserError
 from utils.face_alignment import ALIGNED_SIZE
 from utils.files import atomic_path, read_bytes
 from utils.torch_files import load_state_dict
-from utils.weights import find_weights
+from utils.weights import find_weights, get_entry, load_manifest
 
 Restorer = Callable[[np.ndarray], np.ndarray]
 Params = Mapping[str, np.ndarray]
+OWN = "rrdb-face"  # the one that comes with this repository
 
 
 def make_gpen(name: str, weights_dir: Path | None) -> Restorer:
@@ -100,6 +101,7 @@ def load_face_restorer(path: Path) -> dict[str, np.ndarray]:
         with np.load(content, allow_pickle=False) as file:
             params = {name: file[name].astype(np.float32) for name in file.files}
         face_restorer_architecture({name: value.shape for name, value in params.items()})
+        _check_finite(params)
     except Exception as error:  # NumPy and zipfile raise a dozen kinds for what is damaged
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} holds no face restorer: {reason.rstrip('.')}. Fetch or make it again.") from error
@@ -110,10 +112,22 @@ def save_face_restorer(path: Path, params: Mapping[str, np.ndarray]) -> None:
     """Write parameters as float16: equal parameters give equal bytes.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or a value is not finite or too large for float16.
     """
+    with np.errstate(over="ignore"):
+        halves = {name: np.asarray(value, np.float16) for name, value in params.items()}
+    try:
+        _check_finite(halves)
+    except ValueError as error:
+        raise UserError(f"these weights cannot be written as float16: {error}. Take an earlier checkpoint.") from error
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **{name: np.asarray(value, np.float16) for name, value in params.items()})
+        np.savez(file, **halves)
+
+
+def _check_finite(params: Mapping[str, np.ndarray]) -> None:
+    wrong = [name for name, value in params.items() if not np.isfinite(value).all()]
+    if wrong:
+        raise ValueError(f"{wrong[0]} has values that are not finite")
 
 
 def _resize(faces: np.ndarray, size: int) -> np.ndarray:
@@ -125,7 +139,7 @@ def _resize(faces: np.ndarray, size: int) -> np.ndarray:
 
 
 RESTORERS: dict[str, Callable[[str, Path | None], Restorer]] = {
-    "gpen-512": make_gpen, "gpen-256": make_gpen, "rrdb-face": make_rrdb_face}
+    "gpen-512": make_gpen, "gpen-256": make_gpen, OWN: make_rrdb_face}
 
 
 def open_restorer(name: str, weights_dir: Path | None, *, others: Sequence[str] = ()) -> Restorer:
@@ -146,11 +160,14 @@ def open_restorer(name: str, weights_dir: Path | None, *, others: Sequence[str] 
 
 
 def restorer_label(name: str) -> str:
-    """Give what a restorer is called in reports: of a file also the beginning of its hash, as it may be replaced.
+    """Give what a restorer is called in reports: of our own also the beginning of the hash, as weights are replaced.
 
     Raises:
         UserError: the file cannot be read.
     """
+    if name == OWN:
+        [file] = get_entry(load_manifest(), name).variants[0].files
+        return f"{name} {file.digest[:8]}"
     if not name.endswith(".npz"):
         return name
     return f"{Path(name).name} {hashlib.sha256(read_bytes(Path(name))).hexdigest()[:8]}"

@@ -10,7 +10,7 @@ from model.face_restorer import init_face_restorer
 from model.restorer_trainer import FIRST, SECOND, RestorerTrainer
 from utils.checkpoints import OPTIMIZER_SLOTS, load_super_resolver, read_tensors
 from utils.errors import UserError
-from utils.face_restorers import load_face_restorer
+from utils.face_restorers import OWN, load_face_restorer
 from utils.restorer_configuration import NETWORK_SETTINGS, RESTORER_TRAINING
 from utils.restorer_data import FaceSource, draw_validation_faces
 from utils.restorer_validation import RestorerValidator
@@ -18,6 +18,7 @@ from utils.training_data import divide_record
 from utils.training_log import Panel, losses_panel
 from utils.training_run import Run
 from utils.training_state import Checkpoints, StateLayout
+from utils.weights import find_weights
 
 SCOPE = "FaceRestorer/"
 
@@ -93,8 +94,9 @@ def start_params(config: RestorerTrainingConfig, weights_dir: Path | None) -> di
     params = init_face_restorer(config.optimization.seed, config.network)
     if init == RANDOM:
         return params
-    if init.endswith(".npz"):
-        found = load_face_restorer(Path(init))
+    if init == OWN or init.endswith(".npz"):
+        [path] = find_weights(OWN).values() if init == OWN else [Path(init)]
+        found = load_face_restorer(path)
         wanted = list(params)
     else:
         scope = f"{config.network.strides[0]}/"

@@ -222,6 +222,19 @@ def test_a_missing_file_is_one_line_with_its_name(tmp_path):
         load_face_restorer(tmp_path / "x.npz")
 
 
+@pytest.mark.parametrize("value", [np.nan, 1e6])
+def test_values_that_are_not_finite_in_float16_are_neither_written_nor_read(tmp_path, value):
+    params = small_restorer()
+    params["conv_last/bias"] = np.full_like(params["conv_last/bias"], value)
+    with pytest.raises(UserError, match="cannot be written as float16: conv_last/bias has values"):
+        save_face_restorer(tmp_path / "x.npz", params)
+    assert list(tmp_path.iterdir()) == []
+    with np.errstate(over="ignore"):
+        np.savez(tmp_path / "x.npz", **{name: np.asarray(array, np.float16) for name, array in params.items()})
+    with pytest.raises(UserError, match=r"x\.npz holds no face restorer: conv_last/bias has values that are not"):
+        load_face_restorer(tmp_path / "x.npz")
+
+
 def test_a_restorer_that_is_neither_a_name_nor_a_file_is_refused_with_what_there_is():
     with pytest.raises(UserError, match=r"^--restorer is one of gpen-512, gpen-256, rrdb-face, ground-truth, or a "
                                         r"\.npz file that .* exported\. Received: magic\.$"):

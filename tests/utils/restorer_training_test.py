@@ -13,9 +13,10 @@ from tests.reference_restorer import SMALL_RESTORER, small_restorer
 from tests.reference_weights import reference_generator
 from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 from utils.errors import UserError
-from utils.face_restorers import save_face_restorer
+from utils.face_restorers import load_face_restorer, save_face_restorer
 from utils.restorer_training import RestorerLayout, checkpoint_params, start_params
 from utils.training_state import Checkpoints
+from utils.weights import find_weights
 
 
 def configure(init, *, seed=0, network=SMALL_RESTORER, **optimization):
@@ -67,6 +68,13 @@ def test_everything_is_taken_from_a_face_restorer(tmp_path):
     for name, value in saved.items():
         np.testing.assert_array_equal(found[name], value.astype(np.float16))
         assert found[name].dtype == tf.float32
+
+
+def test_the_repositorys_restorer_can_be_gone_on_from():
+    found = start_params(configure("rrdb-face", network=FaceRestorerConfig()), None)
+    [path] = find_weights("rrdb-face").values()
+    for name, value in load_face_restorer(path).items():
+        np.testing.assert_array_equal(found[name], value)
 
 
 @pytest.mark.parametrize(("architecture", "first"), [
