@@ -71,8 +71,10 @@ class RestorerTrainer:
     def apply(self, update: RestorerUpdate) -> None:
         """Take the optimiser's step."""
         # tensors, as TensorFlow would keep one of every Python number it ever saw
-        self._apply(update.gradients, tf.constant(np.float32(self.iteration + 1)),
-                    tf.constant(np.float32(self.learning_rate())))
+        clip_norm = self.config.optimization.clip_norm
+        scale = clip_norm / max(update.gradient_norm, clip_norm) if clip_norm else 1.0
+        self._apply(update.gradients, *(tf.constant(np.float32(number))
+                                        for number in (scale, self.iteration + 1, self.learning_rate())))
         self.iteration += 1
 
     def _compute_in_graph(self, degraded: tf.Tensor, target: tf.Tensor, corners: tf.Tensor):
@@ -88,12 +90,8 @@ class RestorerTrainer:
         norm = tf.linalg.global_norm(list(gradients.values()))
         return tf.stack([loss, *terms.values()]), norm, gradients
 
-    def _apply_in_graph(self, gradients: dict, update: tf.Tensor, learning_rate: tf.Tensor) -> None:
+    def _apply_in_graph(self, gradients: dict, scale: tf.Tensor, update: tf.Tensor, learning_rate: tf.Tensor) -> None:
         settings = self.config.optimization
-        scale = 1.0
-        if settings.clip_norm:
-            norm = tf.linalg.global_norm(list(gradients.values()))
-            scale = settings.clip_norm / tf.maximum(norm, settings.clip_norm)
         for name, gradient in gradients.items():
             variables = [self.variables[kind, name] for kind in (NETWORK, FIRST, SECOND)]
             state = adam(AdamState(*variables), scale * gradient, update=update, learning_rate=learning_rate,
