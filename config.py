@@ -74,6 +74,11 @@ class DegradationConfig:
         noise_sigma_range=(1.0, 25.0), poisson_scale_range=(0.05, 2.5))
     final_sinc_prob: float = 0.8
     jpeg_last_prob: float = 0.5  # of (resize, sinc, JPEG); otherwise (JPEG, resize, sinc)
+    # of wrong exposure and colours before all that, which the restored photo should not have. Not in the published
+    # degradation. A photo hardly tells how it was exposed: what restored faces say about it, they alone say
+    tone_prob: float = 0.0
+    tone_gamma: float = 0.35  # of log(gamma), to either side
+    tone_gain_range: tuple[float, float] = (0.8, 1.1)  # of each channel
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class InnerConfig:
     """The inner loop in training: face patches of one task move the generator."""
 
     learning_rate: float = 1e-2
-    num_steps: int = 1
+    num_steps: int = 1  # 0: plain training of the generator, on scenes alone
     second_order_from: int = 0  # iteration; before it the inner gradients are constants to the outer loop
 
 
@@ -101,6 +106,7 @@ class MetaConfig:
     epsilon: float = 1e-8
     clip_norm: float = 0.0  # of the gradient of generator and MaskNet together; 0: no clipping
     ema_decay: float = 0.0  # of a moving average of both networks; 0: none
+    bfloat16: bool = False  # of the generator's convolutions; faster where the processor knows it
     seed: int = 0
 
 
@@ -122,6 +128,7 @@ class LossConfig:
     lpips: float = 0.5
     gan: float = 0.1
     mask: float = 0.001  # of mean((W - 1)^2)
+    unadapted: float = 0.0  # of the same terms of the network without adaptation, for photos without faces
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,26 @@ one degradation: its faces move the generator (the inner loop of `model.adaptati
 generator (Yin et al., section 3.3):
 
     outer loss = L1 + 0.5 * LPIPS + 0.1 * BCE(D(output), 1) + 0.001 * mean((W - 1)^2)
+
+Beyond the paper, the same terms of the generator that was not moved may be added, for photos without faces.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from config import InnerConfig, LossConfig
-from model.adaptation import Support, inner_steps, support_loss_and_gradients
+from model.adaptation import InnerStep, Support, inner_steps, support_loss_and_gradients
 from model.discriminator import discriminate, normalize
 from model.layers import Params
 from model.losses import discriminator_loss, gan_loss, inner_step_weights, l1_loss, mask_loss
 from model.lpips import lpips
 from model.masknet import masknet
 from model.rrdbnet import rrdbnet
+
+UNADAPTED = "_unadapted"  # after a term's name
 
 
 class Task(NamedTuple):
@@ -56,7 +61,8 @@ class Gradients(NamedTuple):
 
 
 def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: LossConfig, second_order: bool,
-                   iteration: tf.Tensor | int = 0) -> tuple[Gradients, dict[str, tf.Tensor]]:
+                   iteration: tf.Tensor | int = 0,
+                   precision: tf.DType = tf.float32) -> tuple[Gradients, dict[str, tf.Tensor]]:
     """Give the gradients of one task's losses and the value of every term, from one forward pass.
 
     Args:
@@ -67,14 +73,15 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
         second_order: differentiate through the inner gradients. Otherwise they are constants, and MaskNet learns from
             its own term alone.
         iteration: of the outer loop; moves the weights of several inner steps.
+        precision: type of the generator's convolutions.
 
     Returns:
         The gradients: of the outer loss for generator and MaskNet, of the discriminator's loss for the discriminator.
         The scalars: `inner_loss`, before the first inner step; `l1`, `lpips`, `gan`, unweighted, after the last and, as
-        `l1_step1`, ..., after earlier ones; `mask_loss`, unweighted; `outer_loss`; `discriminator_loss`;
-        `mask_mean`, `mask_min` and `mask_max` of W.
+        `l1_step1`, ..., after earlier ones; `l1_unadapted`, ..., if they count; `mask_loss`, unweighted; `outer_loss`;
+        `discriminator_loss`; `mask_mean`, `mask_min` and `mask_max` of W.
     """
-    shares = tf.cast(inner_step_weights(inner.num_steps, iteration), task.face_hq.dtype)
+    generator = functools.partial(_rounded_rrdbnet, precision)
     with tf.GradientTape() as tape:
         tape.watch([networks.generator, networks.mask])
         weights = masknet(networks.mask, task.face_lq, task.face_hq)
@@ -82,10 +89,10 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
         total = objective = loss.mask * scalars["mask_loss"]  # equal gradients; the value is right in `total` alone
         steps = inner_steps(
             networks.generator, [Support(task.face_lq, task.face_hq, weights)],
-            loss_and_gradients=functools.partial(support_loss_and_gradients, rrdbnet),
+            loss_and_gradients=functools.partial(support_loss_and_gradients, generator),
             learning_rate=inner.learning_rate, num_steps=inner.num_steps, second_order=second_order)
-        for number, step in enumerate(steps, start=1):
-            output = rrdbnet(step.params, task.scene_lq)
+        for stage in _stages(networks.generator, steps, inner, loss, iteration):
+            output = generator(stage.params, task.scene_lq)
             terms = reconstruction_terms(networks, output, task)
             value = slope = sum(getattr(loss, name) * term for name, term in terms.items())
             if networks.discriminator is not None:
@@ -96,11 +103,12 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
                 terms["gan"] = verdict.gan_loss
                 value += loss.gan * verdict.gan_loss
                 slope += loss.gan * tf.reduce_sum(verdict.gan_gradient * output)
-            total += shares[number - 1] * value
-            objective += shares[number - 1] * slope
-            last = number == inner.num_steps
-            scalars.update({name if last else f"{name}_step{number}": value for name, value in terms.items()})
-            scalars.setdefault("inner_loss", step.loss)
+            share = tf.cast(stage.share, value.dtype)
+            total += share * value
+            objective += share * slope
+            scalars.update({f"{name}{stage.suffix}": value for name, value in terms.items()})
+            if stage.inner_loss is not None:
+                scalars.setdefault("inner_loss", stage.inner_loss)
     by_generator, by_mask = tape.gradient(objective, [networks.generator, networks.mask],
                                           unconnected_gradients=tf.UnconnectedGradients.ZERO)
     scalars.update(outer_loss=total, mask_mean=tf.reduce_mean(weights), mask_min=tf.reduce_min(weights),
@@ -109,6 +117,32 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
         return Gradients(by_generator, by_mask, {}), scalars
     scalars["discriminator_loss"] = verdict.discriminator_loss
     return Gradients(by_generator, by_mask, verdict.discriminator_gradients), scalars
+
+
+def _rounded_rrdbnet(precision: tf.DType, params: Params, images: tf.Tensor) -> tf.Tensor:
+    return rrdbnet({name: tf.cast(value, precision) for name, value in params.items()}, images)
+
+
+class _Stage(NamedTuple):
+    """Parameters that the outer loss judges, their share of it, and what the names of its terms end with."""
+
+    params: Params
+    share: tf.Tensor | float
+    suffix: str
+    inner_loss: tf.Tensor | None = None
+
+
+def _stages(generator: Params, steps: Iterator[InnerStep], inner: InnerConfig, loss: LossConfig,
+            iteration: tf.Tensor | int) -> Iterator[_Stage]:
+    """Give the generator un-adapted, if that counts, and after every inner step; the last one last."""
+    if not inner.num_steps:
+        yield _Stage(generator, 1.0, "")
+        return
+    if loss.unadapted:
+        yield _Stage(generator, loss.unadapted, UNADAPTED)
+    shares = inner_step_weights(inner.num_steps, iteration)
+    for number, step in enumerate(steps, start=1):
+        yield _Stage(step.params, shares[number - 1], "" if number == inner.num_steps else f"_step{number}", step.loss)
 
 
 def reconstruction_terms(networks: Networks, output: tf.Tensor, task: Task) -> dict[str, tf.Tensor]:
@@ -139,16 +173,19 @@ def _ask_discriminator(networks: Networks, output: tf.Tensor, real: tf.Tensor) -
                     tape.gradient(discriminator_side, networks.discriminator))
 
 
-def scalar_names(networks: Networks, inner: InnerConfig) -> list[str]:
+def scalar_names(networks: Networks, inner: InnerConfig, loss: LossConfig) -> list[str]:
     """Give the names of the scalars of `task_gradients`, sorted."""
     terms = ["l1"] + ["lpips"] * (networks.lpips is not None) + ["gan"] * (networks.discriminator is not None)
     names = [*terms, *(f"{term}_step{step}" for term in terms for step in range(1, inner.num_steps))]
-    names += ["mask_loss", "inner_loss", "outer_loss", "mask_mean", "mask_min", "mask_max"]
+    names += [f"{term}{UNADAPTED}" for term in terms] * bool(loss.unadapted and inner.num_steps)
+    names += ["inner_loss"] * bool(inner.num_steps)
+    names += ["mask_loss", "outer_loss", "mask_mean", "mask_min", "mask_max"]
     return sorted(names + ["discriminator_loss"] * (networks.discriminator is not None))
 
 
 def batch_gradients(networks: Networks, tasks: Task, *, inner: InnerConfig, loss: LossConfig, second_order: bool,
-                    iteration: tf.Tensor | int = 0) -> tuple[Gradients, tf.Tensor]:
+                    iteration: tf.Tensor | int = 0,
+                    precision: tf.DType = tf.float32) -> tuple[Gradients, tf.Tensor]:
     """Add up the gradients of several tasks, one task after another, so that one task is in memory at a time.
 
     Takes what `task_gradients` takes, but `tasks` has the axis of tasks in front.
@@ -156,7 +193,7 @@ def batch_gradients(networks: Networks, tasks: Task, *, inner: InnerConfig, loss
     Returns:
         The sums of the gradients, and the scalars [tasks, names] in the order of `scalar_names`.
     """
-    names = scalar_names(networks, inner)
+    names = scalar_names(networks, inner, loss)
     num_tasks = tf.shape(tasks.face_lq)[0]
     zeros = Gradients(*({name: tf.zeros_like(value) for name, value in (params or {}).items()} for params in
                         (networks.generator, networks.mask, networks.discriminator)))
@@ -164,7 +201,8 @@ def batch_gradients(networks: Networks, tasks: Task, *, inner: InnerConfig, loss
 
     def add_task(index: tf.Tensor, sums: Gradients, rows: tf.TensorArray):
         gradients, scalars = task_gradients(networks, Task(*(images[index] for images in tasks)), inner=inner,
-                                            loss=loss, second_order=second_order, iteration=iteration)
+                                            loss=loss, second_order=second_order, iteration=iteration,
+                                            precision=precision)
         return (index + 1, tf.nest.map_structure(tf.add, sums, gradients),
                 rows.write(index, tf.stack([scalars[name] for name in names])))
 

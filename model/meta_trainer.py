@@ -72,7 +72,7 @@ class MetaTrainer:
             raise ValueError("meta.tasks_per_batch must be divisible by the number of devices. "
                              f"Received: {num_tasks} tasks, {num_replicas} devices.")
         self.tasks_per_replica = num_tasks // num_replicas
-        self.scalar_names = scalar_names(networks, config.inner)
+        self.scalar_names = scalar_names(networks, config.inner, config.loss)
         self._lpips = networks.lpips
         self._compute = tf.function(self._compute_in_graph)
         self._apply = tf.function(self._apply_in_graph)
@@ -118,7 +118,8 @@ class MetaTrainer:
         networks = Networks(self.params("generator"), self.params("mask"), self.params("discriminator") or None,
                             self.params("vectors") or None, self._lpips)
         sums, rows = batch_gradients(networks, tasks, inner=self.config.inner, loss=self.config.loss,
-                                     second_order=second_order, iteration=iteration)
+                                     second_order=second_order, iteration=iteration,
+                                     precision=tf.bfloat16 if self.config.meta.bfloat16 else tf.float32)
         replica = tf.distribute.get_replica_context()
         # all replicas see all tasks' scalars: each adds its rows to a table of zeros
         start = replica.replica_id_in_sync_group * self.tasks_per_replica

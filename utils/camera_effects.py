@@ -22,6 +22,7 @@ from utils.files import read_bytes
 from utils.images import to_float
 from utils.plain_data import from_plain, to_plain
 from utils.resizing import RESIZE_MODES, resize_to
+from utils.tone import Tone
 
 DISPLAY_GAMMA = 2.2  # between linear light, in which sensors work, and stored values
 # bilinear demosaicing: how the samples of one colour spread to its missing pixels
@@ -114,25 +115,6 @@ class ColourFringe:
                                     flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
             result[:, :, channel] = np.clip(warped, 0, 1)
         return result
-
-
-@dataclass(frozen=True)
-class Tone:
-    """Colour gains, then a power: brighter for gamma below 1. The result is clipped."""
-
-    gamma: float
-    red: float
-    green: float
-    blue: float
-
-    def __post_init__(self):
-        require(0.1 <= self.gamma <= 10, "gamma must be from 0.1 to 10", self.gamma)
-        gains = (self.red, self.green, self.blue)
-        require(all(0 < gain <= 10 for gain in gains), "red, green and blue must be positive and at most 10", gains)
-
-    def apply(self, image: np.ndarray) -> np.ndarray:
-        """Change the colours."""
-        return np.clip(image * np.float32([self.red, self.green, self.blue]), 0, 1) ** np.float32(self.gamma)
 
 
 @dataclass(frozen=True)

@@ -150,12 +150,13 @@ def check_config(config: TrainingConfig) -> None:
     """
     values = dict(flat_values(config))
     check_positive(config, "generator.num_blocks", "generator.num_features", "generator.growth",
-                   "discriminator.num_features", "inner.learning_rate", "inner.num_steps", "meta.num_iterations",
+                   "discriminator.num_features", "inner.learning_rate", "meta.num_iterations",
                    "meta.tasks_per_batch", "meta.learning_rate", "meta.epsilon", "discriminator.learning_rate",
                    "data.samples_per_task", "run.validation_patches")
-    check_not_negative(config, "inner.second_order_from", "meta.clip_norm", "meta.seed", "discriminator.freeze_until",
-                       "loss.l1", "loss.lpips", "loss.gan", "loss.mask", "data.max_redraws", "data.num_workers",
-                       "data.num_validation", "run.image_tasks")
+    check_not_negative(config, "inner.num_steps", "inner.second_order_from", "meta.clip_norm", "meta.seed",
+                       "discriminator.freeze_until", "loss.l1", "loss.lpips", "loss.gan", "loss.mask",
+                       "loss.unadapted", "data.max_redraws", "data.num_workers", "data.num_validation",
+                       "run.image_tasks")
     check_run(config)
     for key in ("data.min_log_gradient", "meta.mask_bias"):
         require(math.isfinite(values[key]), f"{key} must be finite", values[key])
@@ -212,9 +213,13 @@ def check_degradation(prefix: str, config: DegradationConfig) -> None:
     """Check the ranges of a degradation; `prefix` is what it is called in messages, as `degradation`."""
     for name in ("first", "second"):
         _check_stage(f"{prefix}.{name}", getattr(config, name))
-    for name in ("final_sinc_prob", "jpeg_last_prob"):
+    for name in ("final_sinc_prob", "jpeg_last_prob", "tone_prob"):
         value = getattr(config, name)
         require(0 <= value <= 1, f"{prefix}.{name} must be between 0 and 1", value)
+    require(0 <= config.tone_gamma <= 2, f"{prefix}.tone_gamma must be between 0 and 2", config.tone_gamma)
+    gains = config.tone_gain_range
+    require(len(gains) == 2 and 0 < gains[0] <= gains[1] <= 10,
+            f"{prefix}.tone_gain_range must be two numbers, lower first, above 0 and at most 10", gains)
 
 
 def _check_stage(name: str, stage: DegradationStage) -> None:

@@ -25,6 +25,7 @@ from utils.images import quantize, to_float
 from utils.noise import NOISE_TYPES, add_noise
 from utils.plain_data import from_plain, to_plain
 from utils.resizing import RESIZE_MODES, resize_by, resize_to
+from utils.tone import Tone
 
 USM_SIZE = 51  # taps; OpenCV then takes a sigma of 8
 USM_WEIGHT = 0.5
@@ -55,7 +56,8 @@ class StageDegradation:
 class Degradation:
     """What the images of one task share.
 
-    The last steps are (resize to a quarter, sinc, JPEG) if `jpeg_last`, otherwise (JPEG, resize, sinc).
+    The last steps are (resize to a quarter, sinc, JPEG) if `jpeg_last`, otherwise (JPEG, resize, sinc). `tone`, which
+    the published degradation does not have, comes before everything else.
     """
 
     first: StageDegradation
@@ -63,6 +65,7 @@ class Degradation:
     final_sinc: SincKernel | None
     final_resize_mode: str
     jpeg_last: bool
+    tone: Tone | None = None
 
     def __post_init__(self):
         _check_mode("final_resize_mode", self.final_resize_mode)
@@ -125,9 +128,17 @@ def sample_degradation(rng: np.random.Generator, settings: DegradationConfig) ->
     """Draw what the images of one task share."""
     first, second = _sample_stage(rng, settings.first), _sample_stage(rng, settings.second)
     has_sinc = rng.random() < settings.final_sinc_prob
-    return Degradation(first, second,
-                       final_sinc=sample_final_sinc(rng, settings.second.kernel_sizes) if has_sinc else None,
-                       final_resize_mode=_sample_mode(rng), jpeg_last=bool(rng.random() < settings.jpeg_last_prob))
+    final_sinc = sample_final_sinc(rng, settings.second.kernel_sizes) if has_sinc else None
+    final_resize_mode, jpeg_last = _sample_mode(rng), bool(rng.random() < settings.jpeg_last_prob)
+    # nothing is drawn where there is no tone, so that seeds give what they gave before there was any
+    has_tone = settings.tone_prob > 0 and rng.random() < settings.tone_prob
+    return Degradation(first, second, final_sinc, final_resize_mode, jpeg_last,
+                       _sample_tone(rng, settings) if has_tone else None)
+
+
+def _sample_tone(rng: np.random.Generator, settings: DegradationConfig) -> Tone:
+    gamma = float(np.exp(rng.uniform(-settings.tone_gamma, settings.tone_gamma)))
+    return Tone(gamma, *rng.uniform(*settings.tone_gain_range, 3).tolist())
 
 
 def _sample_stage(rng: np.random.Generator, stage: DegradationStage) -> StageDegradation:
@@ -176,6 +187,8 @@ def degrade(image: np.ndarray, degradation: Degradation, noise: NoiseDraw) -> np
     rng = np.random.Generator(np.random.SFC64(noise.seed))  # the fastest
     first, second = degradation.first, degradation.second
 
+    if degradation.tone:
+        image = degradation.tone.apply(image)
     image = apply_kernel(image, first.kernel)
     image = resize_by(image, first.resize_factor, first.resize_mode)
     image = add_noise(rng, image, first.noise_type, noise.first.strength, gray=noise.first.gray)

@@ -3,7 +3,7 @@
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any, TypeVar
 
 from utils.errors import UserError, require
@@ -23,7 +23,7 @@ def from_plain(kind: type[Record], data: Any, name: str) -> Record:
         kind: a dataclass whose fields are numbers, bools, strings, dataclasses, unions of these and None, or tuples
             of one of these kinds. Of several dataclasses in a union the one is built whose fields resemble the keys
             most.
-        data: what JSON gave.
+        data: what JSON gave. Fields that have a default may be missing.
         name: what `data` is called in messages.
 
     Raises:
@@ -31,10 +31,12 @@ def from_plain(kind: type[Record], data: Any, name: str) -> Record:
     """
     require(isinstance(data, Mapping), f"{name} must be an object with named values", repr(data))
     hints = typing.get_type_hints(kind)
-    unknown, missing = [key for key in data if key not in hints], [key for key in hints if key not in data]
+    optional = {field.name for field in fields(kind) if field.default is not MISSING}
+    unknown = [key for key in data if key not in hints]
+    missing = [key for key in hints if key not in data and key not in optional]
     require(not unknown, f"{name} has unknown keys; known are {', '.join(hints)}", ", ".join(map(repr, unknown)))
     require(not missing, f"{name} lacks {', '.join(missing)}", f"only {', '.join(data) or 'nothing'}")
-    values = {key: _convert(hint, data[key], f"{name}.{key}") for key, hint in hints.items()}
+    values = {key: _convert(hint, data[key], f"{name}.{key}") for key, hint in hints.items() if key in data}
     try:
         return kind(**values)
     except UserError as error:

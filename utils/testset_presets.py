@@ -7,8 +7,9 @@ import numpy as np
 
 from config import DegradationConfig
 from utils.blur_kernels import GaussianKernel
-from utils.camera_effects import Blur, CameraNoise, ColourFringe, Jpeg, MotionBlur, Shrink, Step, Tone, TwoStage
+from utils.camera_effects import Blur, CameraNoise, ColourFringe, Jpeg, MotionBlur, Shrink, Step, TwoStage
 from utils.degradations import sample_degradation, sample_noise
+from utils.tone import Tone
 
 TRAINING = DegradationConfig()
 STRONG_BLUR = replace(TRAINING, first=replace(

@@ -47,7 +47,7 @@ def run(networks, tasks, *, num_steps=1, second_order=True):
     """Both tasks of the published arithmetic. Not traced, which would take longer than it saves here."""
     inner = InnerConfig(num_steps=num_steps)
     gradients, rows = batch_gradients(networks, tasks, inner=inner, loss=LossConfig(), second_order=second_order)
-    return gradients, dict(zip(scalar_names(networks, inner), rows.numpy().T, strict=True))
+    return gradients, dict(zip(scalar_names(networks, inner, LossConfig()), rows.numpy().T, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +222,65 @@ def test_terms_are_weighted_and_summed_to_the_outer_loss(networks, tasks):
     assert float(scalars["outer_loss"]) == pytest.approx(float(expected), rel=1e-6)
 
 
+@pytest.fixture(scope="module")
+def plain(networks):
+    """A tiny generator and no perceptual networks."""
+    return Networks(tensors(small_generator()), networks.mask)
+
+
+L1_ONLY = LossConfig(lpips=0.0, gan=0.0)
+
+
+def gradients_without_adaptation(plain, task):
+    with tf.GradientTape() as tape:
+        tape.watch(plain.generator)
+        loss = tf.reduce_mean(tf.abs(task.scene_target - rrdbnet(plain.generator, task.scene_lq)))
+    return loss, tape.gradient(loss, plain.generator)
+
+
+def test_no_inner_step_is_plain_training_on_the_scenes(plain, tasks):
+    task = Task(*(images[0] for images in tasks))
+    inner = InnerConfig(num_steps=0)
+    gradients, scalars = task_gradients(plain, task, inner=inner, loss=L1_ONLY, second_order=True)
+    loss, expected = gradients_without_adaptation(plain, task)
+    assert float(scalars["l1"]) == pytest.approx(float(loss), rel=1e-6)
+    assert sorted(scalars) == scalar_names(plain, inner, L1_ONLY)
+    assert "inner_loss" not in scalars
+    for name, value in expected.items():
+        np.testing.assert_allclose(gradients.generator[name], value, rtol=1e-5, atol=1e-8)
+
+
+def test_unadapted_loss_is_added_with_its_weight(plain, tasks):
+    task = Task(*(images[0] for images in tasks))
+    settings = {"inner": InnerConfig(), "second_order": True}
+    both = LossConfig(lpips=0.0, gan=0.0, unadapted=0.3)
+    gradients, scalars = task_gradients(plain, task, loss=both, **settings)
+    adapted, alone = task_gradients(plain, task, loss=L1_ONLY, **settings)
+    loss, unadapted = gradients_without_adaptation(plain, task)
+    assert float(scalars["l1_unadapted"]) == pytest.approx(float(loss), rel=1e-6)
+    assert float(scalars["l1"]) == pytest.approx(float(alone["l1"]), rel=1e-6)
+    assert float(scalars["outer_loss"]) == pytest.approx(float(alone["outer_loss"] + 0.3 * loss), rel=1e-6)
+    assert sorted(scalars) == scalar_names(plain, InnerConfig(), both)
+    for name, value in unadapted.items():
+        np.testing.assert_allclose(gradients.generator[name], adapted.generator[name] + 0.3 * value, rtol=1e-4,
+                                   atol=1e-7)
+    for name, value in adapted.mask.items():
+        np.testing.assert_allclose(gradients.mask[name], value, rtol=1e-4, atol=1e-9)
+
+
+def test_bfloat16_convolutions_give_nearly_the_same_meta_gradient_in_float32(plain, tasks):
+    task = Task(*(images[0] for images in tasks))
+    exact, rounded = (task_gradients(plain, task, inner=InnerConfig(), loss=L1_ONLY, second_order=True,
+                                     precision=precision) for precision in (tf.float32, tf.bfloat16))
+    assert float(rounded[1]["l1"]) == pytest.approx(float(exact[1]["l1"]), rel=0.02)
+    for network in ("generator", "mask"):
+        a, b = (np.concatenate([value.numpy().ravel() for value in getattr(result[0], network).values()])
+                for result in (exact, rounded))
+        assert b.dtype == np.float32
+        assert a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) > 0.9
+        assert not np.array_equal(a, b)
+
+
 def test_tasks_add_up_in_a_graph_as_one_by_one(networks, tasks):
     small = Networks(tensors(small_generator()), networks.mask, networks.discriminator, networks.vectors)
     settings = {"inner": InnerConfig(), "loss": LossConfig(lpips=0.0), "second_order": True}
@@ -232,5 +291,5 @@ def test_tasks_add_up_in_a_graph_as_one_by_one(networks, tasks):
             expected = sum(getattr(gradients, network)[name].numpy() for gradients, _ in single)
             np.testing.assert_allclose(total, expected, rtol=1e-3, atol=1e-5 * max(1, np.abs(expected).max()))
     for index, (_, scalars) in enumerate(single):
-        np.testing.assert_allclose(rows[index], [scalars[name] for name in scalar_names(small, InnerConfig())],
-                                   rtol=1e-5)
+        np.testing.assert_allclose(rows[index], [scalars[name] for name in
+                                                 scalar_names(small, InnerConfig(), LossConfig())], rtol=1e-5)

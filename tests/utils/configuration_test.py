@@ -21,17 +21,17 @@ from utils.errors import UserError
 
 resolve, parse = partial(resolve_config, META_TRAINING), partial(parse_config, META_TRAINING)
 POSITIVE = ("generator.num_blocks", "generator.num_features", "generator.growth", "discriminator.num_features",
-            "inner.learning_rate", "inner.num_steps", "meta.num_iterations", "meta.tasks_per_batch",
+            "inner.learning_rate", "meta.num_iterations", "meta.tasks_per_batch",
             "meta.learning_rate", "meta.epsilon", "discriminator.learning_rate", "data.samples_per_task",
             "run.log_every", "run.validate_every", "run.save_every", "run.validation_patches",
             "run.keep_checkpoints")
-NOT_NEGATIVE = ("inner.second_order_from", "meta.clip_norm", "meta.seed", "discriminator.freeze_until", "loss.l1",
-                "loss.lpips", "loss.gan", "loss.mask", "data.max_redraws", "data.num_workers", "data.num_validation",
-                "run.image_tasks", "run.keep_every")
+NOT_NEGATIVE = ("inner.num_steps", "inner.second_order_from", "meta.clip_norm", "meta.seed",
+                "discriminator.freeze_until", "loss.l1", "loss.lpips", "loss.gan", "loss.mask", "loss.unadapted",
+                "data.max_redraws", "data.num_workers", "data.num_validation", "run.image_tasks", "run.keep_every")
 BELOW_ONE = ("meta.beta1", "meta.beta2", "meta.ema_decay")
 PROBABILITIES = (*(f"degradation.{stage}.{name}" for stage in ("first", "second") for name in
                    ("blur_prob", "sinc_prob", "gaussian_noise_prob", "gray_noise_prob")),
-                 "degradation.final_sinc_prob", "degradation.jpeg_last_prob")
+                 "degradation.final_sinc_prob", "degradation.jpeg_last_prob", "degradation.tone_prob")
 RANGES = [f"degradation.{stage}.{name}_range" for stage in ("first", "second") for name in
           ("sigma", "betag", "betap", "resize", "noise_sigma", "poisson_scale", "jpeg")]
 
@@ -135,6 +135,17 @@ def test_probabilities_are_between_0_and_1(key, value):
                                                  ("1,2,3", "(1.0, 2.0, 3.0)"), ("1,inf", "(1.0, inf)")])
 def test_ranges_are_two_numbers_the_lower_first(key, value, received):
     fails(f"{key} must be two numbers, lower first. Received: {received}", f"{key}={value}")
+
+
+@pytest.mark.parametrize(("setting", "message"), [
+    ("tone_gamma=-0.1", "tone_gamma must be between 0 and 2. Received: -0.1"),
+    ("tone_gamma=nan", "tone_gamma must be between 0 and 2"),
+    ("tone_gain_range=0,1", "tone_gain_range must be two numbers, lower first, above 0 and at most 10"),
+    ("tone_gain_range=1,0.5", "tone_gain_range must be two numbers"),
+    ("tone_gain_range=1", "tone_gain_range must be two numbers"),
+    ("tone_gain_range=1,11", "tone_gain_range must be two numbers")])
+def test_rules_of_the_tone(setting, message):
+    fails(f"degradation.{message}", f"degradation.{setting}")
 
 
 @pytest.mark.parametrize("key", [key for key in RANGES if ".beta" in key or ".resize" in key])

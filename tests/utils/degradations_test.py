@@ -25,6 +25,7 @@ from utils.errors import UserError
 from utils.images import quantize, to_float
 from utils.noise import add_noise
 from utils.resizing import resize_by, resize_to
+from utils.tone import Tone
 
 SETTINGS = DegradationConfig()
 DEGRADATION = Degradation(
@@ -269,6 +270,43 @@ def test_wrong_key_is_named(path, value, message):
 def test_wrong_key_of_the_noise_is_named(changes, message):
     with pytest.raises(UserError, match=message):
         NoiseDraw.from_dict({**NOISE.to_dict(), **changes})
+
+
+def draw_with_tone(count, prob):
+    settings = dataclasses.replace(SETTINGS, tone_prob=prob, tone_gamma=0.5, tone_gain_range=(0.7, 1.2))
+    rng = np.random.default_rng(0)
+    return [sample_degradation(rng, settings) for _ in range(count)]
+
+
+def test_tones_have_their_probability_and_ranges():
+    tones = [degradation.tone for degradation in draw_with_tone(3000, 0.3)]
+    check_frequency((tone is not None for tone in tones), 0.3)
+    tones = [tone for tone in tones if tone]
+    check_uniform([np.log(tone.gamma) for tone in tones], -0.5, 0.5)
+    for channel in ("red", "green", "blue"):
+        check_uniform([getattr(tone, channel) for tone in tones], 0.7, 1.2)
+    # channels are drawn apart
+    assert abs(np.corrcoef([tone.red for tone in tones], [tone.blue for tone in tones])[0, 1]) < 0.15
+
+
+def test_without_tone_seeds_give_what_they_gave_before_there_was_any(drawn):
+    assert not any(degradation.tone for degradation in drawn[0])
+    first = draw_with_tone(1, 1.0)[0]
+    assert first.tone
+    assert dataclasses.replace(first, tone=None) == drawn[0][0]
+
+
+def test_tone_comes_before_everything_else():
+    tone = Tone(1.4, 0.8, 1.0, 1.1)
+    toned = dataclasses.replace(DEGRADATION, tone=tone)
+    np.testing.assert_array_equal(degrade(IMAGE, toned, NOISE), degrade(tone.apply(IMAGE), DEGRADATION, NOISE))
+    assert np.abs(degrade(IMAGE, toned, NOISE).astype(float) - degrade(IMAGE, DEGRADATION, NOISE)).mean() > 5
+
+
+def test_records_from_before_there_was_a_tone_are_read():
+    data = DEGRADATION.to_dict()
+    del data["tone"]
+    assert Degradation.from_dict(data) == DEGRADATION
 
 
 def test_sharpened_image_equals_the_original():

@@ -24,6 +24,12 @@ class Box:
 
 
 @dataclass(frozen=True)
+class Tube:
+    width: float
+    length: float = 2.0
+
+
+@dataclass(frozen=True)
 class Drawing:
     name: str
     count: int
@@ -82,3 +88,8 @@ def test_missing_key_is_named():
     del data["filled"]
     with pytest.raises(UserError, match="drawing lacks filled"):
         from_plain(Drawing, data, "drawing")
+
+
+def test_missing_key_that_has_a_default_takes_it():
+    assert from_plain(Tube, {"width": 3.0}, "tube") == Tube(3.0, 2.0)
+    assert from_plain(Tube, {"width": 3.0, "length": 1.0}, "tube") == Tube(3.0, 1.0)
