@@ -60,6 +60,8 @@ def read_discriminator(checkpoint: Path | str, *, num_features: int = 64
                        ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]] | None:
     """Read the discriminator in a TF1 name-based checkpoint of meta-training; None if there is none in it.
 
+    A .npz holds the networks of test.py alone.
+
     Args:
         checkpoint: as `load_super_resolver` takes.
         num_features: what the discriminator must have.
@@ -70,6 +72,8 @@ def read_discriminator(checkpoint: Path | str, *, num_features: int = 64
     Raises:
         UserError: it cannot be read, or is that of another size.
     """
+    if Path(checkpoint).suffix == ".npz":
+        return None
     tensors = read_tensors(find_checkpoint(checkpoint), lambda name: name.startswith(DISCRIMINATOR_SCOPE)
                            and not name.endswith(OPTIMIZER_SLOTS))
     if not tensors:

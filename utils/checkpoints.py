@@ -2,16 +2,17 @@
 
 TF1 name-based checkpoints (`PREFIX.index`, `PREFIX.data-00000-of-00001`) are what the original code writes and reads:
 generator parameters are called `MODEL/...` there, MaskNet's `Mask/...`; optimiser slots and the discriminator's
-variables beside them are left alone.
+variables beside them are left alone. Our own .npz (float16) holds the same names, and nothing but the networks.
 """
 
+import math
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -19,8 +20,9 @@ import tensorflow as tf
 from model.layers import check_shapes
 from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_architecture
-from utils.errors import UserError
+from utils.errors import UserError, printable
 from utils.ncnn_files import rrdbnet_state_from_ncnn
+from utils.npz_weights import Shapes, not_finite, read_npz_weights, write_npz_weights
 from utils.torch_files import load_state_dict
 from utils.weights import find_weights
 
@@ -29,15 +31,19 @@ MASK_SCOPE = "Mask/"
 DISCRIMINATOR_SCOPE = "Discriminator/"
 OPTIMIZER_SLOTS = ("/Adam", "/Adam_1")
 REALESRGAN = "realesrgan"
+OWN = "metaf2n-small"  # the checkpoint that comes with this repository
+NAMES = (REALESRGAN, "metaf2n")  # what the names of super-resolvers in the weights manifest begin with
 WHERE_TO_GET_ONE = ("Put a MetaF2N checkpoint there (pretrained_models/README.md says where they are), or give "
-                    f"`{REALESRGAN}` for Real-ESRGAN's weights, which are not meta-trained.")
+                    f"`{OWN}` for the small one of this repository, or `{REALESRGAN}` for Real-ESRGAN's weights, "
+                    "which are not meta-trained.")
+Item = TypeVar("Item")
 
 
 class SuperResolverWeights(NamedTuple):
     """Float32 arrays under our names: the generator's, MaskNet's (None when the file has none), and where from.
 
     `meta_trained` is False for weights that no adaptation step was trained into, such as Real-ESRGAN's own; a TF1
-    checkpoint is taken to be meta-trained.
+    checkpoint and a .npz are taken to be meta-trained.
     """
 
     generator: dict[str, np.ndarray]
@@ -50,21 +56,40 @@ def load_super_resolver(path: str, *, weights_dir: Path | str | None = None) -> 
     """Load what `--model_dir` names.
 
     Args:
-        path: the prefix of a TF1 name-based checkpoint (with or without `.index`), a folder that holds one, a `.pth`
-            file or an ncnn `.bin`/`.param` pair of an RRDBNet, or a name of the weights manifest such as `realesrgan`.
+        path: the prefix of a TF1 name-based checkpoint (with or without `.index`), a folder that holds one, a `.npz`
+            that `save_super_resolver` wrote, a `.pth` file or an ncnn `.bin`/`.param` pair of an RRDBNet, or a name of
+            the weights manifest such as `metaf2n-small` or `realesrgan`.
         weights_dir: where weights of the manifest are looked up.
 
     Raises:
         UserError: nothing is there, it cannot be read, or it is another network; missing and extra names are listed.
     """
     file = Path(path)
-    if not file.exists() and path.startswith(REALESRGAN) and os.sep not in path:
+    if is_weights_name(path):
         file = next(iter(find_weights(path, weights_dir).values()))
+    if file.suffix == ".npz":
+        return _from_tensors(read_npz_weights(file, holds="super-resolver", check=_check_tensor_shapes), file)
     if file.suffix == ".pth":
         return _from_torch_names(load_state_dict(file), file)
     if file.suffix in (".bin", ".param"):
         return _from_torch_names(rrdbnet_state_from_ncnn(file.with_suffix(".param"), file.with_suffix(".bin")), file)
     return _from_tensors(read_tf1_checkpoint(file), file)
+
+
+def is_weights_name(path: str) -> bool:
+    """Whether what is given as `--model_dir` is a name of the weights manifest: a file of that name goes before it."""
+    there = Path(path).exists() or Path(f"{path}.index").exists()
+    return path.startswith(NAMES) and os.sep not in path and not there
+
+
+def save_super_resolver(path: Path | str, generator: Mapping[str, np.ndarray],
+                        mask: Mapping[str, np.ndarray] | None = None) -> None:
+    """Write a .npz of float16 that `load_super_resolver` reads: equal parameters give equal bytes.
+
+    Raises:
+        UserError: it cannot be written, or a value is not finite or too large for float16.
+    """
+    write_npz_weights(path, checkpoint_tensors(generator, mask))
 
 
 def read_tf1_checkpoint(path: Path | str) -> dict[str, np.ndarray]:
@@ -169,14 +194,14 @@ def find_checkpoint(path: Path | str) -> Path:
 
 
 def _from_tensors(tensors: Mapping[str, np.ndarray], file: Path) -> SuperResolverWeights:
-    generator = _scope(tensors, GENERATOR_SCOPE)
-    mask = _scope(tensors, MASK_SCOPE) or None
+    tensors = {name: value.astype(np.float32) for name, value in tensors.items()}
+    generator, mask = _scope(tensors, GENERATOR_SCOPE), _scope(tensors, MASK_SCOPE) or None
     _check(generator, mask, file)
     return SuperResolverWeights(generator, mask, str(file), meta_trained=True)
 
 
-def _scope(tensors: Mapping[str, np.ndarray], scope: str) -> dict[str, np.ndarray]:
-    return {name[len(scope):]: value.astype(np.float32) for name, value in tensors.items() if name.startswith(scope)}
+def _scope(tensors: Mapping[str, Item], scope: str) -> dict[str, Item]:
+    return {name[len(scope):]: value for name, value in tensors.items() if name.startswith(scope)}
 
 
 def _from_torch_names(state: Mapping[str, np.ndarray], file: Path) -> SuperResolverWeights:
@@ -192,14 +217,26 @@ def _from_torch_names(state: Mapping[str, np.ndarray], file: Path) -> SuperResol
 
 
 def _check(generator: Mapping[str, np.ndarray], mask: Mapping[str, np.ndarray] | None, file: Path) -> None:
+    tensors = checkpoint_tensors(generator, mask)
     try:
-        rrdbnet_architecture({name: value.shape for name, value in generator.items()})
-        if mask is not None:
-            features = mask["conv1/bias"].size if "conv1/bias" in mask else 64
-            check_shapes({name: value.shape for name, value in mask.items()}, masknet_shapes(features),
-                         network="MaskNet")
+        _check_tensor_shapes({name: value.shape for name, value in tensors.items()})
     except ValueError as error:
         raise UserError(f"{file} does not fit: {error}. Give a checkpoint of this architecture.") from error
-    bad = [name for params in (generator, mask or {}) for name, value in params.items() if not np.isfinite(value).all()]
+    bad = [name for params in (generator, mask or {}) for name in not_finite(params)]
     if bad:
         raise UserError(f"{file} holds values that are not finite, in {bad[0]} first. Copy or download it again.")
+
+
+def _check_tensor_shapes(shapes: Shapes) -> None:
+    """Check full names and shapes of both networks.
+
+    Raises:
+        ValueError: they are those of other networks.
+    """
+    foreign = [name for name in shapes if not name.startswith((GENERATOR_SCOPE, MASK_SCOPE))]
+    if foreign:
+        raise ValueError(f"the name {printable(foreign[0])} begins neither with {GENERATOR_SCOPE} nor {MASK_SCOPE}")
+    rrdbnet_architecture(_scope(shapes, GENERATOR_SCOPE))
+    if mask := _scope(shapes, MASK_SCOPE):
+        features = math.prod(mask.get("conv1/bias", (64,)))
+        check_shapes(mask, masknet_shapes(features), network="MaskNet")

@@ -5,7 +5,6 @@ Face preparation gives 512x512, training 256x256. Another restorer is another en
 """
 
 import hashlib
-import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,8 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.face_alignment import ALIGNED_SIZE
-from utils.files import atomic_path, read_bytes
+from utils.files import read_bytes
+from utils.npz_weights import read_npz_weights, write_npz_weights
 from utils.torch_files import load_state_dict
 from utils.weights import find_weights, get_entry, load_manifest
 
@@ -96,16 +96,7 @@ def load_face_restorer(path: Path) -> dict[str, np.ndarray]:
     """
     from model.face_restorer import face_restorer_architecture
 
-    content = io.BytesIO(read_bytes(path))
-    try:
-        with np.load(content, allow_pickle=False) as file:
-            params = {name: file[name].astype(np.float32) for name in file.files}
-        face_restorer_architecture({name: value.shape for name, value in params.items()})
-        _check_finite(params)
-    except Exception as error:  # NumPy and zipfile raise a dozen kinds for what is damaged
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} holds no face restorer: {reason.rstrip('.')}. Fetch or make it again.") from error
-    return params
+    return read_npz_weights(path, holds="face restorer", check=face_restorer_architecture)
 
 
 def save_face_restorer(path: Path, params: Mapping[str, np.ndarray]) -> None:
@@ -114,20 +105,7 @@ def save_face_restorer(path: Path, params: Mapping[str, np.ndarray]) -> None:
     Raises:
         UserError: it cannot be written, or a value is not finite or too large for float16.
     """
-    with np.errstate(over="ignore"):
-        halves = {name: np.asarray(value, np.float16) for name, value in params.items()}
-    try:
-        _check_finite(halves)
-    except ValueError as error:
-        raise UserError(f"these weights cannot be written as float16: {error}. Take an earlier checkpoint.") from error
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **halves)
-
-
-def _check_finite(params: Mapping[str, np.ndarray]) -> None:
-    wrong = [name for name, value in params.items() if not np.isfinite(value).all()]
-    if wrong:
-        raise ValueError(f"{wrong[0]} has values that are not finite")
+    write_npz_weights(path, params)
 
 
 def _resize(faces: np.ndarray, size: int) -> np.ndarray:

@@ -127,3 +127,8 @@ def test_a_discriminator_with_missing_variables_is_refused_by_name(checkpoint):
 def test_a_missing_checkpoint_has_no_discriminator_to_read(tmp_path):
     with pytest.raises(UserError, match="none does not exist"):
         read_discriminator(tmp_path / "none")
+
+
+def test_an_npz_has_no_discriminator(tmp_path):
+    np.savez(tmp_path / "x.npz", **{"MODEL/conv_last/bias": np.zeros(3)})
+    assert read_discriminator(tmp_path / "x.npz") is None

@@ -10,15 +10,19 @@ from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_shapes
 from tests.small_networks import SMALL, small_generator, small_masknet
 from tests.utils.ncnn_files_test import write_rrdbnet
+from utils import weights as weights_module
 from utils.checkpoints import (
     checkpoint_tensors,
     find_checkpoint,
+    is_weights_name,
     load_super_resolver,
     read_tensors,
     read_tf1_checkpoint,
+    save_super_resolver,
     write_tf1_checkpoint,
 )
 from utils.errors import UserError
+from utils.weights import Entry, Variant, WeightFile, sha256_of
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -136,6 +140,183 @@ def test_an_ncnn_pair_loads_by_either_file(tmp_path, index):
 
 def test_a_name_of_the_manifest_is_looked_up_in_the_weights_folder(tmp_path):
     fails("realesrgan", "download_weights.py realesrgan", weights_dir=tmp_path)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository whose manifest knows metaf2n-small and metaf2n; a function that notes the small one's hash."""
+    (tmp_path / "own").mkdir()
+    published = tuple(WeightFile(f"model-new{ending}", None, "") for ending in (".index", ".data-00000-of-00001"))
+    manifest = {"metaf2n": Entry("metaf2n", "published", "?", ("test.py",), (Variant("TF1", published, ()),),
+                                 ("https://example.org/drive",), "own")}
+
+    def publish():
+        file = tmp_path / "own" / "metaf2n-small.npz"
+        variant = Variant("float16", (WeightFile(file.name, file.stat().st_size, sha256_of(file)),), ())
+        manifest["metaf2n-small"] = Entry("metaf2n-small", "small", "MIT", ("test.py",), (variant,), folder="own",
+                                          in_repository=True)
+        return file
+
+    monkeypatch.setattr(weights_module, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(weights_module, "load_manifest", lambda: manifest)
+    monkeypatch.chdir(tmp_path)
+    return publish
+
+
+def test_the_repositorys_checkpoint_goes_by_its_name(repository, tmp_path):
+    save_super_resolver("own/metaf2n-small.npz", small_generator(), small_masknet())
+    file = repository()
+    found, expected = (load_super_resolver(path, weights_dir=tmp_path / "w") for path in ("metaf2n-small", str(file)))
+    assert_same(found.generator, expected.generator)
+    assert_same(found.mask, expected.mask)
+    assert found.source == str(file)
+    assert found.meta_trained
+
+
+def test_the_repositorys_checkpoint_is_verified_and_got_back_with_git(repository, tmp_path):
+    save_super_resolver("own/metaf2n-small.npz", small_generator())
+    file = repository()
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    fails("metaf2n-small", rf"^{file}: wrong hash .*Get it back with: git -C {tmp_path} checkout -- own/metaf2n-small")
+    file.unlink()
+    fails("metaf2n-small", "^metaf2n-small.npz not found in .* Get it back with: git ")
+
+
+def test_the_published_checkpoint_goes_by_its_name_once_it_is_there(repository):
+    fails("metaf2n", r"Download it by hand from https://example\.org/drive")
+    write_tf1_checkpoint("own/model-new", checkpoint_tensors(small_generator(), small_masknet()))
+    assert_same(load_super_resolver("metaf2n").generator, small_generator())
+
+
+@pytest.mark.parametrize("there", ["metaf2n-small.index", "metaf2n-small/model.index"])
+def test_a_checkpoint_or_folder_goes_before_a_name_of_the_manifest(repository, there):
+    save_super_resolver("own/metaf2n-small.npz", small_generator())
+    repository()
+    changed = {name: value + 1 for name, value in small_generator().items()}
+    write_tf1_checkpoint(Path(there).with_suffix(""), checkpoint_tensors(changed))
+    assert_same(load_super_resolver("metaf2n-small").generator, changed)
+
+
+def test_a_mistyped_name_gets_a_suggestion(repository):
+    save_super_resolver("own/metaf2n-small.npz", small_generator())
+    repository()
+    for name in ("metaf2n-smal", "metaf2n-small.npz"):
+        fails(name, rf"no weights are called '{name}'\. Did you mean 'metaf2n-small'\?")
+
+
+@pytest.mark.parametrize(("path", "expected"), [
+    ("metaf2n-small", True), ("metaf2n", True), ("realesrgan", True), ("realesrgan-anime", True),
+    ("gpen-512", False), ("model-new", False), ("./metaf2n-small", False), ("rrdb-face", False)])
+def test_names_are_told_from_paths(tmp_path, monkeypatch, path, expected):
+    monkeypatch.chdir(tmp_path)
+    assert is_weights_name(path) is expected
+    Path(path).write_bytes(b"")
+    assert not is_weights_name(path)
+
+
+def assert_halves(loaded, exact):
+    assert loaded.keys() == exact.keys()
+    for name, value in exact.items():
+        assert loaded[name].dtype == np.float32
+        np.testing.assert_array_equal(loaded[name], value.astype(np.float16))
+
+
+def test_a_saved_npz_gives_both_networks_back_rounded_to_float16(tmp_path):
+    save_super_resolver(tmp_path / "new" / "x.npz", small_generator(), small_masknet())
+    weights = load_super_resolver(str(tmp_path / "new" / "x.npz"))
+    assert_halves(weights.generator, small_generator())
+    assert_halves(weights.mask, small_masknet())
+    assert any((weights.generator[name] != value).any() for name, value in small_generator().items())
+    assert weights.meta_trained
+    assert weights.source == str(tmp_path / "new" / "x.npz")
+
+
+def test_an_npz_holds_float16_under_the_names_of_a_tf1_checkpoint_and_once_rounded_stays(tmp_path):
+    save_super_resolver(tmp_path / "x.npz", small_generator(), small_masknet())
+    with np.load(tmp_path / "x.npz") as file:
+        assert set(file.files) == set(checkpoint_tensors(small_generator(), small_masknet()))
+        assert {"MODEL/body/0/rdb1/conv1/weight", "Mask/conv1/kernel"} < set(file.files)
+        assert {file[name].dtype for name in file.files} == {np.dtype(np.float16)}
+    loaded = load_super_resolver(str(tmp_path / "x.npz"))
+    save_super_resolver(tmp_path / "again.npz", loaded.generator, loaded.mask)
+    assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "x.npz").read_bytes()
+
+
+def test_equal_parameters_of_tensorflow_or_numpy_in_any_order_give_equal_bytes(tmp_path):
+    for name, networks in (("a.npz", (small_generator(), small_masknet())), ("b.npz", [
+            dict(reversed([(key, tf.constant(value)) for key, value in params.items()]))
+            for params in (small_generator(), small_masknet())])):
+        save_super_resolver(tmp_path / name, *networks)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_an_npz_of_float32_is_read_bit_for_bit(tmp_path):
+    np.savez(tmp_path / "x.npz", **checkpoint_tensors(small_generator(), small_masknet()))
+    weights = load_super_resolver(str(tmp_path / "x.npz"))
+    assert_same(weights.generator, small_generator())
+    assert_same(weights.mask, small_masknet())
+
+
+def test_an_npz_without_masknet_has_none(tmp_path):
+    save_super_resolver(tmp_path / "x.npz", small_generator())
+    assert load_super_resolver(str(tmp_path / "x.npz")).mask is None
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 65520.0])
+def test_values_beyond_float16_are_neither_written_nor_read(tmp_path, value):
+    mask = small_masknet()
+    mask["conv8/bias"] = np.full(1, value, np.float32)
+    with pytest.raises(UserError, match=r"^these weights cannot be written as float16: Mask/conv8/bias has values that "
+                                        r"are not finite or beyond 65504\. Take an earlier checkpoint\.$"):
+        save_super_resolver(tmp_path / "x.npz", small_generator(), mask)
+    assert list(tmp_path.iterdir()) == []
+    with np.errstate(over="ignore"):
+        np.savez(tmp_path / "x.npz", **{name: array.astype(np.float16) for name, array in
+                                        checkpoint_tensors(small_generator(), mask).items()})
+    fails(tmp_path / "x.npz", r"x\.npz holds no super-resolver: Mask/conv8/bias has values that are not finite\. Fetch")
+
+
+@pytest.mark.parametrize(("arrays", "match"), [
+    ({}, "not those of RRDBNet. missing: conv_first/weight"),
+    ({"x\n": np.zeros(3)}, r"the name x\\n begins neither with MODEL/ nor Mask/"),
+    (small_generator(), "the name conv_first/weight begins neither with MODEL/ nor Mask/"),
+    ({**checkpoint_tensors(small_generator()), "global_step": np.zeros(())}, "the name global_step begins"),
+    ({**checkpoint_tensors(small_generator()), "Mask/conv1/bias": np.zeros(64)}, "of MaskNet. missing: conv1/kernel"),
+    ({**checkpoint_tensors(small_generator()), "MODEL/conv_last/bias": np.zeros(4)}, r"conv_last/bias \(4,\) instead"),
+    ({"MODEL/conv_first/weight": np.array({"a": 1}, object)}, "Object arrays cannot be loaded"),
+    ({"MODEL/conv_first/weight": np.array("text")}, "could not convert")],
+    ids=["nothing", "foreign", "without scopes", "more", "half a MaskNet", "another shape", "pickled", "text"])
+def test_an_npz_of_something_else_is_one_line_that_says_why(tmp_path, arrays, match):
+    np.savez(tmp_path / "x.npz", **arrays)
+    fails(tmp_path / "x.npz", rf"x\.npz holds no super-resolver: .*{match}.* Fetch or make it again\.$")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "missing", "folder"])
+def test_a_damaged_npz_is_named(tmp_path, damage):
+    file = tmp_path / "x.npz"
+    save_super_resolver(file, small_generator())
+    data = file.read_bytes()
+    file.unlink()
+    if damage == "folder":
+        file.mkdir()
+    elif damage != "missing":
+        file.write_bytes({"truncated": data[: len(data) // 2], "garbage": bytes(len(data)), "empty": b""}[damage])
+    fails(file, f"^cannot read {file}: " if damage in ("missing", "folder") else f"^{file} holds no super-resolver: ")
+
+
+def test_an_npz_that_cannot_be_written_is_one_line_and_keeps_the_earlier_one(tmp_path, monkeypatch):
+    save_super_resolver(tmp_path / "x.npz", small_generator())
+    with pytest.raises(UserError, match=rf"^cannot write {tmp_path / 'x.npz' / 'y.npz'}: "):
+        save_super_resolver(tmp_path / "x.npz" / "y.npz", small_generator())
+
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(UserError, match=rf"^cannot write {tmp_path / 'x.npz'}: No space left"):
+        save_super_resolver(tmp_path / "x.npz", {"conv_first/bias": np.ones(8)})
+    assert [file.name for file in tmp_path.iterdir()] == ["x.npz"]
+    assert_halves(load_super_resolver(str(tmp_path / "x.npz")).generator, small_generator())
 
 
 @pytest.mark.parametrize("path", ["absent", "absent/model-new", "gone.pth", "gone.bin"])

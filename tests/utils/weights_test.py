@@ -25,7 +25,7 @@ BODY = b"weights"
 SHA256 = hashlib.sha256(BODY).hexdigest()
 OSS = "https://public-vigen-video.oss-cn-shanghai.aliyuncs.com/robin/models/"
 
-# name -> file name: (bytes, SHA-256 or its beginning)
+# name -> file name: (bytes, SHA-256 or its beginning), of what is not part of the repository
 FILES = {
     "realesrgan": {
         "RealESRGAN_x4plus.pth": (67040989, "4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1"),
@@ -43,7 +43,6 @@ FILES = {
     "lpips": {"alex.pth": (6009, "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0")},
     "inception": {"pt_inception-2015-12-05-6726825d.pth": (None, "6726825d")},
     "niqe": {"niqe_modelparameters.mat": (None, "fa2aa4d12dd9595c")},
-    "rrdb-face": {"rrdb-face.npz": (6453458, "3be212e8ebc3f46716f9027ce5aad2bce4271633134ed0643ae31b8d1a90b9dd")},
     "metaf2n": {"model-new.index": (None, ""), "model-new.data-00000-of-00001": (None, "")},
 }
 URLS = {
@@ -59,11 +58,12 @@ URLS = {
                   "pt_inception-2015-12-05-6726825d.pth"],
     "niqe": ["https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/niqe_modelparameters.mat"],
 }
+OWN = [name for name, entry in load_manifest().items() if entry.in_repository]
 
 
 def test_the_manifest_knows_every_file_with_its_size_and_hash():
     found = {name: {file.name: (file.size, file.digest) for variant in entry.variants for file in variant.files}
-             for name, entry in load_manifest().items()}
+             for name, entry in load_manifest().items() if name not in OWN}
     assert found == FILES
 
 
@@ -90,11 +90,12 @@ def test_the_manifest_pins_the_wheels_with_the_tags_that_serve_every_python():
 
 def test_every_entry_states_its_licence_and_gpens_forbids_commercial_use():
     manifest = load_manifest()
-    assert {name: entry.licence.split(",")[0] for name, entry in manifest.items()} == {
+    assert {name: entry.licence.split(",")[0] for name, entry in manifest.items() if name not in OWN} == {
         "realesrgan": "BSD-3-Clause", "realesrgan-anime": "BSD-3-Clause", "realesrgan-netd": "BSD-3-Clause",
         "retinaface": "MIT", "gpen-512": "non-commercial use only", "gpen-256": "non-commercial use only",
         "alexnet": "BSD-3-Clause", "lpips": "BSD-2-Clause", "inception": "Apache-2.0", "niqe": "research use",
-        "metaf2n": "see github.com/yinzhicun/MetaF2N", "rrdb-face": "MIT"}
+        "metaf2n": "see github.com/yinzhicun/MetaF2N"}
+    assert {manifest[name].licence.split(",")[0] for name in OWN} == {"MIT"}
     assert [name for name, entry in manifest.items() if entry.manual] == ["metaf2n"]
 
 
@@ -154,17 +155,22 @@ def test_the_published_checkpoint_is_looked_for_in_pretrained_models(tmp_path, m
     assert list(find_weights("metaf2n", tmp_path)) == list(FILES["metaf2n"])
 
 
-def test_the_face_restorer_is_part_of_the_repository_and_verified(tmp_path, monkeypatch):
-    [(name, path)] = find_weights("rrdb-face", tmp_path).items()
+def test_the_face_restorer_is_part_of_the_repository():
+    assert "rrdb-face" in OWN
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_what_is_part_of_the_repository_is_there_and_verified(tmp_path, monkeypatch, own):
+    [(name, path)] = find_weights(own, tmp_path).items()
     assert path == weights.REPOSITORY / "pretrained_models" / name
-    [file] = load_manifest()["rrdb-face"].variants[0].files
+    [file] = load_manifest()[own].variants[0].files
     assert verify(file, path) is State.VERIFIED
     assert len(file.digest) == 64
     assert path.stat().st_size <= 10_000_000
     monkeypatch.setattr(weights, "REPOSITORY", tmp_path)
     with pytest.raises(UserError, match=rf"{name} not found in {tmp_path}/pretrained_models .* Get it back with: "
                                         rf"git -C {tmp_path} checkout -- pretrained_models/{name}$"):
-        find_weights("rrdb-face")
+        find_weights(own)
 
 
 @pytest.mark.parametrize(("changes", "rule"), [

@@ -1,0 +1,57 @@
+"""Bytes and values of half-precision files; the faults of files are tested with the networks that are kept in them."""
+
+import numpy as np
+import pytest
+
+from utils.errors import UserError
+from utils.npz_weights import not_finite, read_npz_weights, write_npz_weights
+
+
+def written(path, arrays):
+    write_npz_weights(path, arrays)
+    return path.read_bytes()
+
+
+def read(path):
+    return read_npz_weights(path, holds="net", check=lambda shapes: None)
+
+
+def test_neither_order_nor_layout_nor_precision_in_memory_changes_the_bytes(tmp_path):
+    kernel, bias = np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 16, np.array(0.5, np.float32)
+    expected = written(tmp_path / "x.npz", {"a/kernel": kernel, "b": bias})
+    for variation in ({"b": bias, "a/kernel": kernel}, {"a/kernel": np.asfortranarray(kernel), "b": bias},
+                      {"a/kernel": kernel.astype(np.float64), "b": bias.astype(np.float16)},
+                      {"a/kernel": kernel.astype(">f4"), "b": bias}):
+        assert written(tmp_path / "x.npz", variation) == expected
+    assert written(tmp_path / "x.npz", {"a/kernel": kernel, "b": bias + 1}) != expected
+
+
+def test_values_are_rounded_to_the_nearest_half_and_ties_to_even(tmp_path):
+    # next to 1 halves are 2**-10 apart, next to 2048 they are 2; the smallest positive one is 2**-24
+    values = np.array([1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-11 + 2**-20, 2049, -65519, 2**-25, 3 * 2**-26], np.float32)
+    write_npz_weights(tmp_path / "x.npz", {"x": values})
+    np.testing.assert_array_equal(read(tmp_path / "x.npz")["x"],
+                                  np.array([1, 1 + 2**-9, 1 + 2**-10, 2048, -65504, 0, 2**-24], np.float32))
+
+
+def test_names_come_back_sorted_as_float32(tmp_path):
+    write_npz_weights(tmp_path / "x.npz", {"b": np.ones(2), "a/c": np.zeros((1, 2)), "a": np.float32(3)})
+    arrays = read(tmp_path / "x.npz")
+    assert {name: value.tolist() for name, value in arrays.items()} == {"a": 3, "a/c": [[0, 0]], "b": [1, 1]}
+    assert list(arrays) == ["a", "a/c", "b"]
+    assert {value.dtype for value in arrays.values()} == {np.dtype(np.float32)}
+
+
+def test_shapes_are_checked_and_the_reason_becomes_part_of_the_line(tmp_path):
+    def check(shapes):
+        raise ValueError(f"it has\n {shapes}.")
+
+    write_npz_weights(tmp_path / "x.npz", {"a": np.ones((2, 1))})
+    with pytest.raises(UserError) as caught:
+        read_npz_weights(tmp_path / "x.npz", holds="net", check=check)
+    assert str(caught.value) == f"{tmp_path / 'x.npz'} holds no net: it has {{'a': (2, 1)}}. Fetch or make it again."
+
+
+def test_arrays_that_are_not_finite_are_named_in_order():
+    assert not_finite({"a": np.ones(2), "b": np.array([1, np.nan]), "c": np.float32(1), "d": np.float16(np.inf)}) == [
+        "b", "d"]
