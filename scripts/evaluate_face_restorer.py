@@ -25,6 +25,7 @@ from utils.files import atomic_path, check_writable
 from utils.images import read_image, write_png
 from utils.metrics import psnr_y, ssim
 from utils.niqe import load_niqe, niqe, yiq_luma
+from utils.photo_sources import parse_people, person_of
 from utils.photos import list_photos
 from utils.report import Report
 from utils.restorer_evaluation import ALIGNED, FOUND, METHODS, Result, draw_subject, restore_subject
@@ -79,17 +80,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             args.face_sizes)
     require(args.seed >= 0, "--seed must be at least 0", args.seed)
     require(args.pictures >= 1, "--pictures must be at least 1", args.pictures)
-    try:
-        args.people = re.compile(args.people)
-    except re.error as error:
-        raise UserError(f"--people must be a regular expression ({error}). Received: {args.people}.") from error
+    args.people = parse_people(args.people)
     return args
 
 
 def measure(result: Result, niqe_model, people: re.Pattern) -> dict[str, float | str]:
     """Give the row of one face; NIQE is left out where it has no value."""
-    match = people.search(result.name)
-    row = {"status": "ok", "person": (match and match[0]) or result.name, "preset": result.preset, "kind": result.kind,
+    row = {"status": "ok", "person": person_of(result.name, people), "preset": result.preset, "kind": result.kind,
            "width": result.low_quality.shape[1], "height": result.low_quality.shape[0]}
     for name in METHODS:
         image = result.methods[name]

@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +32,7 @@ from utils.errors import UserError, require
 from utils.files import atomic_path, check_writable, read_bytes
 from utils.images import quantize, read_image
 from utils.patches import log_gradient
-from utils.photos import IMAGE_ENDINGS
+from utils.photo_sources import Source, list_sources
 from utils.tfrecords import ImageRecords, record_files, stored_size, write_image_records
 
 FORMAT_VERSION = 1  # of the file beside a record
@@ -41,14 +40,6 @@ FACE_SIZE, SCENE_SIZE = 256, 400
 MAX_SHARDS = 99_999  # five digits
 NOT_RECORDED = ("output", "overwrite", "threads")  # arguments that change nothing in the record
 MAX_LISTED = 20  # unreadable images on the terminal; the file beside the record names all
-
-
-class Source(NamedTuple):
-    """An image file; `name` is its path below the input folder, with slashes."""
-
-    name: str
-    path: Path
-    num_bytes: int
 
 
 class Cut(NamedTuple):
@@ -142,34 +133,6 @@ def _add_common(parser: ArgumentParser, size: int) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the record")
 
 
-def list_sources(args: argparse.Namespace) -> list[Source]:
-    """List the images of the folders in a fixed order: folder by folder, sorted by their paths below them.
-
-    Raises:
-        UserError: a folder is missing, or no image is left.
-    """
-    sources: dict[Path, Source] = {}  # a file that two folders hold counts once
-    for folder in args.input_dir:
-        require(folder.is_dir(), "--input_dir must name folders", folder)
-        found = [(path.relative_to(folder), path) for path in folder.rglob("*")
-                 if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()]
-        for name, path in sorted((relative.as_posix(), path) for relative, path in found
-                                 if not any(part.startswith(".") for part in relative.parts)):
-            sources.setdefault(path.resolve(), Source(name, path, path.stat().st_size))
-    folders = ", ".join(map(str, args.input_dir))
-    if not sources:
-        raise UserError(f"no image in {folders}. Known endings: {', '.join(IMAGE_ENDINGS)}.")
-    chosen = [source for source in sources.values()
-              if _fits(source, args.match or ["*"]) and not _fits(source, args.exclude or [])]
-    if not chosen:
-        raise UserError(f"--match and --exclude leave none of the {len(sources)} images in {folders}. Check them.")
-    return chosen
-
-
-def _fits(source: Source, patterns: list[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns for name in (source.name, source.path.name))
-
-
 def shrink(samples: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize uint8 [h, w, 3] by Lanczos filtering wide enough not to alias."""
     return np.asarray(Image.fromarray(samples).resize((width, height), Image.Resampling.LANCZOS))
@@ -229,6 +192,11 @@ def cut_all(sources: list[Source], cut: Callable[[np.ndarray], Cut], threads: in
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def chosen_sources(args: argparse.Namespace) -> list[Source]:
+    """List the images that the command line chooses, as `list_sources`."""
+    return list_sources(args.input_dir, match=args.match, exclude=args.exclude)
+
+
 def generate(args: argparse.Namespace) -> int:
     """Write a record and the file beside it; gives the exit status.
 
@@ -236,7 +204,7 @@ def generate(args: argparse.Namespace) -> int:
         UserError: nothing can be made of the input, or the output is there already or cannot be written.
     """
     begin = time.monotonic()
-    sources, sidecar = list_sources(args), sidecar_path(args.output)
+    sources, sidecar = chosen_sources(args), sidecar_path(args.output)
     require(not args.output.is_dir(), "--output must be a file", args.output)
     check_writable(args.output.parent)
     before = record_files(args.output)

@@ -7,6 +7,7 @@ import numpy as np
 
 NUM_RESAMPLES = 10_000
 COVERAGE = 0.95
+MAX_DRAWS = 1_000_000  # at once, to bound memory
 
 
 class Difference(NamedTuple):
@@ -32,7 +33,9 @@ def paired_difference(values: Sequence[float], others: Sequence[float], *, seed:
     if count < 2:
         return Difference(float(differences.mean()), float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
-    means = [differences[rng.integers(count, size=count)].mean() for _ in range(num_resamples)]
+    together = max(1, MAX_DRAWS // count)
+    means = [differences[rng.integers(count, size=(min(together, num_resamples - start), count))].mean(axis=1)
+             for start in range(0, num_resamples, together)]
     tail = (1 - COVERAGE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return Difference(float(differences.mean()), float(low), float(high))

@@ -43,6 +43,14 @@ def compose_row(versions: dict[str, np.ndarray]) -> np.ndarray:
     return _stack([_stack([_label(label), _fit(image)], axis=0) for label, image in versions.items()], axis=1)
 
 
+def compose_exact(versions: dict[str, np.ndarray], *, columns: int) -> np.ndarray:
+    """Lay versions of one size, label -> uint8 RGB [h, w, 3], out in rows of so many, pixel for pixel."""
+    panels = [_stack([_label(label, image.shape[1]), image], axis=0) for label, image in versions.items()]
+    panels += [np.full_like(panels[0], BACKGROUND)] * (-len(panels) % columns)
+    rows = [_stack(panels[start:start + columns], axis=1) for start in range(0, len(panels), columns)]
+    return _stack(rows, axis=0)
+
+
 def locate_face(photo: np.ndarray, face_lq: np.ndarray) -> tuple[int, int, int, int] | None:
     """Find where a face was cut from a photo.
 
@@ -93,11 +101,11 @@ def _fit(image: np.ndarray) -> np.ndarray:
     return panel
 
 
-def _label(text: str) -> np.ndarray:
-    strip = np.full((LABEL_HEIGHT, PANEL, 3), BACKGROUND, np.uint8)
+def _label(text: str, width: int = PANEL) -> np.ndarray:
+    strip = np.full((LABEL_HEIGHT, width, 3), BACKGROUND, np.uint8)
     scale = 0.7
     (text_width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    scale *= min(1.0, (PANEL - 2 * MARGIN) / max(text_width, 1))
+    scale *= min(1.0, (width - 2 * MARGIN) / max(text_width, 1))
     cv2.putText(strip, text, (MARGIN, 25), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
     return strip
 

@@ -130,3 +130,10 @@ def intersect_box(corners: np.ndarray, height: int, width: int, *,
     if x1 < 0 or y1 < 0 or right < left or bottom < top:
         return None
     return top, left, bottom - top + 1, right - left + 1
+
+
+def box_overlap(box: np.ndarray, other: np.ndarray) -> float:
+    """Give the intersection of two boxes, x0, y0, x1, y1 each, over their union."""
+    low, high = np.maximum(box[:2], other[:2]), np.minimum(box[2:], other[2:])
+    shared = np.prod(np.maximum(high - low, 0))
+    return float(shared / (np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2]) - shared))

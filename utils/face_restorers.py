@@ -21,7 +21,7 @@ from utils.weights import find_weights, get_entry, load_manifest
 
 Restorer = Callable[[np.ndarray], np.ndarray]
 Params = Mapping[str, np.ndarray]
-OWN = "rrdb-face"  # the one that comes with this repository
+OWN = ("rrdb-face", "rrdb-face-tone")  # those that come with this repository
 
 
 def make_gpen(name: str, weights_dir: Path | None) -> Restorer:
@@ -52,7 +52,7 @@ def compile_gpen(params: dict) -> Restorer:
 
 
 def make_rrdb_face(name: str, weights_dir: Path | None) -> Restorer:
-    """Load the restorer that comes with this repository; it is traced once. No weights folder is looked into.
+    """Load a restorer that comes with this repository; it is traced once. No weights folder is looked into.
 
     Raises:
         UserError: its weights are missing or damaged.
@@ -117,7 +117,7 @@ def _resize(faces: np.ndarray, size: int) -> np.ndarray:
 
 
 RESTORERS: dict[str, Callable[[str, Path | None], Restorer]] = {
-    "gpen-512": make_gpen, "gpen-256": make_gpen, OWN: make_rrdb_face}
+    "gpen-512": make_gpen, "gpen-256": make_gpen, **dict.fromkeys(OWN, make_rrdb_face)}
 
 
 def open_restorer(name: str, weights_dir: Path | None, *, others: Sequence[str] = ()) -> Restorer:
@@ -143,7 +143,7 @@ def restorer_label(name: str) -> str:
     Raises:
         UserError: the file cannot be read.
     """
-    if name == OWN:
+    if name in OWN:
         [file] = get_entry(load_manifest(), name).variants[0].files
         return f"{name} {file.digest[:8]}"
     if not name.endswith(".npz"):

@@ -21,14 +21,18 @@ def luma(image: np.ndarray, *, weights: np.ndarray = LUMA) -> np.ndarray:
     return np.rint(image.astype(np.float64) @ weights / PEAK + LUMA_OFFSET)
 
 
-def psnr_y(image: np.ndarray, reference: np.ndarray) -> float:
-    """Give the PSNR of the luma (peak 255); inf for equal images.
+def psnr_y(image: np.ndarray, reference: np.ndarray, *, keep: np.ndarray | None = None) -> float:
+    """Give the PSNR of the luma (peak 255), over all pixels or those to `keep` [h, w] bool; inf where these are equal.
 
     Raises:
-        ValueError: the sizes differ.
+        ValueError: the sizes differ, or no pixel is kept.
     """
     _check_sizes(image, reference, "PSNR")
-    return _psnr(luma(image), luma(reference))
+    if keep is None:
+        return _psnr(luma(image), luma(reference))
+    if not keep.any():
+        raise ValueError("PSNR needs a pixel to keep. Received: none.")
+    return _psnr(luma(image)[keep], luma(reference)[keep])
 
 
 def psnr_rgb(image: np.ndarray, reference: np.ndarray) -> float:
@@ -59,15 +63,17 @@ def _psnr(image: np.ndarray, reference: np.ndarray) -> float:
     return float(10 * np.log10(PEAK**2 / error)) if error else float("inf")
 
 
-def ssim(image: np.ndarray, reference: np.ndarray) -> float:
+def ssim(image: np.ndarray, reference: np.ndarray, *, keep: np.ndarray | None = None) -> float:
     """Give the mean structural similarity of the luma (Wang et al., 2004); 1 for equal images.
 
     The window is Gaussian with sigma 1.5 in 11x11 pixels, and lies wholly inside of the image; variances are those of
     the window, not unbiased estimates; the peak is 255. These are scikit-image's figures for `gaussian_weights=True,
     sigma=1.5, use_sample_covariance=False, data_range=255`, several times as fast.
 
+    With `keep` [h, w] bool only windows count that see nothing but pixels to keep.
+
     Raises:
-        ValueError: the sizes differ, or a side is shorter than 11 pixels.
+        ValueError: the sizes differ, a side is shorter than 11 pixels, or no window is kept.
     """
     _check_sizes(image, reference, "SSIM")
     if min(image.shape[:2]) < SSIM_WINDOW:
@@ -80,7 +86,19 @@ def ssim(image: np.ndarray, reference: np.ndarray) -> float:
     c1, c2 = SSIM_STABILIZERS
     similarity = ((2 * mean_left * mean_right + c1) * (2 * covariance + c2)
                   / ((mean_left * mean_left + mean_right * mean_right + c1) * (variances + c2)))
-    return float(similarity.mean())
+    if keep is None:
+        return float(similarity.mean())
+    counted = _inner_windows(keep)
+    if not counted.any():
+        raise ValueError(f"SSIM needs {SSIM_WINDOW}x{SSIM_WINDOW} pixels to keep. Received: fewer.")
+    return float(similarity[counted].mean())
+
+
+def _inner_windows(keep: np.ndarray) -> np.ndarray:
+    """Tell which windows lie inside of a mask: bool [h, w] -> [h - 10, w - 10]."""
+    margin = SSIM_WINDOW // 2
+    inner = cv2.erode(keep.astype(np.uint8), np.ones((SSIM_WINDOW, SSIM_WINDOW), np.uint8))
+    return inner[margin:-margin, margin:-margin].astype(bool)
 
 
 def _window_means(values: np.ndarray) -> np.ndarray:

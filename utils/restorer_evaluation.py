@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from config import SCALE
-from utils.face_alignment import intersect_box
+from utils.face_alignment import box_overlap, intersect_box
 from utils.face_detection import Detector, Face
 from utils.face_preparation import FacePreparer, Options
 from utils.face_restorers import Restorer
@@ -101,7 +101,7 @@ def restore_subject(subject: Subject, preset: str, folder: Path, *, restore: Res
     low_quality = quantize(image)
     path = folder / "LQ" / f"{subject.name}.png"
     write_png(path, low_quality)
-    found = [face for face in detect(image, path.name) if _overlap(face.box, subject.face.box) > SAME_FACE]
+    found = [face for face in detect(image, path.name) if box_overlap(face.box, subject.face.box) > SAME_FACE]
     faces = {ALIGNED: subject.face, **({FOUND: found[0]} if found else {})}
     boxes = {kind: intersect_box(face.box, *low_quality.shape[:2]) for kind, face in faces.items()}
     enlarged = {"bicubic": resize_bicubic(to_float(low_quality), *subject.photo.shape[:2]),
@@ -117,13 +117,6 @@ def restore_subject(subject: Subject, preset: str, folder: Path, *, restore: Res
                    "restored": quantize(restored)}
         yield Result(subject.name, preset, kind, low_quality[top:top + height, left:left + width].copy(),
                      subject.photo[region].copy(), methods)
-
-
-def _overlap(box: np.ndarray, other: np.ndarray) -> float:
-    """Give the intersection of two boxes over their union."""
-    low, high = np.maximum(box[:2], other[:2]), np.minimum(box[2:], other[2:])
-    shared = np.prod(np.maximum(high - low, 0))
-    return float(shared / (np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2]) - shared))
 
 
 def _enlarge_around(photo: np.ndarray, boxes: list[tuple[int, int, int, int]],

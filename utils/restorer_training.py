@@ -94,8 +94,8 @@ def start_params(config: RestorerTrainingConfig, weights_dir: Path | None) -> di
     params = init_face_restorer(config.optimization.seed, config.network)
     if init == RANDOM:
         return params
-    if init == OWN or init.endswith(".npz"):
-        [path] = find_weights(OWN).values() if init == OWN else [Path(init)]
+    if init in OWN or init.endswith(".npz"):
+        [path] = find_weights(init).values() if init in OWN else [Path(init)]
         found = load_face_restorer(path)
         wanted = list(params)
     else:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from scripts import generate_tfrecord
-from scripts.generate_tfrecord import Source, Tally, cut_all, cut_face, cut_scene, list_sources, main, parse_args
+from scripts.generate_tfrecord import Source, Tally, chosen_sources, cut_all, cut_face, cut_scene, main, parse_args
 from utils.errors import UserError
 from utils.tfrecords import ImageRecords, write_image_records
 
@@ -53,7 +53,7 @@ def sidecar(path):
 
 
 def names(*arguments):
-    return [source.name for source in list_sources(parse_args(["faces", "--output", "x", *map(str, arguments)]))]
+    return [source.name for source in chosen_sources(parse_args(["faces", "--output", "x", *map(str, arguments)]))]
 
 
 # --- which files ---

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.comparison import LABEL_HEIGHT, MARGIN, PANEL, compose_comparison, locate_face
+from utils.comparison import LABEL_HEIGHT, MARGIN, PANEL, compose_comparison, compose_exact, locate_face
 
 
 def photo(height, width, seed=0):
@@ -143,3 +143,17 @@ def test_found_place_is_where_the_face_panel_looks():
     side = 133
     _, _, panel, _ = parts(compose_comparison({"a": large}, face=face))
     np.testing.assert_array_equal(panel, enlarge(large[280 - 66:280 - 66 + side, 100 - 66:100 - 66 + side]))
+
+
+def test_exact_versions_are_shown_pixel_for_pixel_row_by_row():
+    versions = {f"version {index}": photo(50, 70, index) for index in range(5)}
+    shown = compose_exact(versions, columns=3)
+    assert shown.shape == (2 * (LABEL_HEIGHT + MARGIN + 50) + MARGIN, 3 * 70 + 2 * MARGIN, 3)
+    for index, image in enumerate(versions.values()):
+        top = (index // 3) * (LABEL_HEIGHT + 50 + 2 * MARGIN)
+        left = (index % 3) * (70 + MARGIN)
+        label = shown[top:top + LABEL_HEIGHT, left:left + 70]
+        assert label.min() < 100
+        below = top + LABEL_HEIGHT + MARGIN
+        np.testing.assert_array_equal(shown[below:below + 50, left:left + 70], image)
+    assert (shown[-50:, -70:] == 255).all()

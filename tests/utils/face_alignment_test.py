@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from utils.errors import UserError
 from utils.face_alignment import (
     align_face,
+    box_overlap,
     coverage,
     enlarged_matrix,
     estimate_alignment,
@@ -181,3 +182,11 @@ def test_boxes_are_the_originals_where_they_meet_the_photo(reference):
 def test_margin_grows_a_box_by_its_own_size_and_stays_inside():
     assert intersect_box(np.array([10.0, 20.0, 20.0, 40.0]), 100, 100, margin=0.5) == (10, 5, 41, 21)
     assert intersect_box(np.array([0.0, 0.0, 90.0, 90.0]), 100, 95, margin=0.2) == (0, 0, 100, 95)
+
+
+def test_overlap_of_boxes_is_that_worked_out_by_hand():
+    box = np.array([0.0, 0, 10, 10])
+    assert box_overlap(box, box) == 1
+    assert box_overlap(box, np.array([5.0, 5, 15, 15])) == pytest.approx(25 / 175)
+    assert box_overlap(box, np.array([2.0, 2, 4, 7])) == pytest.approx(0.1)
+    assert box_overlap(box, np.array([10.0, 0, 20, 10])) == box_overlap(box, np.array([11.0, 20, 20, 30])) == 0

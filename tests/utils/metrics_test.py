@@ -123,3 +123,35 @@ def test_more_noise_and_more_blur_are_worse(name, photo):
         values = [measure(spoil(image, sigma), image) for sigma in (2, 4, 8, 16, 32)]
         assert np.all(np.diff(values) < 0)
         assert np.isfinite(values).all()
+
+
+def test_psnr_of_some_pixels_is_that_worked_out_by_hand():
+    image, reference = np.full((4, 5, 3), 100, np.uint8), np.full((4, 5, 3), 100, np.uint8)
+    image[0, 0], image[3, 4] = 0, 255
+    keep = np.zeros((4, 5), bool)
+    keep[:2] = True  # ten pixels, of which one is wrong: luma 16 in place of 102
+    assert psnr_y(image, reference, keep=keep) == pytest.approx(10 * np.log10(255**2 / (86**2 / 10)), abs=1e-9)
+    keep[0, 0] = False
+    assert psnr_y(image, reference, keep=keep) == np.inf
+    assert psnr_y(image, reference, keep=np.ones((4, 5), bool)) == psnr_y(image, reference)
+
+
+def test_similarity_of_a_part_is_that_of_the_part_alone():
+    photo = skimage.data.astronaut()[100:160, 100:180]
+    other = noisy(photo, 8)
+    keep = np.zeros(photo.shape[:2], bool)
+    keep[5:45, 20:70] = True
+    other_inside = other.copy()
+    other_inside[~keep] = 0
+    assert ssim(other_inside, photo, keep=keep) == pytest.approx(ssim(other[5:45, 20:70], photo[5:45, 20:70]), abs=1e-9)
+    assert ssim(other, photo, keep=np.ones_like(keep)) == ssim(other, photo)
+
+
+def test_a_part_must_hold_something_to_measure():
+    photo = colour(1, 2, 3, size=(20, 20))
+    keep = np.zeros((20, 20), bool)
+    with pytest.raises(ValueError, match="a pixel to keep"):
+        psnr_y(photo, photo, keep=keep)
+    keep[5:15, :] = True
+    with pytest.raises(ValueError, match="11x11 pixels to keep"):
+        ssim(photo, photo, keep=keep)

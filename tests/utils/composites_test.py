@@ -1,0 +1,123 @@
+"""People cut out of portraits, and put in front of scenes."""
+
+import cv2
+import numpy as np
+import pytest
+
+from utils.composites import FACE_WIDTHS, Person, compose, cut_out, draw_number
+
+FACE = np.array([70.0, 60, 130, 140])
+MARK = (250, 10, 250)
+
+
+def texture(seed, height, width, low, high):
+    noise = np.random.default_rng(seed).uniform(low, high, (height // 4 + 1, width // 4 + 1, 3)).astype(np.float32)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def draw_portrait(*, head=(100, 95), side=200):
+    """A head and shoulders before a background that gets darker downwards; and where they are."""
+    inside = np.zeros((side, side), np.uint8)
+    cv2.ellipse(inside, head, (38, 55), 0, 0, 360, 1, cv2.FILLED)
+    cv2.ellipse(inside, (100, 215), (70, 70), 0, 0, 360, 1, cv2.FILLED)
+    background = 220 - 0.1 * np.mgrid[:side, :side][0][:, :, None] + np.zeros(3)
+    image = np.where(inside[:, :, None], texture(0, side, side, 20, 150), background)
+    image[95:105, 95:105] = MARK
+    return np.rint(image).astype(np.uint8), inside.astype(bool)
+
+
+def draw_person():
+    """Somebody with a head of 60 pixels' width, and a mark in the middle of the face."""
+    image = np.full((120, 90, 3), 60, np.uint8)
+    alpha = np.zeros((120, 90), np.float32)
+    cv2.ellipse(alpha, (45, 50), (33, 48), 0, 0, 360, 1, cv2.FILLED)
+    alpha[90:, 10:80] = 1
+    image[38:53, 38:53] = MARK
+    return Person(image, alpha, np.array([15.0, 10, 75, 80]))
+
+
+def marks(image):
+    """Middles of the marks, from left to right."""
+    found = (np.abs(image.astype(int) - MARK).max(axis=2) < 60).astype(np.uint8)
+    _, _, statistics, centroids = cv2.connectedComponentsWithStats(found)
+    return sorted(tuple(centroid) for centroid, row in zip(centroids[1:], statistics[1:], strict=True)
+                  if row[cv2.CC_STAT_AREA] > 9)
+
+
+def test_the_person_and_nothing_else_is_cut_out():
+    portrait, inside = draw_portrait()
+    person = cut_out(portrait, FACE)
+    top, left = (int(np.flatnonzero(inside.any(axis=axis))[0]) for axis in (1, 0))
+    alpha = np.zeros(inside.shape, np.float32)
+    offset = FACE - person.face
+    rows, columns = person.alpha.shape
+    assert abs(offset[1] - top) <= 1
+    assert abs(offset[0] - left) <= 1
+    alpha[int(offset[1]):int(offset[1]) + rows, int(offset[0]):int(offset[0]) + columns] = person.alpha
+    kernel = np.ones((5, 5), np.uint8)
+    assert alpha[~cv2.dilate(inside.astype(np.uint8), kernel).astype(bool)].max() == 0
+    assert alpha[cv2.erode(inside.astype(np.uint8), kernel).astype(bool)].mean() > 0.99
+    np.testing.assert_array_equal(person.image, portrait[int(offset[1]):, int(offset[0]):int(offset[0]) + columns])
+
+
+def test_no_seam_of_background_comes_along():
+    person = cut_out(draw_portrait()[0], FACE)
+    # background is lighter than 200, the person darker than 150: what is seen of the edge must not be lighter
+    seen = person.image[person.alpha > 0.5]
+    assert np.mean(seen.min(axis=1) > 175) < 0.002
+
+
+def test_a_head_that_reaches_the_upper_edge_is_refused():
+    portrait, _ = draw_portrait(head=(100, 50))
+    with pytest.raises(ValueError, match="reaches the upper edge"):
+        cut_out(portrait, FACE - [0, 45, 0, 45])
+
+
+def test_large_portraits_are_shrunk_with_their_face():
+    portrait, _ = draw_portrait()
+    large = cv2.resize(portrait, None, fx=5, fy=5, interpolation=cv2.INTER_LINEAR)
+    person = cut_out(large, 5 * FACE)
+    assert person.face[2] - person.face[0] == pytest.approx(200)
+    [(x, y)] = marks(person.image)
+    assert ((person.face[0] + person.face[2]) / 2, (person.face[1] + person.face[3]) / 2) == pytest.approx(
+        (x + 0.5, y + 0.5), abs=2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_people_stand_side_by_side_at_the_lower_edge_with_faces_of_realistic_size(seed, count):
+    scene = np.full((321, 481, 3), 200, np.uint8)
+    composite = compose(scene, [draw_person()] * count, np.random.default_rng(seed))
+    assert composite.image.shape == (320, 480, 3)
+    widths = composite.faces[:, 2] - composite.faces[:, 0]
+    assert widths.min() > FACE_WIDTHS[0] - 2
+    assert widths.max() < FACE_WIDTHS[1] + 2
+    assert (composite.faces[1:, 0] > composite.faces[:-1, 2]).all()
+    assert (composite.image[-1] == 60).all(axis=1).any()
+    for (x, y), box in zip(marks(composite.image), composite.faces, strict=True):
+        assert (x, y) == pytest.approx(((box[0] + box[2]) / 2 - 0.5, (box[1] + box[3]) / 2 - 0.5), abs=2)
+
+
+def test_the_scene_is_as_it_was_where_nobody_stands():
+    scene = texture(3, 320, 480, 0, 255).astype(np.uint8)
+    composite = compose(scene, [draw_person()], np.random.default_rng(1))
+    changed = (composite.image != scene).any(axis=2)
+    [face] = composite.faces
+    width = face[2] - face[0]
+    columns = np.flatnonzero(changed.any(axis=0))
+    assert columns[0] >= face[0] - 0.3 * width
+    assert columns[-1] <= face[2] + 0.3 * width
+    assert 0.05 < changed.mean() < 0.5
+
+
+def test_what_is_drawn_depends_on_the_generator_alone():
+    scene = np.zeros((320, 480, 3), np.uint8)
+    one, same, other = (compose(scene, [draw_person()] * 2, np.random.default_rng(seed)).image for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+
+
+def test_no_more_people_are_drawn_than_a_scene_has_room_for():
+    rng = np.random.default_rng(0)
+    numbers = {width: {draw_number(width, rng) for _ in range(100)} for width in (64, 200, 321, 481, 2000)}
+    assert numbers == {64: {1}, 200: {1}, 321: {1, 2}, 481: {1, 2, 3}, 2000: {1, 2, 3}}

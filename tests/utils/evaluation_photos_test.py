@@ -1,0 +1,125 @@
+"""The photos of an evaluation: who stands where, and what is known of the faces."""
+
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tests.utils.composites_test import FACE, draw_portrait, texture
+from utils import evaluation_photos
+from utils.errors import UserError
+from utils.evaluation_photos import _Deck, make_photos
+from utils.face_detection import Face
+from utils.images import quantize, read_image, write_png
+from utils.photo_sources import list_sources
+
+
+class Detector:
+    """Finds the drawn portraits' face, and in other photos the boxes it is told."""
+
+    def __init__(self, boxes=()):
+        self.boxes, self.seen = boxes, []
+
+    def __call__(self, photo, name):
+        self.seen.append(name)
+        boxes = [FACE] if name.startswith("portrait") else [] if name.startswith("nobody") else self.boxes
+        return [Face(np.array(box, float), np.zeros((5, 2)), 1.0) for box in boxes]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for seed in range(2):
+        write_png(tmp_path / "portraits" / f"portrait{seed}.png", draw_portrait()[0])
+        write_png(tmp_path / "scenes" / f"scene{seed}.png", texture(seed, 322, 202, 0, 255).astype(np.uint8))
+    return tmp_path
+
+
+def make(folders, detect, **options):
+    return make_photos(folders / "out", list_sources([folders / "scenes"]), list_sources([folders / "portraits"]),
+                       detect, seed=0, **options)
+
+
+def stored(folders):
+    return {path.stem: quantize(read_image(path).pixels) for path in sorted((folders / "out").glob("*.png"))}
+
+
+def test_every_scene_gets_people_and_scikit_images_photo_is_there_too(folders):
+    photos = make(folders, Detector())
+    assert list(photos.faces) == ["scene0", "scene1", "astronaut"]
+    images = stored(folders)
+    assert {stem: image.shape for stem, image in images.items()} == {
+        "astronaut": (512, 512, 3), "scene0": (320, 200, 3), "scene1": (320, 200, 3)}
+    for stem in ("scene0", "scene1"):
+        [box] = photos.faces[stem]
+        scene = quantize(read_image(folders / "scenes" / f"{stem}.png").pixels)[:320, :200]
+        changed = (images[stem] != scene).any(axis=2)
+        left, top, right, bottom = box.round().astype(int)
+        assert changed[top + 20:bottom, left + 25:right - 25].mean() > 0.99
+    assert photos.faces["astronaut"].shape == (0, 4)
+
+
+def test_faces_that_a_scene_has_itself_are_added_once(folders):
+    photos = make(folders, Detector([(2, 3, 42, 53)]))
+    assert [len(photos.faces[stem]) for stem in ("scene0", "scene1", "astronaut")] == [2, 2, 1]
+    np.testing.assert_array_equal(photos.faces["astronaut"], [[2, 3, 42, 53]])
+    known = photos.faces["scene0"][0]
+    again = make_photos(folders / "again", list_sources([folders / "scenes"])[:1],
+                        list_sources([folders / "portraits"]), Detector([known + 1]), seed=0)
+    np.testing.assert_array_equal(again.faces["scene0"], [known])
+
+
+def test_what_is_there_is_neither_made_nor_detected_again(folders):
+    first = make(folders, Detector())
+    detect = Detector()
+    second = make(folders, detect)
+    assert detect.seen == []
+    assert {stem: boxes.tolist() for stem, boxes in first.faces.items()} == {
+        stem: boxes.tolist() for stem, boxes in second.faces.items()}
+
+
+def test_files_that_cannot_be_read_are_named_and_stop_nothing(folders, capsys):
+    (folders / "scenes" / "broken.png").write_bytes(b"no picture")
+    (folders / "portraits" / "broken.png").write_bytes(b"no picture")
+    write_png(folders / "portraits" / "nobody.png", draw_portrait()[0])
+    photos = make(folders, Detector())
+    assert sorted(photos.faces) == ["astronaut", "scene0", "scene1"]
+    assert [line.split(":")[0].rpartition("/")[2] for line in photos.errors] == ["broken.png", "broken.png"]
+    [line] = photos.left_out
+    assert line.endswith("nobody.png is left out: no face is found in it")
+    assert capsys.readouterr().err.count("error: cannot read") == 2
+    assert make(folders, Detector())[1:] == photos[1:]
+
+
+def test_portraits_without_anybody_are_refused(folders):
+    for path in (folders / "portraits").iterdir():
+        path.rename(path.with_name(f"nobody-{path.name}"))
+    with pytest.raises(UserError, match="nobody can be cut out of the 2 portraits"):
+        make(folders, Detector())
+
+
+def test_several_draws_of_the_only_photo(tmp_path):
+    photos = make_photos(tmp_path / "out", [], [], Detector(), seed=0, num_draws=2)
+    assert list(photos.faces) == ["astronaut-1", "astronaut-2"]
+    one, two = stored(tmp_path).values()
+    np.testing.assert_array_equal(one, two)
+
+
+def test_all_portraits_are_used_equally_often_and_nobody_is_in_a_photo_twice():
+    persons = [(f"person {index // 2}", object()) for index in range(14)]
+    names = {id(portrait): name for name, portrait in persons}
+    deck = _Deck(persons, 0)
+    dealt = [deck.deal(number) for number in (3, 2, 1, 3, 3, 2) * 10]
+    assert all(len({names[id(portrait)] for portrait in chosen}) == len(chosen) for chosen in dealt)
+    counts = Counter(id(portrait) for chosen in dealt for portrait in chosen)
+    assert len(counts) == 14
+    assert set(counts.values()) <= {9, 10, 11}
+    assert len(_Deck(persons[:3], 0).deal(3)) == 2
+
+
+def test_portraits_of_one_person_are_told_by_their_names(folders, monkeypatch):
+    monkeypatch.setattr(evaluation_photos, "draw_number", lambda *_: 2)
+    counts = [len(make_photos(folders / str(index), list_sources([folders / "scenes"])[:1],
+                              list_sources([folders / "portraits"]), Detector(), seed=0, people=re.compile(pattern)
+                              ).faces["scene0"]) for index, pattern in enumerate(("(.*)", "^[a-z]+"))]
+    assert counts == [2, 1]

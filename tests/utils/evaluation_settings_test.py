@@ -1,0 +1,77 @@
+"""An evaluation goes on with the same settings only."""
+
+import json
+
+import numpy as np
+import pytest
+
+from utils.errors import UserError
+from utils.evaluation_settings import SETTINGS, check_settings, digest_params, digest_sources
+from utils.photo_sources import Source
+
+OURS = {"seed": 0, "scenes": {"a.png": "12"}}
+
+
+def begin(folder, settings=OURS, *, made=("iid",), overwrite=False):
+    check_settings(folder / SETTINGS, settings, [folder / name for name in made if (folder / name).exists()],
+                   overwrite=overwrite)
+
+
+def test_the_same_settings_keep_what_is_there(tmp_path):
+    begin(tmp_path)
+    (tmp_path / "iid").mkdir()
+    begin(tmp_path)
+    assert (tmp_path / "iid").exists()
+    assert json.loads((tmp_path / SETTINGS).read_text()) == OURS
+
+
+def test_other_settings_are_an_error_and_are_named(tmp_path):
+    begin(tmp_path)
+    (tmp_path / "iid").mkdir()
+    with pytest.raises(UserError, match=r"other settings \(seed\)\. Give the same ones, --overwrite"):
+        begin(tmp_path, {**OURS, "seed": 1})
+    with pytest.raises(UserError, match=r"\(seed, scenes\)"):
+        begin(tmp_path, {"seed": 2, "scenes": {}})
+    assert json.loads((tmp_path / SETTINGS).read_text()) == OURS
+
+
+def test_other_settings_do_no_harm_where_nothing_was_made(tmp_path):
+    begin(tmp_path)
+    begin(tmp_path, {**OURS, "seed": 1})
+    assert json.loads((tmp_path / SETTINGS).read_text())["seed"] == 1
+
+
+def test_overwriting_removes_results_and_nothing_else(tmp_path):
+    begin(tmp_path)
+    for name in ("iid", "mine"):
+        (tmp_path / name).mkdir()
+    begin(tmp_path, {**OURS, "seed": 1}, overwrite=True)
+    assert not (tmp_path / "iid").exists()
+    assert (tmp_path / "mine").exists()
+    assert json.loads((tmp_path / SETTINGS).read_text())["seed"] == 1
+
+
+def test_folders_that_no_evaluation_made_are_left_alone(tmp_path):
+    (tmp_path / "iid").mkdir()
+    with pytest.raises(UserError, match="it was not made by an evaluation"):
+        begin(tmp_path, overwrite=True)
+    assert (tmp_path / "iid").exists()
+
+
+def test_damaged_settings_are_an_error(tmp_path):
+    (tmp_path / SETTINGS).write_text("{")
+    with pytest.raises(UserError, match=r"settings\.json is damaged"):
+        begin(tmp_path)
+
+
+def test_digests_tell_contents_apart(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    sources = [Source("inner/a", tmp_path / "a", 3), Source("b", tmp_path / "missing", 3)]
+    assert digest_sources(sources) == {
+        "inner/a": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "b": "unreadable"}
+    params = {"a": np.zeros((2, 3), np.float32), "b": np.ones(4, np.float32)}
+    digests = {digest_params(params), digest_params({"b": params["b"], "a": params["a"]})}
+    assert len(digests) == 1
+    for other in ({**params, "a": params["a"].reshape(3, 2)}, {**params, "b": params["b"] * 2},
+                  {"a": params["a"], "c": params["b"]}):
+        assert digest_params(other) not in digests

@@ -1,0 +1,165 @@
+"""The rows of the evaluation are what test.py writes, given other faces or flags."""
+
+import copy
+import csv
+import shutil
+
+import numpy as np
+import pytest
+
+import model.super_resolver
+from model.masknet import masknet_shapes
+from model.super_resolver import SuperResolver
+from tests.reference_weights import draw
+from tests.small_networks import small_generator
+from tests.workplace import Workplace, cli
+from utils.adaptation_rows import BASE, MODEL, ROWS
+from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
+from utils.evaluation_faces import LEGACY, ORACLE, RESTORED
+from utils.row_runner import RowRunner
+
+
+def tiny_masknet():
+    params = {name: draw(name, shape, 0.3) for name, shape in masknet_shapes(4).items()}
+    return params | {"conv8/bias": np.full(1, 0.5, np.float32)}
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Photos a and b with faces, c without; the oracle's and the legacy faces are others than the restored ones."""
+    place = Workplace(tmp_path)
+    write_tf1_checkpoint(tmp_path / "model-new", checkpoint_tensors(small_generator(), tiny_masknet()))
+    place.add_photo("a.png", seed=1, faces=2)
+    place.add_photo("b.png", seed=2, faces=1)
+    place.add_photo("c.png", seed=3, faces=0)
+    for kind in (RESTORED, LEGACY, ORACLE):
+        for name in ("Face_LQ", "Face_HQ"):
+            shutil.copytree(tmp_path / "data" / name, tmp_path / "set" / "faces" / kind / name)
+    hq = tmp_path / "set" / "faces"
+    shutil.copy(hq / RESTORED / "Face_HQ" / "b_0.png", hq / ORACLE / "Face_HQ" / "a_0.png")
+    shutil.copy(hq / RESTORED / "Face_HQ" / "a_1.png", hq / ORACLE / "Face_HQ" / "b_0.png")
+    shutil.copy(hq / RESTORED / "Face_HQ" / "a_1.png", hq / LEGACY / "Face_HQ" / "a_0.png")
+    return place
+
+
+@pytest.fixture(scope="module")
+def networks():
+    base = small_generator()
+    base["conv_last/bias"] = base["conv_last/bias"] + 0.1
+    return {MODEL: SuperResolver(small_generator(), tiny_masknet()), BASE: SuperResolver(base)}
+
+
+def make_runner(place, networks, names):
+    return RowRunner(names, place.root / "set", networks, photos=sorted(place.lq.iterdir()), seed=0, learning_rate=0.01)
+
+
+def run(place, networks, *names):
+    runner = make_runner(place, networks, names)
+    return [line for photo in runner.photos for line in runner.run(photo, lambda _: None)]
+
+
+def result(place, name, stem="a"):
+    return (place.root / "set" / name / f"{stem}.png").read_bytes()
+
+
+def expected(place, *flags, stem="a", faces=RESTORED):
+    """What test.py writes with these faces."""
+    out = place.root / "expected"
+    arguments = place.arguments(*flags, "--overwrite", out=out)
+    arguments[arguments.index("--face_dir") + 1] = str(place.root / "set" / "faces" / faces)
+    assert cli.main(arguments) == 0
+    return (out / f"{stem}.png").read_bytes()
+
+
+@pytest.fixture
+def traced(networks, monkeypatch):
+    """Let test.py take the networks that are traced already: tracing takes most of its time here."""
+    def resolver(generator, mask, **_):
+        taken = copy.copy(networks[MODEL])
+        taken.set_weights(generator, mask)
+        return taken
+
+    monkeypatch.setattr(model.super_resolver, "SuperResolver", resolver)
+
+
+def test_an_adapted_photo_equals_what_test_py_writes_bit_for_bit(place, networks):
+    assert run(place, networks, "adapted") == []
+    assert result(place, "adapted") == expected(place)
+
+
+@pytest.mark.usefixtures("traced")
+def test_rows_equal_what_test_py_writes_with_other_flags_or_faces(place, networks):
+    assert run(place, networks, *ROWS) == []
+    assert result(place, "adapted") == expected(place)
+    assert result(place, "unadapted") == expected(place, "--fine_tune_num", "0")
+    assert result(place, "adapted-2") == expected(place, "--fine_tune_num", "2")
+    assert result(place, "4-patches") == expected(place, "--patch_num_per_img", "4")
+    assert result(place, "safeguard") == expected(place, "--safeguard", "backtrack")
+    assert result(place, "oracle") == expected(place, faces=ORACLE)
+    assert result(place, "legacy-alignment") == expected(place, faces=LEGACY)
+    write_tf1_checkpoint(place.root / "model-new", checkpoint_tensors(small_generator()))
+    assert result(place, "no-masknet") == expected(place)
+    assert len({result(place, name) for name in ROWS}) == len(ROWS)
+
+
+@pytest.mark.usefixtures("traced")
+def test_the_control_is_adapted_to_the_next_photos_faces(place, networks):
+    run(place, networks, "other-faces", "other-oracle", "unadapted")
+    for name, kind in (("other-faces", RESTORED), ("other-oracle", ORACLE)):
+        before = {stem: result(place, name, stem) for stem in "abc"}
+        faces = place.root / "set" / "faces" / kind
+        for folder in ("Face_LQ", "Face_HQ"):  # of b, a gets them; a's go to b
+            own = {path.name: path.read_bytes() for path in (faces / folder).iterdir()}
+            for path in (faces / folder).iterdir():
+                path.unlink()
+            for file, content in own.items():
+                (faces / folder / f"{'b' if file[0] == 'a' else 'a'}{file[1:]}").write_bytes(content)
+        for stem in "ab":
+            assert before[stem] == expected(place, stem=stem, faces=kind)
+        assert before["c"] == result(place, "unadapted", "c")
+
+
+def test_photos_without_faces_are_unadapted_in_every_row(place, networks):
+    runner = make_runner(place, networks, list(ROWS))
+    assert runner.num_faces == {"a": 2, "b": 1, "c": 0}
+    assert runner.partners == {"a": "b", "b": "a"}
+    runner.run(place.lq / "c.png", lambda _: None)
+    assert {result(place, name, "c") for name in ROWS if name not in ("bicubic", "realesrgan")} == {
+        result(place, "unadapted", "c")}
+
+
+def test_without_another_photo_with_faces_there_is_no_control(place, networks):
+    (place.lq / "b.png").unlink()
+    run(place, networks, "adapted", "other-faces")
+    assert (place.root / "set" / "adapted" / "a.png").exists()
+    assert not (place.root / "set" / "other-faces" / "a.png").exists()
+
+
+def test_results_that_are_there_stay_with_what_is_known_of_them(place, networks):
+    run(place, networks, "adapted", "bicubic")
+    (place.root / "set" / "adapted" / "a.png").write_bytes(b"mine")
+    (place.root / "set" / "bicubic" / "b.png").unlink()
+    run(place, networks, "adapted", "bicubic", "unadapted")
+    assert result(place, "adapted") == b"mine"
+    assert result(place, "bicubic", "b")
+    with (place.root / "set" / "rows.csv").open(newline="") as file:
+        rows = {(row["file"], row["row"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 9
+    assert rows["a.png", "adapted"]["status"] == "adapted"
+    assert float(rows["a.png", "adapted"]["loss_0"]) > 0
+    assert rows["c.png", "adapted"]["status"] == rows["c.png", "unadapted"]["status"] == "base"
+
+
+def test_a_result_that_fails_is_named_and_stops_nothing(place, networks):
+    (place.root / "set" / "faces" / ORACLE / "Face_HQ" / "a_0.png").write_bytes(b"no picture")
+    [line] = run(place, networks, "oracle", "adapted")
+    assert "a.png oracle: cannot read the image" in line
+    assert (place.root / "set" / "adapted" / "a.png").exists()
+    assert (place.root / "set" / "oracle" / "b.png").exists()
+    assert not (place.root / "set" / "oracle" / "a.png").exists()
+
+
+def test_each_network_is_traced_once_for_all_rows(place, networks):
+    run(place, networks, "realesrgan", "adapted", "oracle", "no-masknet", "safeguard")
+    assert networks[MODEL].num_traces() == 4  # forward, loss, gradient, MaskNet
+    assert networks[BASE].num_traces() == 1

@@ -1,0 +1,170 @@
+"""Photographs of people in front of a scene, composed of portraits with an even background and of scenes.
+
+Images are uint8 RGB [h, w, 3]. A box is (x0, y0, x1, y1) in pixels, as detectors give it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from config import SCALE
+
+BORDER = 0.04  # of a portrait's side: what is taken for background at the left, the right and the top
+CERTAIN = 10.0  # colour distance below which a pixel is background, in steps of 255
+CUT_ITERATIONS = 4  # of GrabCut
+FACE_WIDTHS = (90.0, 160.0)  # pixels: 22 to 40 in the degraded photo
+CUT_FACE_WIDTH = 200.0  # pixels: portraits with larger faces are shrunk to this before they are cut
+SOFTNESS = 1.0  # of the edge: standard deviation, in pixels
+HAIR_BAND = 12.0  # pixels inside the edge in which background may be seen between hair
+TOUCHING = 0.02  # of a portrait's width: a head that reaches the upper edge on more of it is not whole
+MAX_PEOPLE = 3
+SLOT = 1.45  # widths of the face that a person takes: ears and hair
+LARGEST_SHARE = 0.85  # of the scene's height that a person may take
+
+
+class Person(NamedTuple):
+    """Somebody cut out: `image` [h, w, 3], `alpha` [h, w] float32 in [0, 1], and the box of the face in them."""
+
+    image: np.ndarray
+    alpha: np.ndarray
+    face: np.ndarray
+
+
+class Composite(NamedTuple):
+    """A composed photo, and the boxes of its faces [n, 4]."""
+
+    image: np.ndarray
+    faces: np.ndarray
+
+
+def cut_out(portrait: np.ndarray, face: np.ndarray) -> Person:
+    """Cut a person out of a portrait whose background is even or changes slowly (GrabCut, Rother et al., 2004).
+
+    Args:
+        portrait: one person, whose shoulders the lower edge cuts off.
+        face: its box.
+
+    Returns:
+        The part of the portrait that holds the person, shrunk to a face of `CUT_FACE_WIDTH` if it is larger.
+
+    Raises:
+        ValueError: the head is not whole.
+    """
+    ratio = min(1.0, CUT_FACE_WIDTH / float(face[2] - face[0]))
+    size = [round(side * ratio) for side in portrait.shape[1::-1]]
+    portrait, face = cv2.resize(portrait, size, interpolation=cv2.INTER_AREA), face * ratio
+    distance = np.linalg.norm(portrait - _background(portrait), axis=2)
+    mask = _first_guess(distance, face)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.setRNGSeed(0)
+    cv2.grabCut(np.ascontiguousarray(portrait[:, :, ::-1]), mask, None, *models, CUT_ITERATIONS, cv2.GC_INIT_WITH_MASK)
+    inside = _largest_part(np.isin(mask, (cv2.GC_FGD, cv2.GC_PR_FGD)))
+    if inside[0].mean() > TOUCHING:
+        raise ValueError("the head reaches the upper edge of the portrait")
+    # drawn in, so that the soft edge does not bring a seam of background along
+    alpha = np.clip(2 * cv2.GaussianBlur(inside.astype(np.float32), (0, 0), SOFTNESS) - 1, 0, 1)
+    seen_through = np.clip(2 - distance / CERTAIN, 0, 1).astype(np.float32)
+    alpha = np.where(_may_be_hair(inside, face), alpha * (1 - seen_through), alpha)
+    rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
+    part = slice(rows[0], None), slice(columns[0], columns[-1] + 1)
+    return Person(portrait[part].copy(), alpha[part].copy(), face - np.tile([columns[0], rows[0]], 2))
+
+
+def _first_guess(distance: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Label pixels for GrabCut by their colour's distance from the background, and as a person inside of the face."""
+    height, width = distance.shape
+    mask = np.where(distance < CERTAIN, cv2.GC_PR_BGD, cv2.GC_PR_FGD).astype(np.uint8)
+    rows, columns = np.mgrid[:height, :width]
+    side = round(BORDER * width)
+    border = (rows < side) | (columns < side) | (columns >= width - side)
+    mask[border & (rows < face[3]) & (distance < 2 * CERTAIN)] = cv2.GC_BGD  # below, shoulders may reach it
+    x, y = (face[0] + face[2]) / 2, (face[1] + face[3]) / 2
+    across, down = 0.4 * (face[2] - face[0]), 0.45 * (face[3] - face[1])
+    mask[((columns - x) / across) ** 2 + ((rows - y) / down) ** 2 < 1] = cv2.GC_FGD
+    mask[(rows > y) & (np.abs(columns - x) < across / 2)] = cv2.GC_FGD  # the neck
+    return mask
+
+
+def _may_be_hair(inside: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Tell where the person's edge may be hair: a band inside of it, from the chin upwards."""
+    depth = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 3)
+    return (depth < HAIR_BAND) & (np.arange(len(inside))[:, None] < face[3])
+
+
+def _background(portrait: np.ndarray) -> np.ndarray:
+    """Estimate the background [h, w, 3] as a quadratic surface through what the border shows of it."""
+    height, width = portrait.shape[:2]
+    rows, columns = np.mgrid[:height, :width]
+    y, x = rows / height - 0.5, columns / width - 0.5
+    terms = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=2)
+    sides = round(BORDER * width)
+    border = (rows < sides) | (((columns < sides) | (columns >= width - sides)) & (y < 0.3))
+    used = border
+    for _ in range(3):  # hair or shoulders at the border are left out the next time
+        surface = terms @ np.linalg.lstsq(terms[used], portrait[used].astype(np.float64), rcond=None)[0]
+        distance = np.linalg.norm(portrait - surface, axis=2)
+        used = border & (distance <= max(CERTAIN, float(np.median(distance[border]))))
+    return surface
+
+
+def _largest_part(inside: np.ndarray) -> np.ndarray:
+    """Keep the largest connected part of a mask, and fill its holes."""
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8))
+    part = labels == 1 + int(np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
+    outlines, _ = cv2.findContours(part.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = np.zeros(part.shape, np.uint8)
+    cv2.drawContours(filled, outlines, -1, 1, cv2.FILLED)
+    return filled.astype(bool)
+
+
+def draw_number(width: int, rng: np.random.Generator) -> int:
+    """Draw how many people stand in front of a scene of that width: 1 to 3, as many as it has room for."""
+    room = int(width // (SLOT * FACE_WIDTHS[0]))
+    return int(rng.integers(1, min(max(room, 1), MAX_PEOPLE) + 1))
+
+
+def compose(scene: np.ndarray, people: Sequence[Person], rng: np.random.Generator) -> Composite:
+    """Let people stand side by side at the lower edge of a scene, their sizes and places drawn.
+
+    Args:
+        scene: cut at the right and bottom so that 4 divides its sides.
+        people: from left to right, at least one.
+        rng: what is drawn comes from it.
+    """
+    scene = scene[:scene.shape[0] // SCALE * SCALE, :scene.shape[1] // SCALE * SCALE]
+    height, width = scene.shape[:2]
+    least, largest = FACE_WIDTHS
+    largest = max(least, min(largest, width / (SLOT * len(people))))
+    image, faces = scene.astype(np.float32), []
+    widths = [min(rng.uniform(least, largest), LARGEST_SHARE * height * _face_width(person) / person.image.shape[0])
+              for person in people]
+    free = max(0.0, width - SLOT * sum(widths)) * rng.dirichlet(np.ones(len(people) + 1))
+    left = 0.0
+    for person, face_width, gap in zip(people, widths, free, strict=False):
+        left += gap
+        ratio = face_width / _face_width(person)
+        place = round(left + SLOT * face_width / 2 - ratio * (person.face[0] + person.face[2]) / 2)
+        faces.append(_stand(image, person, ratio, place))
+        left += SLOT * face_width
+    return Composite(np.rint(image).astype(np.uint8), np.stack(faces))
+
+
+def _face_width(person: Person) -> float:
+    return float(person.face[2] - person.face[0])
+
+
+def _stand(image: np.ndarray, person: Person, ratio: float, left: int) -> np.ndarray:
+    """Lay a resized person onto the lower edge of a float image, `left` pixels from its side; gives the face's box."""
+    height, width = image.shape[:2]
+    size = [max(1, round(side * ratio)) for side in person.alpha.shape[::-1]]
+    weighted = person.image * person.alpha[:, :, None]  # or the background would bleed into the edge
+    weighted, alpha = (cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in (weighted, person.alpha))
+    top = height - size[1]
+    box = person.face * np.tile(np.array(size) / person.alpha.shape[::-1], 2) + np.tile([left, top], 2)
+    columns = slice(max(0, left), min(width, left + size[0]))
+    rows = slice(max(0, top), height)
+    own = slice(rows.start - top, None), slice(columns.start - left, columns.stop - left)
+    image[rows, columns] = image[rows, columns] * (1 - alpha[own][:, :, None]) + weighted[own]
+    return np.clip(box, 0, [width, height, width, height])

@@ -1,0 +1,107 @@
+"""Pictures of what an evaluation found."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils.comparison import compose_exact
+from utils.evaluation_table import OWN_AND_OTHER, Summary
+from utils.files import atomic_path
+from utils.images import quantize, read_image, write_png
+
+PANEL = (4.2, 4.0)  # inches
+GAIN_METRIC, GAIN_BASELINE = "psnr_y", "unadapted"
+PICTURES = ("bicubic", "realesrgan", "unadapted", "adapted", "other-faces")
+PICTURES_PER_ROW = 3
+
+
+def plot_gains(path: Path, summaries: Mapping[str, Summary]) -> None:
+    """Draw, per set, what each row gains in PSNR-Y over the un-adapted network, with its interval, as PNG."""
+    pyplot = _pyplot()
+    figure, panels = pyplot.subplots(1, len(summaries), figsize=(PANEL[0] * len(summaries), PANEL[1]),
+                                     constrained_layout=True, squeeze=False, sharey=True)
+    for panel, (name, summary) in zip(panels[0], summaries.items(), strict=True):
+        gains = {row: found["against"].get(GAIN_BASELINE, {}).get(GAIN_METRIC)
+                 for row, found in reversed(summary["rows"].items()) if row != GAIN_BASELINE}
+        for row, gain in gains.items():
+            ends = [[0], [0]]
+            if gain and gain["low"] is not None:
+                ends = [[gain["mean"] - gain["low"]], [gain["high"] - gain["mean"]]]
+            colour = "tab:red" if row.startswith("other") else "tab:blue"
+            panel.errorbar([gain["mean"] if gain else np.nan], [row], xerr=ends, fmt="o", color=colour, markersize=4,
+                           capsize=3)
+        panel.axvline(0, color="black", linewidth=0.8)
+        panel.set(title=name, xlabel="PSNR-Y over un-adapted (dB)")
+        panel.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def plot_own_and_other(path: Path, scores: Sequence[dict], summaries: Mapping[str, Summary],
+                       paired: Mapping[str, Sequence[str]]) -> None:
+    """Draw each photo's PSNR-Y gain with its own faces over that with another photo's, as PNG.
+
+    Args:
+        path: the PNG.
+        scores: of all sets, with `set`.
+        summaries: by set.
+        paired: the photos of each set that were adapted to both.
+    """
+    pyplot = _pyplot()
+    figure, panels = pyplot.subplots(1, len(OWN_AND_OTHER), figsize=(1.2 * PANEL[0] * len(OWN_AND_OTHER), PANEL[1]),
+                                     constrained_layout=True)
+    values = {(score["set"], score["row"], score["photo"]): score.get(GAIN_METRIC) for score in scores}
+    for panel, (own, other) in zip(panels, OWN_AND_OTHER, strict=True):
+        for name, summary in summaries.items():
+            triples = [[values.get((name, row, photo)) for row in (GAIN_BASELINE, own, other)]
+                       for photo in paired[name]]
+            points = np.array([triple for triple in triples if None not in triple]).reshape(-1, 3)
+            found = summary["own_against_other"].get(f"{own} - {other}", {}).get(GAIN_METRIC)
+            panel.scatter(points[:, 2] - points[:, 0], points[:, 1] - points[:, 0], s=14, alpha=0.7,
+                          label=f"{name}: {_describe(found)}" if found else name)
+        ends = np.array([panel.get_xlim(), panel.get_ylim()])
+        panel.axline((ends.max(), ends.max()), slope=1, color="black", linewidth=0.8)
+        panel.set(title=f"{own} against {other}", xlabel="another photo's faces: gain in PSNR-Y (dB)",
+                  ylabel="own faces: gain in PSNR-Y (dB)")
+        panel.legend(*panel.get_legend_handles_labels(), fontsize=8, title="own - other, 95 % interval",
+                     title_fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))  # points may lie anywhere
+        panel.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _describe(found: dict) -> str:
+    interval = "" if found["low"] is None else f" [{found['low']:+.3f}, {found['high']:+.3f}]"
+    return f"{found['mean']:+.3f}{interval} dB"
+
+
+def write_pictures(path: Path, photos: Mapping[str, tuple[Path, str]]) -> None:
+    """Write results of photos beside each other, a pixel for a pixel.
+
+    Args:
+        path: the PNG.
+        photos: label -> folder of the set, stem.
+    """
+    blocks = []
+    for label, (folder, stem) in photos.items():
+        files = {f"{label}: {name}": folder / name / f"{stem}.png" for name in PICTURES}
+        files[f"{label}: ground truth"] = folder / "GT" / f"{stem}.png"
+        versions = {name: quantize(read_image(file).pixels) for name, file in files.items() if file.exists()}
+        blocks.append(compose_exact(versions, columns=PICTURES_PER_ROW))
+    width = max(block.shape[1] for block in blocks)
+    padded = [np.pad(block, ((0, 0), (0, width - block.shape[1]), (0, 0)), constant_values=255) for block in blocks]
+    write_png(path, np.concatenate(padded))
+
+
+def _pyplot():
+    import matplotlib  # takes a second, so only when there is something to draw
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
+    _pyplot().close(figure)

@@ -1,0 +1,75 @@
+"""Which photos of which folders a tool works on, and whom they show, by their names."""
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.errors import UserError, require
+from utils.photos import IMAGE_ENDINGS
+
+
+class Source(NamedTuple):
+    """An image file; `name` is its path below the input folder, with slashes."""
+
+    name: str
+    path: Path
+    num_bytes: int
+
+
+def list_sources(folders: Sequence[Path], *, match: Sequence[str] | None = None, exclude: Sequence[str] | None = None,
+                 option: str = "--input_dir", match_option: str = "--match",
+                 exclude_option: str = "--exclude") -> list[Source]:
+    """List the images of folders and the folders inside them in a fixed order: folder by folder, sorted by their paths.
+
+    Args:
+        folders: a file that two of them hold counts once. Hidden files and folders do not count.
+        match: only files whose name, or path below the folder, fits one of these glob patterns; None: all.
+        exclude: no file whose name, or path below the folder, fits one of these.
+        option: the command-line option that named the folders, for messages.
+        match_option: likewise.
+        exclude_option: likewise.
+
+    Raises:
+        UserError: a folder is missing, or no image is left.
+    """
+    sources: dict[Path, Source] = {}
+    for folder in folders:
+        require(folder.is_dir(), f"{option} must name folders", folder)
+        found = [(path.relative_to(folder), path) for path in folder.rglob("*")
+                 if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()]
+        for name, path in sorted((relative.as_posix(), path) for relative, path in found
+                                 if not any(part.startswith(".") for part in relative.parts)):
+            sources.setdefault(path.resolve(), Source(name, path, path.stat().st_size))
+    named = ", ".join(map(str, folders))
+    if not sources:
+        raise UserError(f"no image in {named}. Known endings: {', '.join(IMAGE_ENDINGS)}.")
+    chosen = [source for source in sources.values()
+              if _fits(source, match or ["*"]) and not _fits(source, exclude or [])]
+    if not chosen:
+        raise UserError(f"{match_option} and {exclude_option} leave none of the {len(sources)} images in {named}. "
+                        "Check them.")
+    return chosen
+
+
+def _fits(source: Source, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in (source.name, source.path.name))
+
+
+def parse_people(text: str) -> re.Pattern:
+    """Parse --people: what of a file's name matches it is the same for photos of one person.
+
+    Raises:
+        UserError: it is no regular expression.
+    """
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise UserError(f"--people must be a regular expression ({error}). Received: {text}.") from error
+
+
+def person_of(name: str, people: re.Pattern) -> str:
+    """Give the person a file shows; the file's own name where nothing matches."""
+    match = people.search(name)
+    return (match and match[0]) or name
