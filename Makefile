@@ -3,19 +3,21 @@
 
 PYTHON ?= python3
 ARGS ?=
+EVALUATION_ARGS ?=
 SHELL = /bin/sh
 
 # an explicit choice replaces an environment made with another Python; the default does not
 CHOSEN = $(if $(filter file,$(origin PYTHON)),,--chosen)
 
-DEMO_ARGS = --input_dir datasets/demo/LQ --face_dir datasets/demo --model_dir realesrgan
+DEMO_ARGS = --input_dir datasets/demo/LQ --face_dir datasets/demo --overwrite
+OWN_MODEL = --model_dir metaf2n-small
 
 # the detector and the restorer that need no download
 DEMO_FACES = --input_dir datasets/demo/LQ --output_dir datasets/demo --detector mtcnn --restorer rrdb-face --overwrite
 
 # print a command as one would type it in one's own environment, and run it in .venv
 define run
-@printf '\n$$ python %s\n' '$(1)'; .venv/bin/python $(1)
+@printf '\n$$ python %s\n' '$(subst ','\'',$(1))'; .venv/bin/python $(1)
 endef
 
 define make_venv
@@ -29,7 +31,7 @@ define make_venv
 endef
 
 .NOTPARALLEL:
-.PHONY: help demo test lint clean distclean environment environment-dev
+.PHONY: help demo results test lint clean distclean environment environment-dev
 # what others put on the path is not in .venv
 unexport PYTHONPATH PYTHONHOME
 
@@ -37,14 +39,20 @@ help:  ## show this list
 	@echo 'usage: make [PYTHON=python3.11] TARGET'
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  %-16s %s\n", $$1, $$2 }'
 
-demo: environment  ## restore a degraded portrait un-adapted, adapted and safeguarded, and compare
+demo: environment  ## restore a degraded portrait by Real-ESRGAN, un-adapted, adapted and safeguarded, and compare
 	$(call run,scripts/download_weights.py realesrgan)
 	$(call run,scripts/make_demo.py)
 	$(call run,generate_test_faces.py $(DEMO_FACES))
-	$(call run,test.py $(DEMO_ARGS) --output_dir results/demo/unadapted --fine_tune_num 0 --overwrite)
-	$(call run,test.py $(DEMO_ARGS) --output_dir results/demo/adapted --overwrite)
-	$(call run,test.py $(DEMO_ARGS) --output_dir results/demo/safeguarded --safeguard backtrack --overwrite)
+	$(call run,test.py $(DEMO_ARGS) --model_dir realesrgan --output_dir results/demo/realesrgan --fine_tune_num 0)
+	$(call run,test.py $(DEMO_ARGS) $(OWN_MODEL) --output_dir results/demo/unadapted --fine_tune_num 0)
+	$(call run,test.py $(DEMO_ARGS) $(OWN_MODEL) --output_dir results/demo/adapted)
+	$(call run,test.py $(DEMO_ARGS) $(OWN_MODEL) --output_dir results/demo/safeguarded --safeguard backtrack)
 	$(call run,scripts/make_demo.py --summary)
+
+results: environment  ## measure what adaptation gains; EVALUATION_ARGS="--portraits DIR --scenes DIR" for more photos
+	$(call run,scripts/download_weights.py realesrgan)
+	-$(call run,scripts/download_weights.py niqe alexnet lpips)
+	$(call run,scripts/evaluate.py --output_dir results/evaluation $(EVALUATION_ARGS))
 
 test: environment-dev  ## run the tests; ARGS="-k tiling" chooses some
 	.venv/bin/python -m pytest $(ARGS)

@@ -86,7 +86,7 @@ class InnerConfig:
     """The inner loop in training: face patches of one task move the generator."""
 
     learning_rate: float = 1e-2
-    num_steps: int = 1  # 0: plain training of the generator, on scenes alone
+    num_steps: int = 1  # 0: plain training; faces are prepared all the same, and MaskNet only moves towards 1
     second_order_from: int = 0  # iteration; before it the inner gradients are constants to the outer loop
 
 
@@ -313,6 +313,17 @@ PRESETS: dict[str, dict[str, object]] = {
         "data.restorer": "ground-truth", "loss.lpips": 0.0, "loss.gan": 0.0,
         "run.log_every": 5, "run.validate_every": 25, "run.validation_patches": 4, "run.validation_scene_size": 192,
         "run.save_every": 50, "run.keep_every": 0,
+    },
+    # how pretrained_models/metaf2n-small goes on; its card says what came before. Compared with `small`: a smaller
+    # generator, so more iterations in the time; restored faces; tasks of other exposure and colours
+    "metaf2n-small": {
+        "generator.num_blocks": 6, "meta.num_iterations": 6000, "meta.tasks_per_batch": 1, "meta.learning_rate": 1.5e-4,
+        "meta.mask_bias": 1.0, "meta.clip_norm": 1.0, "meta.ema_decay": 0.998, "meta.bfloat16": True,
+        "meta.init": "metaf2n-small", "loss.lpips": 0.0, "loss.gan": 0.0, "loss.mask": 0.01, "loss.unadapted": 0.3,
+        "degradation.tone_prob": 0.5, "degradation.tone_gamma": 0.4, "degradation.tone_gain_range": (0.8, 1.1),
+        "data.samples_per_task": 2, "data.face_patch_size": 96, "data.scene_patch_size": 96, "data.scene_size": 320,
+        "data.restorer": "rrdb-face-tone", "run.log_every": 50, "run.validate_every": 500, "run.validation_tasks": 24,
+        "run.validation_patches": 8, "run.validation_scene_size": 192, "run.save_every": 250, "run.keep_every": 0,
     },
     # seconds per run: does everything, learns nothing
     "smoke": {

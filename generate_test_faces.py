@@ -48,8 +48,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     finding.add_argument("--box_margin", type=float, default=0.0, help="share of the box's side added all around")
     restoring = parser.add_argument_group("restoring them")
     restoring.add_argument("--restorer", default="gpen-512",
-                           help="gpen-512, gpen-256; rrdb-face, which needs no download, or a .npz of one's own; none: "
-                                "write Face_LQ/ and Aligned/, to be restored by any other tool")
+                           help="gpen-512, gpen-256; rrdb-face and rrdb-face-tone, which need no download, or a .npz "
+                                "of one's own; none: write Face_LQ/ and Aligned/, to be restored by any other tool")
     restoring.add_argument("--restored_dir", type=Path,
                            help="folder with the faces of Aligned/ restored elsewhere: finish Face_HQ/ with them")
     restoring.add_argument("--legacy_alignment", action="store_true",

@@ -36,8 +36,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        help="folder that holds Face_LQ/ and Face_HQ/")
     files.add_argument("--output_dir", type=Path, default="./datasets/RealFaces200/Res", help="folder of the results")
     files.add_argument("--model_dir", default="./pretrained_models/model-new",
-                       help="checkpoint: a TF1 name-based prefix, a folder with one, a .pth, an ncnn .bin, or "
-                            "`realesrgan`")
+                       help="checkpoint: a TF1 name-based prefix, a folder with one, a .npz, a .pth, an ncnn .bin, or "
+                            "a name: `metaf2n-small`, `realesrgan`")
     files.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     files.add_argument("--overwrite", action="store_true", help="replace results that are there")
     files.add_argument("--skip_existing", action="store_true", help="leave out photos whose result is there")

@@ -9,11 +9,14 @@ and restored as a user's would be, and it is enlarged in the ways of every row o
 
 import argparse
 import math
+import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -22,22 +25,27 @@ import numpy as np
 from scripts import synthesize_testset
 from utils.adaptation_rows import BASE, MODEL, PUBLISHED, ROWS
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
-from utils.errors import require
+from utils.errors import UserError, require
 from utils.evaluation_faces import prepare_faces
-from utils.evaluation_photos import OWN_PHOTO, Photos, make_photos
+from utils.evaluation_photos import OWN_PHOTO, Photos, check_no_others, make_photos
 from utils.evaluation_plots import plot_gains, plot_own_and_other, write_pictures
 from utils.evaluation_scores import RegionMeter, open_meter, score_photo
 from utils.evaluation_settings import SETTINGS, check_settings, digest_params, digest_sources
-from utils.evaluation_table import format_tables, summarize_set, write_json, write_scores
-from utils.face_detection import open_detector
-from utils.face_restorers import check_restorer, open_restorer, restorer_label
+from utils.evaluation_table import Wording, format_made, format_tables, summarize_set, write_json, write_scores
+from utils.face_detection import Detector, open_detector
+from utils.face_restorers import Restorer, check_restorer, open_restorer, restorer_label
 from utils.files import atomic_path, check_writable
-from utils.photo_sources import Source, list_sources, parse_people
+from utils.photo_sources import Source, add_source_options, list_chosen, parse_people
 from utils.photos import list_photos
+from utils.portraits import DETECTOR, MIN_CONFIDENCE
 from utils.tensorflow_setup import start_tensorflow
 from utils.testset_presets import PRESETS
 
-DETECTOR, MIN_CONFIDENCE = "mtcnn", 0.9  # needs no download; as generate_test_faces.py has it
+if TYPE_CHECKING:
+    from utils.row_runner import RowRunner  # brings TensorFlow along
+
+DEFAULT_PRESETS = ("iid", "ood-noise", "ood-camera", "ood-tone")
+REPORTS = ("table.md", "scores.csv", "summary.json", "gains.png", "own_and_other.png", "pictures.png")
 DRAWS = 4  # of scikit-image's photo when it is the only one
 
 
@@ -49,25 +57,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """
     parser = ArgumentParser(__doc__.split("\n\n")[0])
     photos = parser.add_argument_group("photos")
-    for name, what in (("portraits", "portraits, one person each, in front of an even background"),
-                       ("scenes", "photos that people are put in front of")):
-        photos.add_argument(f"--{name}", type=Path, nargs="+", metavar="DIR",
-                            help=f"folders of {what}; folders inside them count")
-        photos.add_argument(f"--{name}_match", nargs="+", metavar="GLOB",
-                            help="only files whose name, or path below the folder, fits one of these (default: all)")
-        photos.add_argument(f"--{name}_exclude", nargs="+", metavar="GLOB",
-                            help="no file whose name, or path below the folder, fits one of these (default: none)")
+    add_source_options(photos, "portraits", "portraits, one person each, in front of an even background")
+    add_source_options(photos, "scenes", "photos that people are put in front of")
     photos.add_argument("--people", default="(.*)", metavar="REGEX", help="what of a portrait's name matches this is "
                         "the same for portraits of one person, who is not put into a photo twice, as '^[a-z]+_[0-9]+'")
     photos.add_argument("--photos", type=int, help="only so many scenes, the first ones (default: all); without "
                                                    f"--scenes, draws of scikit-image's photo (default: {DRAWS})")
-    photos.add_argument("--presets", nargs="+", choices=list(PRESETS), default=["iid", "ood-noise", "ood-tone"],
+    photos.add_argument("--presets", nargs="+", choices=list(PRESETS), default=list(DEFAULT_PRESETS),
                         help="degradations, a set of photos each; synthesize_testset.py --list_presets says more")
     photos.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     networks = parser.add_argument_group("networks")
     networks.add_argument("--model", default="metaf2n-small", help="what is evaluated, as --model_dir of test.py")
     networks.add_argument("--base", default="realesrgan", help="what it is compared with, likewise")
-    networks.add_argument("--restorer", default="rrdb-face", help="of the faces, as of generate_test_faces.py")
+    networks.add_argument("--restorer", default="rrdb-face-tone", help="of the faces, as of generate_test_faces.py")
     networks.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW",
                           help=f"of {', '.join(ROWS)} (default: all)")
     networks.add_argument("--learning_rate", type=float, default=PUBLISHED.learning_rate, help="of the steps")
@@ -100,10 +102,7 @@ def list_inputs(args: argparse.Namespace) -> tuple[list[Source], list[Source]]:
     """
     if not args.scenes:
         return [], []
-    scenes, portraits = (list_sources(
-        getattr(args, name), match=getattr(args, f"{name}_match"), exclude=getattr(args, f"{name}_exclude"),
-        option=f"--{name}", match_option=f"--{name}_match", exclude_option=f"--{name}_exclude")
-        for name in ("scenes", "portraits"))
+    scenes, portraits = (list_chosen(args, name) for name in ("scenes", "portraits"))
     scenes = scenes[:args.photos]
     for stem, count in Counter([OWN_PHOTO, *(source.path.stem for source in scenes)]).items():
         require(count == 1, f"scenes must differ in their names, endings apart, and from {OWN_PHOTO}: their results "
@@ -113,10 +112,11 @@ def list_inputs(args: argparse.Namespace) -> tuple[list[Source], list[Source]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; gives the exit status."""
-    started = time.perf_counter()
+    argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     scenes, portraits = list_inputs(args)
     check_writable(args.output_dir)
+    check_all_named(args)
     gpus = start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
     if args.gpu not in (None, "-1") and not gpus:
         print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
@@ -131,52 +131,80 @@ def main(argv: list[str] | None = None) -> int:
     with open_detector(DETECTOR, min_confidence=MIN_CONFIDENCE) as detect:
         photos = make_photos(args.output_dir / "photos", scenes, portraits, detect, seed=args.seed,
                              num_draws=num_draws, people=args.people)
+        check_no_others(args.output_dir / "photos", photos.faces)
         errors = list(photos.errors)
-        runners = {preset: make_set(args, preset, networks, detect, restore, errors) for preset in args.presets}
+        sets = {preset: make_set(args, preset, networks, detect, restore, photos, errors) for preset in args.presets}
     print(f"The clean photos have {sum(map(len, photos.faces.values()))} faces.")
-    run_rows(args, runners, errors)
-    report(args, runners, photos, meter)
+    run_rows(args, sets, errors)
+    scores = score_sets(args, sets, meter, errors)
+    made = {"command": shlex.join(["python", "scripts/evaluate.py", *argv]), "model": args.model, "base": args.base,
+            "restorer": restorer_label(args.restorer), "detector": f"{DETECTOR}, at least {MIN_CONFIDENCE:g} sure",
+            "learning rate": args.learning_rate, "seed": args.seed, "scenes": len(scenes),
+            "portraits": len(portraits), "photos": len(photos.faces), "date": time.strftime("%Y-%m-%d %H:%M"),
+            "minutes of adapting and enlarging": round(sum(one.runner.seconds for one in sets.values()) / 60, 1)}
+    report(args, sets, scores, meter.metrics, made)
     if photos.left_out:
         print(f"{len(photos.left_out)} of {len(portraits)} portraits were left out, as {photos.left_out[0]}")
     if not scenes:
         print(f"The only photo is the one inside scikit-image, degraded {num_draws} times by each preset: give "
               "--portraits and --scenes for more.")
-    minutes = (time.perf_counter() - started) / 60
-    print(f"{len(errors)} error{'s' * (len(errors) != 1)}. {minutes:.1f} minutes. All of it: {args.output_dir}")
+    print(f"{len(errors)} error{'s' * (len(errors) != 1)}. All of it: {args.output_dir}")
     return EXIT_USER_ERROR if errors else 0
 
 
+def check_all_named(args: argparse.Namespace) -> None:
+    """Make sure that all results in the output folder will be in the report.
+
+    Raises:
+        UserError: there are some of presets or rows that are not asked for.
+    """
+    presets = [preset for preset in PRESETS if (args.output_dir / preset).exists()]
+    rows = [row for row in ROWS if any((args.output_dir / preset / row).exists() for preset in presets)]
+    for option, there, asked in (("--presets", presets, args.presets), ("--rows", rows, args.rows)):
+        others = [name for name in there if name not in asked]
+        if others and not args.overwrite:
+            raise UserError(f"{args.output_dir} also holds results of {', '.join(others)}. Name them in {option}, too, "
+                            "or give --overwrite or another --output_dir.")
+
+
 def open_networks(args: argparse.Namespace) -> tuple[dict, dict[str, str]]:
-    """Load the two networks and compile them; gives them and the digests of their weights."""
+    """Load the two networks and compile them; gives them and the digests of their weights, by role."""
     from model.super_resolver import SuperResolver
     from utils.checkpoints import load_super_resolver
 
-    networks, digests = {}, {}
-    for role, name in ((MODEL, args.model), (BASE, args.base)):
-        if role == BASE and name == args.model:
-            return {**networks, BASE: networks[MODEL]}, {**digests, BASE: digests[MODEL]}
-        weights = load_super_resolver(name, weights_dir=args.weights_dir)
-        digests[role] = digest_params({**weights.generator, **(weights.mask or {})})
-        networks[role] = SuperResolver(weights.generator, weights.mask)
-        if role == MODEL and not weights.meta_trained:
-            print("note: the weights of --model are not meta-trained: adapting them usually makes a photo worse",
-                  file=sys.stderr)
-        if role == MODEL and weights.mask is None:
-            print("note: --model has no MaskNet: the row no-masknet is the same as adapted", file=sys.stderr)
-    return networks, digests
+    weights = {name: load_super_resolver(name, weights_dir=args.weights_dir)
+               for name in dict.fromkeys((args.model, args.base))}
+    networks = {name: SuperResolver(found.generator, found.mask) for name, found in weights.items()}
+    digests = {name: digest_params({**found.generator, **(found.mask or {})}) for name, found in weights.items()}
+    if not weights[args.model].meta_trained:
+        print("note: the weights of --model are not meta-trained: adapting them usually makes a photo worse",
+              file=sys.stderr)
+    if weights[args.model].mask is None:
+        print("note: --model has no MaskNet: the row no-masknet is the same as adapted", file=sys.stderr)
+    names = {MODEL: args.model, BASE: args.base}
+    return tuple({role: found[name] for role, name in names.items()} for found in (networks, digests))
 
 
 def begin(args: argparse.Namespace, inputs: dict) -> None:
     """Make sure that what is in the output folder was made with the same settings and inputs, or remove it."""
     settings = {"seed": args.seed, "learning_rate": args.learning_rate, "people": args.people.pattern,
-                "restorer": restorer_label(args.restorer), **inputs}
-    made = [args.output_dir / "photos", *(args.output_dir / preset for preset in PRESETS)]
+                "detector": DETECTOR, "min_confidence": MIN_CONFIDENCE, "restorer": restorer_label(args.restorer),
+                "adaptation": asdict(PUBLISHED), "rows": {name: asdict(row) for name, row in ROWS.items()}, **inputs}
+    made = [args.output_dir / name for name in ("photos", *PRESETS, *REPORTS)]
     check_settings(args.output_dir / SETTINGS, settings, [path for path in made if path.exists()],
                    overwrite=args.overwrite)
 
 
-def make_set(args: argparse.Namespace, preset: str, networks: Mapping, detect, restore, errors: list[str]):
-    """Degrade all photos by one preset and prepare their faces; gives a RowRunner."""
+class PhotoSet(NamedTuple):
+    """The photos of one preset: `unscored` are boxes [n, 4] that scores leave out, in the clean photo, by stem."""
+
+    runner: "RowRunner"
+    unscored: dict[str, np.ndarray]
+
+
+def make_set(args: argparse.Namespace, preset: str, networks: Mapping, detect: Detector, restore: Restorer,
+             photos: Photos, errors: list[str]) -> PhotoSet:
+    """Degrade all photos by one preset and prepare their faces; those that fail are left out."""
     from utils.row_runner import RowRunner
 
     folder = args.output_dir / preset
@@ -185,56 +213,79 @@ def make_set(args: argparse.Namespace, preset: str, networks: Mapping, detect, r
                                       "--preset", preset, "--seed", str(args.seed), "--skip_existing"])
     if failed:
         errors.append(f"{folder / 'report.csv'} names photos that could not be degraded")
-    photos = list_photos(folder / "LQ")
-    errors += prepare_faces(photos, folder / "GT", folder / "faces", detect=detect, restore=restore,
-                            detector=DETECTOR, restorer=restorer_label(args.restorer))
-    runner = RowRunner(args.rows, folder, networks, photos=photos, seed=args.seed,
+    check_no_others(folder / "LQ", photos.faces)
+    degraded = list_photos(folder / "LQ")
+    prepared = prepare_faces(degraded, folder / "GT", folder / "faces", detect=detect, restore=restore,
+                             detector=DETECTOR, restorer=restorer_label(args.restorer))
+    errors += prepared.errors
+    usable = [photo for photo in degraded if photo.stem in prepared.boxes]
+    runner = RowRunner(args.rows, folder, networks, photos=usable, people=photos.people, seed=args.seed,
                        learning_rate=args.learning_rate)
     without = [stem for stem, count in runner.num_faces.items() if not count]
-    print(f"{sum(runner.num_faces.values())} faces in {len(photos) - len(without)} of {len(photos)} photos"
+    print(f"{sum(runner.num_faces.values())} faces in {len(usable) - len(without)} of {len(degraded)} photos"
           + f"; none found, and so un-adapted in every row: {', '.join(without)}" * bool(without))
-    return runner
+    return PhotoSet(runner, {stem: np.concatenate([photos.faces[stem], boxes])
+                             for stem, boxes in prepared.boxes.items()})
 
 
-def run_rows(args: argparse.Namespace, runners: Mapping, errors: list[str]) -> None:
+def run_rows(args: argparse.Namespace, sets: Mapping[str, PhotoSet], errors: list[str]) -> None:
     """Make the results that are not there yet."""
-    total = sum(len(runner.photos) * len(args.rows) for runner in runners.values())
+    total = sum(len(made.runner.photos) * len(args.rows) for made in sets.values())
     with Progress(total, description="results", unit="result") as progress:
-        for preset, runner in runners.items():
-            for photo in runner.photos:
-                failed = runner.run(photo, lambda name, note=f"{preset}/{photo.stem}": progress.update(
+        for preset, made in sets.items():
+            for photo in made.runner.photos:
+                failed = made.runner.run(photo, lambda name, note=f"{preset}/{photo.stem}": progress.update(
                     1, f"{note} {name}"))
                 for line in failed:
                     progress.write(f"error: {line}")
                 errors += failed
 
 
-def report(args: argparse.Namespace, runners: Mapping, photos: Photos, meter: RegionMeter) -> None:
-    """Measure all results, and write and print what was found."""
-    scores, summaries, pictures = [], {}, {}
-    with Progress(sum(len(runner.photos) for runner in runners.values()), description="scores",
+def score_sets(args: argparse.Namespace, sets: Mapping[str, PhotoSet], meter: RegionMeter,
+               errors: list[str]) -> dict[str, list[dict]]:
+    """Measure all results; gives a dict per photo and row, by preset."""
+    scores = {preset: [] for preset in sets}
+    with Progress(sum(len(made.runner.photos) for made in sets.values()), description="scores",
                   unit="photo") as progress:
-        for preset, runner in runners.items():
-            own = []
+        for preset, (runner, unscored) in sets.items():
             for photo in runner.photos:
-                files = [(name, runner.path(name, photo.stem)) for name in args.rows]
-                own += score_photo(args.output_dir / preset / "GT" / photo.name, files,
-                                   photos.faces.get(photo.stem, np.zeros((0, 4))), meter)
+                files = [(name, runner.path(name, photo.stem)) for name in args.rows if runner.applies(name)]
+                found, failed = score_photo(args.output_dir / preset / "GT" / photo.name, files, unscored[photo.stem],
+                                            meter)
+                for line in failed:
+                    progress.write(f"error: {line}")
+                errors += failed
+                partner = runner.partners.get(photo.stem, "")
+                scores[preset] += [{"set": preset, "num_faces": runner.num_faces[photo.stem], "partner": partner,
+                                    "partner_faces": runner.num_faces.get(partner, ""), **score} for score in found]
                 progress.update(1, f"{preset}/{photo.stem}")
-            with_faces = [stem for stem, count in runner.num_faces.items() if count]
-            summaries[preset] = summarize_set(own, meter.metrics, with_faces=with_faces, paired=list(runner.partners))
-            scores += [{"set": preset, "num_faces": runner.num_faces[score["photo"]], **score} for score in own]
-            if runner.photos:
-                pictures[preset] = args.output_dir / preset, [*with_faces, runner.photos[0].stem][0]
-    write_scores(args.output_dir / "scores.csv", scores, meter.metrics)
-    write_json(args.output_dir / "summary.json", summaries)
-    table = format_tables(summaries, meter.metrics)
+    return scores
+
+
+def report(args: argparse.Namespace, sets: Mapping[str, PhotoSet], scores: Mapping[str, Sequence[dict]],
+           metrics: Sequence[str], made: Mapping[str, object]) -> None:
+    """Write and print what was found, and what it was made with."""
+    wording = Wording(Path(args.base).name, one_photo=not args.scenes)
+    summaries, pictures = {}, {}
+    for preset, own in scores.items():
+        runner = sets[preset].runner
+        with_faces = [stem for stem, count in runner.num_faces.items() if count]
+        summaries[preset] = summarize_set(own, metrics, with_faces=with_faces, paired=list(runner.partners),
+                                          intervals=bool(args.scenes))
+        if own:
+            scored = [score["photo"] for score in own]
+            shown = [stem for stem in scored if stem in with_faces] or scored
+            pictures[preset] = args.output_dir / preset, shown[0]
+    everything = [score for own in scores.values() for score in own]
+    write_scores(args.output_dir / "scores.csv", everything, metrics)
+    write_json(args.output_dir / "summary.json", {"made": made, "sets": summaries})
+    table = f"{format_made(made)}\n{format_tables(summaries, metrics, wording)}"
     with atomic_path(args.output_dir / "table.md") as temporary:
         temporary.write_text(table, encoding="utf-8")
-    plot_gains(args.output_dir / "gains.png", summaries)
-    plot_own_and_other(args.output_dir / "own_and_other.png", scores, summaries,
-                       {preset: list(runner.partners) for preset, runner in runners.items()})
-    write_pictures(args.output_dir / "pictures.png", pictures)
+    plot_gains(args.output_dir / "gains.png", summaries, wording)
+    plot_own_and_other(args.output_dir / "own_and_other.png", everything, summaries,
+                       {preset: list(found.runner.partners) for preset, found in sets.items()}, wording)
+    write_pictures(args.output_dir / "pictures.png", pictures, wording)
     print(table)
 
 

@@ -25,6 +25,7 @@ NOISE_SIGMA = 3.0  # of 255, on the small photo: a camera at medium sensitivity
 JPEG_QUALITY = 80
 NOISE_SEED = 0
 RUNS = {  # what the results are called, and the folder `make demo` writes them to
+    "Real-ESRGAN": "realesrgan",
     "un-adapted": "unadapted",
     "adapted": "adapted",
     "adapted, safeguard": "safeguarded",
@@ -59,7 +60,7 @@ def build(folder: Path) -> None:
 
 
 def summarize(folder: Path, results: Path) -> None:
-    """Print PSNR and SSIM of bicubic, un-adapted and adapted results, and write a picture of them."""
+    """Print PSNR and SSIM of all results and of bicubic enlargement, and write a picture of them."""
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
     ground_truth = quantize(read_image(folder / "GT" / f"{STEM}.png").pixels)
@@ -79,9 +80,8 @@ def summarize(folder: Path, results: Path) -> None:
     picture = results / "comparison.png"
     write_png(picture, compose_comparison({**versions, "ground truth": ground_truth}, face=face))
     _show_face(folder, results / "face.png", versions["bicubic"], ground_truth, face)
-    print("Real-ESRGAN's own weights are not meta-trained: a full step on a face, even on a perfect one, makes the\n"
-          "rest of the photo worse; --safeguard backtrack takes a smaller one. MetaF2N checkpoints are trained\n"
-          "so that this step helps: pretrained_models/README.md says where they are.")
+    print("un-adapted, adapted: metaf2n-small, which was trained so that a step on a photo's faces helps.\n"
+          "What that gains, on which photos, and what it does not: pretrained_models/metaf2n-small.md")
     print(f"comparison: {picture}")
 
 

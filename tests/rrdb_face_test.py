@@ -46,7 +46,7 @@ def test_a_file_of_ones_own_restores_and_a_replaced_one_does_so_again(place, cap
 
 
 @pytest.mark.parametrize(("name", "message"), [
-    ("magic", "--restorer is one of gpen-512, gpen-256, rrdb-face, none, or a .npz file"),
+    ("magic", "--restorer is one of gpen-512, gpen-256, rrdb-face, rrdb-face-tone, none, or a .npz file"),
     ("missing.npz", "missing.npz")])
 def test_a_restorer_that_does_not_exist_is_one_line(place, capsys, name, message):
     fails(capsys, lambda: place.run(restorer=name), message=message)

@@ -7,7 +7,7 @@ from utils.evaluation_faces import LEGACY, ORACLE, RESTORED
 
 BICUBIC, BASE, MODEL = "bicubic", "base", "model"
 PUBLISHED = AdaptationConfig()
-NONE = replace(PUBLISHED, num_steps=0)
+UNADAPTED = replace(PUBLISHED, num_steps=0)
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Row:
 
 
 ROWS = {
-    "bicubic": Row(network=BICUBIC, adaptation=NONE),
-    "realesrgan": Row(network=BASE, adaptation=NONE),
-    "unadapted": Row(adaptation=NONE),
+    "bicubic": Row(network=BICUBIC, adaptation=UNADAPTED),
+    "base": Row(network=BASE, adaptation=UNADAPTED),
+    "unadapted": Row(adaptation=UNADAPTED),
     "adapted": Row(),
     "adapted-2": Row(adaptation=replace(PUBLISHED, num_steps=2)),
     "adapted-5": Row(adaptation=replace(PUBLISHED, num_steps=5)),

@@ -3,6 +3,7 @@
 Images are uint8 RGB [h, w, 3]. A box is (x0, y0, x1, y1) in pixels, as detectors give it.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,12 +16,13 @@ BORDER = 0.04  # of a portrait's side: what is taken for background at the left,
 CERTAIN = 10.0  # colour distance below which a pixel is background, in steps of 255
 CUT_ITERATIONS = 4  # of GrabCut
 FACE_WIDTHS = (90.0, 160.0)  # pixels: 22 to 40 in the degraded photo
-CUT_FACE_WIDTH = 200.0  # pixels: portraits with larger faces are shrunk to this before they are cut
+CUT_FACE_WIDTH = 200.0  # pixels, unless said otherwise: larger faces are shrunk to this before they are cut
 SOFTNESS = 1.0  # of the edge: standard deviation, in pixels
 HAIR_BAND = 12.0  # pixels inside the edge in which background may be seen between hair
 TOUCHING = 0.02  # of a portrait's width: a head that reaches the upper edge on more of it is not whole
 MAX_PEOPLE = 3
 SLOT = 1.45  # widths of the face that a person takes: ears and hair
+LEAST_HEIGHT = 64  # pixels of a scene: less cannot be degraded to something that holds a face patch
 LARGEST_SHARE = 0.85  # of the scene's height that a person may take
 
 
@@ -39,20 +41,23 @@ class Composite(NamedTuple):
     faces: np.ndarray
 
 
-def cut_out(portrait: np.ndarray, face: np.ndarray) -> Person:
+def cut_out(portrait: np.ndarray, face: np.ndarray, *, face_width: float = CUT_FACE_WIDTH) -> Person:
     """Cut a person out of a portrait whose background is even or changes slowly (GrabCut, Rother et al., 2004).
 
     Args:
         portrait: one person, whose shoulders the lower edge cuts off.
         face: its box.
+        face_width: pixels to which a larger face is shrunk first.
 
     Returns:
-        The part of the portrait that holds the person, shrunk to a face of `CUT_FACE_WIDTH` if it is larger.
+        The part of the portrait that holds the person.
 
     Raises:
-        ValueError: the head is not whole.
+        ValueError: the face is narrower than any in a composite, or the head is not whole.
     """
-    ratio = min(1.0, CUT_FACE_WIDTH / float(face[2] - face[0]))
+    if face[2] - face[0] < FACE_WIDTHS[0]:
+        raise ValueError(f"the face is narrower than {FACE_WIDTHS[0]:g} pixels")
+    ratio = min(1.0, face_width / float(face[2] - face[0]))
     size = [round(side * ratio) for side in portrait.shape[1::-1]]
     portrait, face = cv2.resize(portrait, size, interpolation=cv2.INTER_AREA), face * ratio
     distance = np.linalg.norm(portrait - _background(portrait), axis=2)
@@ -119,6 +124,33 @@ def _largest_part(inside: np.ndarray) -> np.ndarray:
     return filled.astype(bool)
 
 
+def put_before(person: Person, scene: np.ndarray, margin: int, rng: np.random.Generator) -> np.ndarray:
+    """Put a person before a part of a scene that is drawn, and mirrored half of the time.
+
+    Args:
+        person: the shoulders are continued downwards.
+        scene: enlarged or shrunk until it surely fills the picture, and up to 1.4 times more.
+        margin: pixels to add on every side.
+        rng: what is drawn comes from it.
+
+    Returns:
+        [h + 2 * margin, w + 2 * margin, 3] uint8: the person's first pixel is at (`margin`, `margin`).
+    """
+    height, width = (side + 2 * margin for side in person.alpha.shape)
+    ratio = max(height / scene.shape[0], width / scene.shape[1]) * rng.uniform(1, 1.4)
+    size = [max(least, round(side * ratio)) for side, least in zip(scene.shape[1::-1], (width, height), strict=True)]
+    scene = cv2.resize(scene, size, interpolation=cv2.INTER_CUBIC if ratio > 1 else cv2.INTER_AREA)
+    top, left = (int(rng.integers(0, side - least + 1))
+                 for side, least in zip(scene.shape[:2], (height, width), strict=True))
+    behind = scene[top:top + height, left:left + width].astype(np.float32)
+    if rng.random() < 0.5:
+        behind = behind[:, ::-1]
+    image = cv2.copyMakeBorder(person.image, *[margin] * 4, cv2.BORDER_REPLICATE)
+    alpha = np.pad(np.pad(person.alpha, ((0, margin), (0, 0)), mode="edge"), ((margin, 0), (margin, margin)))
+    alpha = alpha[:, :, None]
+    return np.rint(behind * (1 - alpha) + image * alpha).astype(np.uint8)
+
+
 def draw_number(width: int, rng: np.random.Generator) -> int:
     """Draw how many people stand in front of a scene of that width: 1 to 3, as many as it has room for."""
     room = int(width // (SLOT * FACE_WIDTHS[0]))
@@ -132,7 +164,13 @@ def compose(scene: np.ndarray, people: Sequence[Person], rng: np.random.Generato
         scene: cut at the right and bottom so that 4 divides its sides.
         people: from left to right, at least one.
         rng: what is drawn comes from it.
+
+    Raises:
+        ValueError: the scene is too narrow for one person, or too low.
     """
+    if scene.shape[1] < SLOT * FACE_WIDTHS[0] or scene.shape[0] < LEAST_HEIGHT:
+        raise ValueError(f"a scene must be at least {math.ceil(SLOT * FACE_WIDTHS[0])} pixels wide and {LEAST_HEIGHT} "
+                         "pixels high")
     scene = scene[:scene.shape[0] // SCALE * SCALE, :scene.shape[1] // SCALE * SCALE]
     height, width = scene.shape[:2]
     least, largest = FACE_WIDTHS

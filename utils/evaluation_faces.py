@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,9 +21,20 @@ RESTORED, LEGACY, ORACLE = "restored", "legacy", "oracle"  # folders, each with 
 FOLDERS = ("Face_LQ", "Face_HQ")
 
 
+class Prepared(NamedTuple):
+    """What became of the photos.
+
+    `boxes` are those of the faces that can be adapted to, [n, 4] in pixels of the clean photo, by stem, of the photos
+    that did not fail; `errors` has a line for each of the others.
+    """
+
+    boxes: dict[str, np.ndarray]
+    errors: list[str]
+
+
 def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, detect: Detector, restore: Restorer,
-                  detector: str, restorer: str) -> list[str]:
-    """Write the faces of all photos; those that faces.csv says are done stay.
+                  detector: str, restorer: str) -> Prepared:
+    """Write the faces of all photos; those that faces.csv says are done stay, those that failed are tried again.
 
     Args:
         photos: degraded ones.
@@ -32,15 +44,12 @@ def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, dete
         restore: restores them.
         detector: what it is called.
         restorer: likewise.
-
-    Returns:
-        A line for each photo that failed.
     """
     for kind in (RESTORED, LEGACY, ORACLE):
         for name in FOLDERS:
             (folder / kind / name).mkdir(parents=True, exist_ok=True)
     report = Report(folder / "faces.csv", COLUMNS, keep=FINISHED, digits=17)
-    errors = []
+    prepared = Prepared({}, [])
     with Progress(len(photos), description="faces", unit="photo") as progress:
         for photo in photos:
             rows = report.earlier(photo.name)
@@ -51,11 +60,26 @@ def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, dete
                     raise
                 except UserError as error:
                     rows = [{"file": photo.name, "status": "error", "reason": str(error)}]
-                    errors.append(f"{photo}: {' '.join(str(error).splitlines())}")
-                    progress.write(f"error: {errors[-1]}")
             report.add(*rows)
+            reasons = [row["reason"] for row in rows if row["status"] == "error"]
+            if reasons:
+                prepared.errors.append(f"{photo}: {' '.join(reasons[0].splitlines())}")
+                progress.write(f"error: {prepared.errors[-1]}")
+            else:
+                prepared.boxes[photo.stem] = _boxes(rows)
             progress.update(1, shown_name(photo))
-    return errors
+    return prepared
+
+
+def _boxes(rows: Sequence[dict]) -> np.ndarray:
+    """Give the boxes of a photo's faces in the clean photo: their first and last pixels."""
+    boxes = []
+    for row in rows:
+        if row["status"] == "ok":
+            left, top = (max(0, int(float(row[column]))) for column in BOX_COLUMNS[:2])
+            right, bottom = left + int(row["width"]), top + int(row["height"])
+            boxes.append([SCALE * left, SCALE * top, SCALE * right - 1, SCALE * bottom - 1])
+    return np.array(boxes, np.float64).reshape(-1, 4)
 
 
 def _prepare(photo: Path, truth: Path, folder: Path, detect: Detector, restore: Restorer, detector: str,

@@ -1,14 +1,16 @@
 """The photos that an evaluation degrades: people composed into scenes, and a photograph inside scikit-image."""
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.composites import Composite, Person, compose, cut_out, draw_number
+from utils.composites import Composite, Person, compose, draw_number
 from utils.console import Progress, shown_name
 from utils.errors import FatalError, UserError
 from utils.face_alignment import box_overlap
@@ -16,7 +18,8 @@ from utils.face_detection import Detector
 from utils.files import atomic_path, read_bytes
 from utils.images import quantize, read_image, to_float, write_png
 from utils.photo_sources import Source, person_of
-from utils.photos import photo_rng
+from utils.photos import list_photos, photo_rng
+from utils.portraits import cut_portrait
 
 OWN_PHOTO = "astronaut"  # the portrait of Eileen Collins (NASA, public domain)
 RECORD = "photos.json"
@@ -25,12 +28,14 @@ EVERYONE = re.compile("(.*)")
 
 
 class Photos(NamedTuple):
-    """The boxes of the faces [n, 4] by stem, in pixels of the clean photo.
+    """What is known of the photos, by stem.
 
-    `errors` are lines on files that cannot be read, `left_out` on portraits that show nobody who can be cut out.
+    `faces` are boxes [n, 4] in pixels of the clean photo, `people` the names of those who were put into it; `errors`
+    are lines on files that cannot be used, `left_out` on portraits that show nobody who can be cut out.
     """
 
     faces: dict[str, np.ndarray]
+    people: dict[str, list[str]]
     errors: list[str]
     left_out: list[str]
 
@@ -57,98 +62,123 @@ def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Sour
         UserError: there are scenes, and no portrait can be used.
     """
     if (folder / RECORD).exists():
-        return _read_record(folder / RECORD)
+        with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):
+            return _read_record(folder / RECORD)
     stems = [OWN_PHOTO] if num_draws == 1 else [f"{OWN_PHOTO}-{number}" for number in range(1, num_draws + 1)]
-    faces: dict[str, np.ndarray] = {}
-    with Progress(len(portraits) + len(scenes) + len(stems), description="photos", unit="photo") as progress:
-        sources = _Sources(progress)
-        cut = {source: sources.work(source, lambda path: _cut_out(path, detect)) for source in portraits}
-        persons = [(person_of(source.path.stem, people), person) for source, person in cut.items() if person]
-        if scenes and not persons:
-            raise UserError(f"nobody can be cut out of the {len(portraits)} portraits. "
-                            f"{[*sources.errors, *sources.left_out][0]}")
-        deck = _Deck(persons, seed)
+    photos = Photos({}, {}, [], [])
+    with Progress(len(scenes) + len(stems), description="photos", unit="photo") as progress:
+        if (folder / RECORD).exists():
+            progress.write(f"note: {folder / RECORD} is damaged: the photos are made again")
+        deck = _Deck(portraits, people, seed, _cutter(detect, photos, progress.write))
         for scene in scenes:
-            composite = sources.work(scene, lambda path: _compose(path, deck, seed))
-            if composite is not None:
-                faces[scene.path.stem] = _write(folder / f"{scene.path.stem}.png", composite, detect)
+            try:
+                composite, names = _compose(scene.path, deck, seed)
+                photos.faces[scene.path.stem] = _write(folder / f"{scene.path.stem}.png", composite, detect)
+                photos.people[scene.path.stem] = names
+            except FatalError:
+                raise
+            except UserError as error:
+                _note_error(error, photos, progress.write)
+            progress.update(1, shown_name(scene.path))
         import skimage.data  # takes a while
 
         for stem in stems:
-            faces[stem] = _write(folder / f"{stem}.png", Composite(skimage.data.astronaut(), np.zeros((0, 4))), detect)
+            photos.faces[stem] = _write(folder / f"{stem}.png",
+                                        Composite(skimage.data.astronaut(), np.zeros((0, 4))), detect)
+            photos.people[stem] = [OWN_PHOTO]
             progress.update(1, stem)
-    photos = Photos(faces, sources.errors, sources.left_out)
     with atomic_path(folder / RECORD) as temporary:
-        plain = {"faces": {stem: boxes.tolist() for stem, boxes in faces.items()}, "errors": photos.errors,
-                 "left_out": photos.left_out}
+        plain = {**photos._asdict(), "faces": {stem: boxes.tolist() for stem, boxes in photos.faces.items()}}
         temporary.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
     return photos
 
 
+def check_no_others(folder: Path, faces: Mapping[str, np.ndarray]) -> None:
+    """Make sure that a folder of an evaluation holds no photos but its own.
+
+    Raises:
+        UserError: it does.
+    """
+    others = [path.name for path in list_photos(folder) if path.stem not in faces]
+    if others:
+        raise UserError(f"{folder} holds photos that the evaluation did not make: {', '.join(others)}. Remove them.")
+
+
 def _read_record(path: Path) -> Photos:
     content = json.loads(read_bytes(path))
-    return Photos({stem: np.array(boxes).reshape(-1, 4) for stem, boxes in content["faces"].items()},
-                  content["errors"], content["left_out"])
+    return Photos({stem: np.array(boxes, np.float64).reshape(-1, 4) for stem, boxes in content["faces"].items()},
+                  {stem: list(content["people"][stem]) for stem in content["faces"]},
+                  list(content["errors"]), list(content["left_out"]))
 
 
-class _Sources:
-    """Works through files, and collects what is wrong with some."""
+def _note_error(error: UserError, photos: Photos, say: Callable[[str], None]) -> None:
+    photos.errors.append(" ".join(str(error).splitlines()))
+    say(f"error: {photos.errors[-1]}")
 
-    def __init__(self, progress: Progress):
-        self._progress = progress
-        self.errors: list[str] = []
-        self.left_out: list[str] = []
 
-    def work(self, source: Source, function: Callable) -> Person | Composite | None:
-        """Give what `function` makes of a file, or None: a UserError is an error, another ValueError leaves it out."""
-        result = None
+def _cutter(detect: Detector, photos: Photos, say: Callable[[str], None]) -> Callable[[Source], Person | None]:
+    """Give a function that cuts somebody out of a portrait, once for each; None and a line where that fails."""
+
+    @cache
+    def cut(portrait: Source) -> Person | None:
         try:
-            result = function(source.path)
+            return cut_portrait(portrait.path, detect).person
         except FatalError:
             raise
         except UserError as error:
-            self.errors.append(" ".join(str(error).splitlines()))
-            self._progress.write(f"error: {self.errors[-1]}")
+            _note_error(error, photos, say)
         except ValueError as error:
-            self.left_out.append(f"{source.path} is left out: {error}")
-            self._progress.write(f"note: {self.left_out[-1]}")
-        self._progress.update(1, shown_name(source.path))
-        return result
+            photos.left_out.append(f"{portrait.path} is left out: {error}")
+            say(f"note: {photos.left_out[-1]}")
+        return None
 
-
-def _cut_out(path: Path, detect: Detector) -> Person:
-    photo = read_image(path)
-    found = detect(photo.pixels, path.name)
-    if not found:
-        raise ValueError("no face is found in it")
-    return cut_out(quantize(photo.pixels), found[0].box)
+    return cut
 
 
 class _Deck:
     """Deals portraits in random order, all of them before one comes again."""
 
-    def __init__(self, persons: Sequence[tuple[str, Person]], seed: int):
-        self._persons, self._rng = persons, np.random.default_rng(seed)
-        self._waiting: list[int] = []
+    def __init__(self, portraits: Sequence[Source], people: re.Pattern, seed: int,
+                 cut: Callable[[Source], Person | None]):
+        self._names = {portrait: person_of(portrait.path.stem, people) for portrait in portraits}
+        self._rng, self._cut = np.random.default_rng(seed), cut
+        self._waiting: list[Source] = []
 
-    def deal(self, number: int) -> list[Person]:
-        """Give that many people, no one twice, or all there are."""
+    def deal(self, number: int) -> dict[str, Person]:
+        """Give that many people by name, no one twice, or all there are."""
         chosen: dict[str, Person] = {}
-        while len(chosen) < min(number, len({name for name, _ in self._persons})):
-            for index in self._waiting:
-                name, person = self._persons[index]
-                if name not in chosen:
-                    chosen[name] = person
-                    self._waiting.remove(index)
-                    break
+        while len(chosen) < number and not chosen.keys() >= set(self._names.values()):
+            portrait = next((one for one in self._waiting if self._names[one] not in chosen), None)
+            if portrait is None:
+                there = list(self._names)
+                self._waiting += [there[index] for index in self._rng.permutation(len(there))]
+                continue
+            self._waiting.remove(portrait)
+            person = self._cut(portrait)
+            if person is None:
+                del self._names[portrait]
+                self._waiting = [one for one in self._waiting if one != portrait]
             else:
-                self._waiting += self._rng.permutation(len(self._persons)).tolist()
-        return list(chosen.values())
+                chosen[self._names[portrait]] = person
+        return chosen
 
 
-def _compose(path: Path, deck: _Deck, seed: int) -> Composite:
+def _compose(path: Path, deck: _Deck, seed: int) -> tuple[Composite, list[str]]:
+    """Give a composite, and the names of the people in it.
+
+    Raises:
+        FatalError: no portrait is left.
+        UserError: the scene cannot be used.
+    """
     scene, rng = quantize(read_image(path).pixels), photo_rng(seed, path.stem)
-    return compose(scene, deck.deal(draw_number(scene.shape[1], rng)), rng)
+    people = deck.deal(draw_number(scene.shape[1], rng))
+    if not people:
+        raise FatalError("nobody can be cut out of any portrait. Check --portraits: one person each, before an even "
+                         "background.")
+    try:
+        return compose(scene, list(people.values()), rng), list(people)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be used: {error}. Remove it.") from error
 
 
 def _write(path: Path, composite: Composite, detect: Detector) -> np.ndarray:

@@ -1,22 +1,24 @@
 """Pictures of what an evaluation found."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from utils.comparison import compose_exact
-from utils.evaluation_table import OWN_AND_OTHER, Summary
+from utils.errors import UserError
+from utils.evaluation_table import OWN_AND_OTHER, Summary, Wording
 from utils.files import atomic_path
 from utils.images import quantize, read_image, write_png
 
 PANEL = (4.2, 4.0)  # inches
 GAIN_METRIC, GAIN_BASELINE = "psnr_y", "unadapted"
-PICTURES = ("bicubic", "realesrgan", "unadapted", "adapted", "other-faces")
+PICTURES = ("bicubic", "base", "unadapted", "adapted", "other-faces")
 PICTURES_PER_ROW = 3
 
 
-def plot_gains(path: Path, summaries: Mapping[str, Summary]) -> None:
+def plot_gains(path: Path, summaries: Mapping[str, Summary], wording: Wording) -> None:
     """Draw, per set, what each row gains in PSNR-Y over the un-adapted network, with its interval, as PNG."""
     pyplot = _pyplot()
     figure, panels = pyplot.subplots(1, len(summaries), figsize=(PANEL[0] * len(summaries), PANEL[1]),
@@ -29,8 +31,8 @@ def plot_gains(path: Path, summaries: Mapping[str, Summary]) -> None:
             if gain and gain["low"] is not None:
                 ends = [[gain["mean"] - gain["low"]], [gain["high"] - gain["mean"]]]
             colour = "tab:red" if row.startswith("other") else "tab:blue"
-            panel.errorbar([gain["mean"] if gain else np.nan], [row], xerr=ends, fmt="o", color=colour, markersize=4,
-                           capsize=3)
+            panel.errorbar([gain["mean"] if gain else np.nan], [wording.row(row)], xerr=ends, fmt="o", color=colour,
+                           markersize=4, capsize=3)
         panel.axvline(0, color="black", linewidth=0.8)
         panel.set(title=name, xlabel="PSNR-Y over un-adapted (dB)")
         panel.grid(alpha=0.3)
@@ -38,7 +40,7 @@ def plot_gains(path: Path, summaries: Mapping[str, Summary]) -> None:
 
 
 def plot_own_and_other(path: Path, scores: Sequence[dict], summaries: Mapping[str, Summary],
-                       paired: Mapping[str, Sequence[str]]) -> None:
+                       paired: Mapping[str, Sequence[str]], wording: Wording) -> None:
     """Draw each photo's PSNR-Y gain with its own faces over that with another photo's, as PNG.
 
     Args:
@@ -46,6 +48,7 @@ def plot_own_and_other(path: Path, scores: Sequence[dict], summaries: Mapping[st
         scores: of all sets, with `set`.
         summaries: by set.
         paired: the photos of each set that were adapted to both.
+        wording: what the latter are called, and whether there are intervals.
     """
     pyplot = _pyplot()
     figure, panels = pyplot.subplots(1, len(OWN_AND_OTHER), figsize=(1.2 * PANEL[0] * len(OWN_AND_OTHER), PANEL[1]),
@@ -61,10 +64,11 @@ def plot_own_and_other(path: Path, scores: Sequence[dict], summaries: Mapping[st
                           label=f"{name}: {_describe(found)}" if found else name)
         ends = np.array([panel.get_xlim(), panel.get_ylim()])
         panel.axline((ends.max(), ends.max()), slope=1, color="black", linewidth=0.8)
-        panel.set(title=f"{own} against {other}", xlabel="another photo's faces: gain in PSNR-Y (dB)",
+        panel.set(title=f"{own} against {other}", xlabel=f"{wording.control}: gain in PSNR-Y (dB)",
                   ylabel="own faces: gain in PSNR-Y (dB)")
-        panel.legend(*panel.get_legend_handles_labels(), fontsize=8, title="own - other, 95 % interval",
-                     title_fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))  # points may lie anywhere
+        title = "own - other" if wording.one_photo else "own - other, 95 % interval"
+        panel.legend(*panel.get_legend_handles_labels(), fontsize=8, title=title, title_fontsize=8, loc="upper center",
+                     bbox_to_anchor=(0.5, -0.16))  # points may lie anywhere
         panel.grid(alpha=0.3)
     _save(figure, path)
 
@@ -74,19 +78,26 @@ def _describe(found: dict) -> str:
     return f"{found['mean']:+.3f}{interval} dB"
 
 
-def write_pictures(path: Path, photos: Mapping[str, tuple[Path, str]]) -> None:
-    """Write results of photos beside each other, a pixel for a pixel.
+def write_pictures(path: Path, photos: Mapping[str, tuple[Path, str]], wording: Wording) -> None:
+    """Write results of photos beside each other and the truth, a pixel for a pixel, but for those that are damaged.
 
     Args:
         path: the PNG.
         photos: label -> folder of the set, stem.
+        wording: what rows are called.
     """
     blocks = []
     for label, (folder, stem) in photos.items():
-        files = {f"{label}: {name}": folder / name / f"{stem}.png" for name in PICTURES}
-        files[f"{label}: ground truth"] = folder / "GT" / f"{stem}.png"
-        versions = {name: quantize(read_image(file).pixels) for name, file in files.items() if file.exists()}
-        blocks.append(compose_exact(versions, columns=PICTURES_PER_ROW))
+        files = {f"{label}: {wording.row(name)}": folder / name / f"{stem}.png" for name in PICTURES}
+        truth = quantize(read_image(folder / "GT" / f"{stem}.png").pixels)
+        versions = {}
+        for name, file in files.items():
+            with contextlib.suppress(UserError):  # a damaged file is named when results are scored
+                versions[name] = quantize(read_image(file).pixels)
+        versions = {name: image for name, image in versions.items() if image.shape == truth.shape}
+        blocks.append(compose_exact({**versions, f"{label}: ground truth": truth}, columns=PICTURES_PER_ROW))
+    if not blocks:
+        return
     width = max(block.shape[1] for block in blocks)
     padded = [np.pad(block, ((0, 0), (0, width - block.shape[1]), (0, 0)), constant_values=255) for block in blocks]
     write_png(path, np.concatenate(padded))

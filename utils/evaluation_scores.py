@@ -1,12 +1,13 @@
 """How close restored photos come to the truth outside of their faces. Images are uint8 RGB [h, w, 3]."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from utils.errors import UserError
 from utils.face_alignment import intersect_box
 from utils.images import quantize, read_image, to_float
 from utils.metric_suite import choose_metrics
@@ -90,8 +91,8 @@ def outside(faces: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def score_photo(truth: Path, results: Iterable[tuple[str, Path]], faces: np.ndarray,
-                meter: RegionMeter) -> Iterator[dict]:
-    """Give a row of values for each result of a photo that is there.
+                meter: RegionMeter) -> tuple[list[dict], list[str]]:
+    """Give a row of values for each result of a photo that is there, and a line for each that has none.
 
     Args:
         truth: the clean photo.
@@ -99,7 +100,25 @@ def score_photo(truth: Path, results: Iterable[tuple[str, Path]], faces: np.ndar
         faces: as for `RegionMeter.measure`.
         meter: measures.
     """
-    clean = quantize(read_image(truth).pixels)
+    try:
+        clean = quantize(read_image(truth).pixels)
+        ssim(clean, clean, keep=outside(faces, *clean.shape[:2]))
+    except UserError as error:
+        return [], [_line(error)]
+    except ValueError:
+        return [], [f"{truth} has no scores: its faces leave nothing of it"]
+    scores, errors = [], []
     for name, path in results:
         if path.exists():
-            yield {"photo": truth.stem, "row": name, **meter.measure(quantize(read_image(path).pixels), clean, faces)}
+            try:
+                values = meter.measure(quantize(read_image(path).pixels), clean, faces)
+                scores.append({"photo": truth.stem, "row": name, **values})
+            except UserError as error:
+                errors.append(_line(error))
+            except ValueError as error:  # of another size
+                errors.append(f"{path} has no score: {_line(error)}")
+    return scores, errors
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).splitlines())

@@ -14,16 +14,17 @@ from utils.photo_sources import Source
 from utils.weights import sha256_of
 
 SETTINGS = "settings.json"
+FORMAT = 2  # of the output folder; counted up when results change that were made with the same settings
 
 
-def digest_sources(sources: Sequence[Source]) -> dict[str, str]:
-    """Give the SHA-256 of files by their names; what cannot be read has none, and whoever needs it will say why."""
-    digests = {}
+def digest_sources(sources: Sequence[Source]) -> list[list[str]]:
+    """Give names and SHA-256 of files, in order; what cannot be read has none, and whoever needs it will say why."""
+    digests = []
     for source in sources:
         try:
-            digests[source.name] = sha256_of(source.path)
+            digests.append([source.name, sha256_of(source.path)])
         except OSError:
-            digests[source.name] = "unreadable"
+            digests.append([source.name, "unreadable"])
     return digests
 
 
@@ -43,8 +44,8 @@ def check_settings(path: Path, settings: Mapping, made: Sequence[Path], *, overw
     Args:
         path: of the settings.
         settings: what results depend on; plain data.
-        made: folders of results that are there.
-        overwrite: remove those folders first.
+        made: folders and files of results that are there.
+        overwrite: remove these first.
 
     Raises:
         UserError: the settings that are there are others, or there are results without settings.
@@ -53,13 +54,18 @@ def check_settings(path: Path, settings: Mapping, made: Sequence[Path], *, overw
     if made and earlier is None:
         raise UserError(f"{made[0]} is there, but no {path}: it was not made by an evaluation, and is left alone. "
                         "Choose another --output_dir, or remove it.")
-    differing = [key for key in settings if earlier is not None and earlier.get(key) != settings[key]]
+    settings = {"format": FORMAT, **json.loads(json.dumps(settings))}
+    differing = [] if earlier is None else [
+        key for key in {**settings, **earlier} if key not in settings or earlier.get(key) != settings[key]]
     if made and differing and not overwrite:
         raise UserError(f"{path.parent} holds an evaluation with other settings ({', '.join(differing)}). Give the "
                         "same ones, --overwrite, or another --output_dir.")
     if overwrite:
-        for folder in made:
-            shutil.rmtree(folder)
+        for result in made:
+            if result.is_dir():
+                shutil.rmtree(result)
+            else:
+                result.unlink()
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 

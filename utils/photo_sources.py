@@ -1,5 +1,6 @@
 """Which photos of which folders a tool works on, and whom they show, by their names."""
 
+import argparse
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -51,6 +52,34 @@ def list_sources(folders: Sequence[Path], *, match: Sequence[str] | None = None,
         raise UserError(f"{match_option} and {exclude_option} leave none of the {len(sources)} images in {named}. "
                         "Check them.")
     return chosen
+
+
+def add_source_options(parser: argparse.ArgumentParser, name: str, what: str, *, required: bool = False) -> None:
+    """Add --NAME, --NAME_match and --NAME_exclude to a parser or to a group of its options.
+
+    Args:
+        parser: gets them.
+        name: of the first option.
+        what: the folders hold, for the help.
+        required: whether --NAME must be given.
+    """
+    parser.add_argument(f"--{name}", type=Path, nargs="+", required=required, metavar="DIR",
+                        help=f"folders of {what}; folders inside them count")
+    parser.add_argument(f"--{name}_match", nargs="+", metavar="GLOB",
+                        help="only files whose name, or path below the folder, fits one of these (default: all)")
+    parser.add_argument(f"--{name}_exclude", nargs="+", metavar="GLOB",
+                        help="no file whose name, or path below the folder, fits one of these (default: none)")
+
+
+def list_chosen(args: argparse.Namespace, name: str) -> list[Source]:
+    """List what the options that `add_source_options` added choose.
+
+    Raises:
+        UserError: as `list_sources`.
+    """
+    return list_sources(
+        getattr(args, name), match=getattr(args, f"{name}_match"), exclude=getattr(args, f"{name}_exclude"),
+        option=f"--{name}", match_option=f"--{name}_match", exclude_option=f"--{name}_exclude")
 
 
 def _fits(source: Source, patterns: Sequence[str]) -> bool:

@@ -11,15 +11,17 @@ import skimage.data
 from scripts import evaluate as tool
 from tests.reference_restorer import identity_restorer
 from tests.small_networks import small_generator
-from tests.utils.composites_test import draw_portrait, texture
+from tests.utils.composites_test import FACE, draw_portrait, texture
+from tests.utils.evaluation_plots_test import blue
 from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
+from utils.comparison import LABEL_HEIGHT, MARGIN
 from utils.errors import UserError
 from utils.face_detection import Face
 from utils.face_restorers import save_face_restorer
 from utils.images import quantize, read_image, write_png
 from utils.metrics import psnr_y
 
-ROWS = ["bicubic", "realesrgan", "unadapted", "adapted", "other-faces", "oracle"]
+ROWS = ["bicubic", "base", "unadapted", "adapted", "other-faces", "oracle"]
 LANDMARKS = np.array([[0.3, 0.35], [0.7, 0.35], [0.5, 0.55], [0.35, 0.75], [0.65, 0.75]])
 
 
@@ -27,7 +29,7 @@ def find(photo, name):
     """Find one face: a portrait's; none in photos called `empty`; else a part of the photo."""
     height, width = photo.shape[:2]
     if name.startswith("portrait"):
-        box = np.array([70.0, 60, 130, 140])
+        box = FACE
     elif name.startswith("empty") and width < 100:  # degraded
         return []
     else:
@@ -46,13 +48,15 @@ def place(tmp_path, monkeypatch):
         write_png(tmp_path / "scenes" / name, texture(seed, 130, 165, 0, 255).astype(np.uint8))
     write_png(tmp_path / "portraits" / "portrait.png", draw_portrait()[0])
     write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(small_generator()))
+    base = small_generator()
+    write_tf1_checkpoint(tmp_path / "base", checkpoint_tensors(base | {"conv_last/bias": base["conv_last/bias"] + 0.1}))
     save_face_restorer(tmp_path / "r.npz", identity_restorer())
     return tmp_path
 
 
 def run(*extra, rows=ROWS, scenes=True):
     sources = ["--scenes", "scenes", "--portraits", "portraits"] if scenes else []
-    return tool.main([*sources, "--output_dir", "out", "--model", "model", "--base", "model", "--restorer", "r.npz",
+    return tool.main([*sources, "--output_dir", "out", "--model", "model", "--base", "base", "--restorer", "r.npz",
                       "--weights_dir", "weights", "--presets", "ood-jpeg", "--rows", *rows, *extra])
 
 
@@ -69,25 +73,41 @@ def test_a_run_writes_tables_scores_plots_and_pictures(place, capsys):
     truth, image = (quantize(read_image(place / "out" / "ood-jpeg" / name / "a.png").pixels)
                     for name in ("GT", "adapted"))
     keep = np.ones(truth.shape[:2], bool)
-    for box in json.loads((place / "out" / "photos" / "photos.json").read_text())["faces"]["a"]:
-        left, top, right, bottom = box
+    boxes = json.loads((place / "out" / "photos" / "photos.json").read_text())["faces"]["a"]
+    with (place / "out" / "ood-jpeg" / "faces" / "faces.csv").open(newline="") as file:
+        boxes += [[4 * int(float(row["x0"])), 4 * int(float(row["y0"])), 4 * int(float(row["x1"])) + 3,
+                   4 * int(float(row["y1"])) + 3] for row in csv.DictReader(file) if row["file"] == "a.png"]
+    for left, top, right, bottom in boxes:
         x, y = 0.1 * (right - left), 0.1 * (bottom - top)
         keep[int(max(0, top - y)):int(bottom + y) + 1, int(max(0, left - x)):int(right + x) + 1] = False
     assert float(scores["ood-jpeg", "a", "adapted"]["psnr_y"]) == pytest.approx(psnr_y(image, truth, keep=keep),
                                                                                abs=1e-3)
     assert scores["ood-jpeg", "empty", "adapted"]["psnr_y"] == scores["ood-jpeg", "empty", "unadapted"]["psnr_y"]
-    summary = json.loads((place / "out" / "summary.json").read_text())["ood-jpeg"]
+    assert scores["ood-jpeg", "a", "adapted"]["partner"] == "astronaut"
+    assert scores["ood-jpeg", "a", "adapted"]["partner_faces"] == "1"
+    assert scores["ood-jpeg", "a", "base"]["psnr_y"] != scores["ood-jpeg", "a", "unadapted"]["psnr_y"]
+    content = json.loads((place / "out" / "summary.json").read_text())
+    assert {content["made"][name] for name in ("model", "base", "seed", "scenes", "portraits", "photos")} == {
+        "model", "base", 0, 2, 1, 3}
+    summary = content["sets"]["ood-jpeg"]
     assert summary["photos_without_faces"] == ["empty"]
     [difference] = summary["own_against_other"].values()
     expected = np.mean([float(scores["ood-jpeg", photo, "adapted"]["psnr_y"])
                         - float(scores["ood-jpeg", photo, "other-faces"]["psnr_y"]) for photo in ("a", "astronaut")])
     assert difference["psnr_y"]["mean"] == pytest.approx(expected, abs=1e-3)
     output = capsys.readouterr().out
-    assert (place / "out" / "table.md").read_text() in output
+    table = (place / "out" / "table.md").read_text()
+    assert table in output
+    assert all(f"* {name}: {value}\n" in table for name, value in content["made"].items())
+    assert "--output_dir out --model model" in content["made"]["command"]
     assert "2 faces in 2 of 3 photos; none found, and so un-adapted in every row: empty" in output
     assert "LPIPS is left out: it needs" in output
-    for name in ("gains", "own_and_other", "pictures"):
-        assert np.ptp(read_image(place / "out" / f"{name}.png").pixels) > 0.5
+    assert blue(place / "out" / "gains.png").sum() > 50
+    assert blue(place / "out" / "own_and_other.png").sum() > 20
+    pictures = quantize(read_image(place / "out" / "pictures.png").pixels)
+    top = LABEL_HEIGHT + MARGIN
+    np.testing.assert_array_equal(pictures[top:top + 128, :164], quantize(read_image(
+        place / "out" / "ood-jpeg" / "bicubic" / "a.png").pixels))
 
 
 def test_an_interrupted_run_goes_on_and_other_settings_are_refused(place):
@@ -110,6 +130,87 @@ def test_an_interrupted_run_goes_on_and_other_settings_are_refused(place):
     assert not (place / "out" / "ood-jpeg" / "adapted").exists()
 
 
+def test_reports_of_other_settings_are_removed_with_their_results(place, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    run(rows=["bicubic"])
+    assert all((place / "out" / name).exists() for name in tool.REPORTS)
+    monkeypatch.setattr(tool, "run_rows", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run("--seed", "1", "--overwrite", rows=["bicubic"])
+    assert not any((place / "out" / name).exists() for name in tool.REPORTS)
+
+
+def test_results_that_are_not_asked_for_are_named(place):
+    run(rows=["bicubic", "unadapted"])
+    with pytest.raises(UserError, match=r"out also holds results of unadapted\. Name them in --rows, too"):
+        run(rows=["bicubic"])
+    with pytest.raises(UserError, match=r"out also holds results of ood-jpeg\. Name them in --presets, too"):
+        run("--presets", "iid")
+
+
+def test_nothing_inside_of_what_was_adapted_to_counts(place, monkeypatch):
+    def find_more(photo, name):
+        extra = Face(np.array([1.0, 1, 8, 8]), 1 + 7 * LANDMARKS, 0.95)
+        return find(photo, name) + [extra] * (name == "a.png" and photo.shape[1] < 100)  # in the degraded photo
+
+    monkeypatch.setattr(tool, "open_detector", lambda *_, **__: contextlib.nullcontext(find_more))
+    assert run(rows=["bicubic", "unadapted"]) == 0
+    before = read_scores(place)
+    assert before["ood-jpeg", "a", "bicubic"]["num_faces"] == "2"
+    for row in ("bicubic", "unadapted"):  # the first is spoilt inside, the second outside
+        path = place / "out" / "ood-jpeg" / row / "a.png"
+        image = quantize(read_image(path).pixels)
+        image[4:36 + 10 * (row == "unadapted"), 4:36] = 0
+        write_png(path, image)
+    assert run(rows=["bicubic", "unadapted"]) == 0
+    after = read_scores(place)
+    assert after["ood-jpeg", "a", "bicubic"] == before["ood-jpeg", "a", "bicubic"]
+    assert after["ood-jpeg", "a", "unadapted"]["psnr_y"] != before["ood-jpeg", "a", "unadapted"]["psnr_y"]
+
+
+def test_a_photo_whose_faces_fail_is_left_out_and_tried_again(place, monkeypatch, capsys):
+    def fail(photo, name):
+        if name == "a.png" and photo.shape[1] < 100:
+            raise UserError("the detector is tired")
+        return find(photo, name)
+
+    monkeypatch.setattr(tool, "open_detector", lambda *_, **__: contextlib.nullcontext(fail))
+    assert run() == 2
+    assert {photo for _, photo, _ in read_scores(place)} == {"astronaut", "empty"}
+    assert {row for _, _, row in read_scores(place)} == set(ROWS) - {"other-faces"}  # there is no partner
+    assert "a.png: the detector is tired" in capsys.readouterr().err
+    monkeypatch.setattr(tool, "open_detector", lambda *_, **__: contextlib.nullcontext(find))
+    assert run() == 0
+    assert set(read_scores(place)) == {
+        ("ood-jpeg", photo, row) for photo in ("a", "astronaut", "empty") for row in ROWS}
+
+
+def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(place, capsys):
+    run(rows=["bicubic", "unadapted"])
+    (place / "out" / "ood-jpeg" / "bicubic" / "a.png").write_bytes(b"no picture")
+    record = place / "out" / "photos" / "photos.json"
+    content = json.loads(record.read_text())
+    content["faces"]["empty"] = [[0, 0, 200, 200]]
+    record.write_text(json.dumps(content))
+    assert run(rows=["bicubic", "unadapted"]) == 2
+    assert {(photo, row) for _, photo, row in read_scores(place)} == {
+        ("a", "unadapted"), ("astronaut", "bicubic"), ("astronaut", "unadapted")}
+    captured = capsys.readouterr()
+    assert "error: cannot read the image out/ood-jpeg/bicubic/a.png" in captured.err
+    assert "empty.png has no scores: its faces leave nothing of it" in captured.err
+    assert "2 errors." in captured.out
+
+
+@pytest.mark.parametrize("folder", ["photos", "ood-jpeg/LQ"])
+def test_stray_photos_are_named(place, folder):
+    run(rows=["bicubic"])
+    write_png(place / "out" / folder / "mine.png", np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(UserError, match=f"{folder} holds photos that the evaluation did not make: mine.png"):
+        run(rows=["bicubic"])
+
+
 def test_a_photo_that_cannot_be_read_is_named_stops_nothing_and_gives_status_2(place, capsys):
     (place / "scenes" / "broken.png").write_bytes(b"no picture")
     assert run(rows=["bicubic"]) == 2
@@ -124,13 +225,19 @@ def test_without_folders_the_only_photo_is_degraded_several_times(place, capsys)
     scores = read_scores(place)
     assert {photo for _, photo, _ in scores} == {"astronaut-1", "astronaut-2", "astronaut-3"}
     assert len({row["psnr_y"] for (_, _, name), row in scores.items() if name == "bicubic"}) == 3
-    assert "degraded 3 times by each preset" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "degraded 3 times by each preset" in output
+    assert "## ood-jpeg: over 3 degradations of one photo" in output
+    assert "## Own faces against the same face, degraded otherwise" in output
+    summary = json.loads((place / "out" / "summary.json").read_text())["sets"]["ood-jpeg"]
+    assert summary["rows"]["adapted"]["against"]["unadapted"]["psnr_y"]["low"] is None
 
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--scenes", "x"], "--portraits and --scenes go together"), (["--scenes_match", "x"], "patterns choose from"),
     (["--photos", "0"], "--photos"), (["--seed", "-1"], "--seed"), (["--rows", "magic"], "invalid choice"),
-    (["--learning_rate", "0"], "--learning_rate"), (["--restorer", "magic"], "--restorer is one of")])
+    (["--learning_rate", "0"], "--learning_rate"), (["--restorer", "magic"], "--restorer is one of"),
+    (["--people", "("], "--people must be a regular expression")])
 def test_wrong_values_are_refused_by_name(flags, message):
     with pytest.raises(UserError, match=message):
         tool.parse_args(flags)

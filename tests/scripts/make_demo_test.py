@@ -125,5 +125,5 @@ def test_summary_prints_the_quality_of_every_version(demo, tmp_path, capsys, gro
         assert 0 < float(figures[1]) < 1
     assert any(line.startswith("bicubic ") for line in lines)
     assert any(line.startswith("restored ") for line in lines)
-    assert read_image(tmp_path / "comparison.png").pixels.shape[1] == 5 * 480 + 4 * 6
+    assert read_image(tmp_path / "comparison.png").pixels.shape[1] == 6 * 480 + 5 * 6
     assert read_image(tmp_path / "face.png").pixels.shape[1] == 3 * 480 + 2 * 6

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.composites import FACE_WIDTHS, Person, compose, cut_out, draw_number
+from utils.composites import FACE_WIDTHS, Person, compose, cut_out, draw_number, put_before
 
-FACE = np.array([70.0, 60, 130, 140])
+FACE = np.array([140.0, 120, 260, 280])
 MARK = (250, 10, 250)
 
 
@@ -15,14 +15,15 @@ def texture(seed, height, width, low, high):
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def draw_portrait(*, head=(100, 95), side=200):
+def draw_portrait(*, head=(200, 190), side=400):
     """A head and shoulders before a background that gets darker downwards; and where they are."""
     inside = np.zeros((side, side), np.uint8)
-    cv2.ellipse(inside, head, (38, 55), 0, 0, 360, 1, cv2.FILLED)
-    cv2.ellipse(inside, (100, 215), (70, 70), 0, 0, 360, 1, cv2.FILLED)
-    background = 220 - 0.1 * np.mgrid[:side, :side][0][:, :, None] + np.zeros(3)
-    image = np.where(inside[:, :, None], texture(0, side, side, 20, 150), background)
-    image[95:105, 95:105] = MARK
+    cv2.ellipse(inside, head, (76, 110), 0, 0, 360, 1, cv2.FILLED)
+    cv2.ellipse(inside, (200, 430), (140, 140), 0, 0, 360, 1, cv2.FILLED)
+    background = 220 - 0.05 * np.mgrid[:side, :side][0][:, :, None] + np.zeros(3)
+    coarse = cv2.resize(texture(0, side // 2, side // 2, 20, 150), (side, side), interpolation=cv2.INTER_LINEAR)
+    image = np.where(inside[:, :, None], coarse, background)
+    image[190:210, 190:210] = MARK
     return np.rint(image).astype(np.uint8), inside.astype(bool)
 
 
@@ -68,9 +69,24 @@ def test_no_seam_of_background_comes_along():
 
 
 def test_a_head_that_reaches_the_upper_edge_is_refused():
-    portrait, _ = draw_portrait(head=(100, 50))
+    portrait, _ = draw_portrait(head=(200, 100))
     with pytest.raises(ValueError, match="reaches the upper edge"):
-        cut_out(portrait, FACE - [0, 45, 0, 45])
+        cut_out(portrait, FACE - [0, 90, 0, 90])
+
+
+def test_faces_narrower_than_those_of_composites_are_refused():
+    portrait, _ = draw_portrait()
+    assert cut_out(portrait, np.array([155.0, 120, 245, 280])).alpha.any()
+    with pytest.raises(ValueError, match="the face is narrower than 90 pixels"):
+        cut_out(portrait, np.array([155.5, 120, 245, 280]))
+
+
+def test_scenes_too_narrow_or_too_low_for_one_person_are_refused():
+    rng = np.random.default_rng(0)
+    assert compose(np.zeros((64, 131, 3), np.uint8), [draw_person()], rng).image.any()
+    for shape in ((200, 130, 3), (63, 200, 3)):
+        with pytest.raises(ValueError, match="at least 131 pixels wide and 64 pixels high"):
+            compose(np.zeros(shape, np.uint8), [draw_person()], rng)
 
 
 def test_large_portraits_are_shrunk_with_their_face():
@@ -121,3 +137,25 @@ def test_no_more_people_are_drawn_than_a_scene_has_room_for():
     rng = np.random.default_rng(0)
     numbers = {width: {draw_number(width, rng) for _ in range(100)} for width in (64, 200, 321, 481, 2000)}
     assert numbers == {64: {1}, 200: {1}, 321: {1, 2}, 481: {1, 2, 3}, 2000: {1, 2, 3}}
+
+
+def test_a_person_before_a_scene_is_continued_downwards_and_the_scene_fills_the_rest():
+    person = Person(np.full((20, 10, 3), 200, np.uint8), np.ones((20, 10), np.float32), np.array([2.0, 2, 8, 8]))
+    person.alpha[:10, :5] = 0.5
+    scene = np.full((30, 500, 3), 100, np.uint8)
+    image = put_before(person, scene, 7, np.random.default_rng(0))
+    assert image.shape == (34, 24, 3)
+    expected = np.full((34, 24), 100)
+    expected[7:, 7:17] = 200
+    expected[7:17, 7:12] = 150
+    np.testing.assert_array_equal(image, np.repeat(expected[:, :, None], 3, axis=2))
+
+
+def test_scenes_before_which_somebody_is_put_are_drawn():
+    nobody = Person(np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), np.float32), np.array([2.0, 2, 8, 8]))
+    scene = np.repeat(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], 120, axis=0).repeat(3, axis=2)
+    images = [put_before(nobody, scene, 0, np.random.default_rng(seed)) for seed in range(12)]
+    rising = [np.sign(int(image[10, -1, 0]) - int(image[10, 0, 0])) for image in images]
+    assert set(rising) == {-1, 1}  # mirrored half of the time
+    assert len({image.tobytes() for image in images}) > 6
+    np.testing.assert_array_equal(images[0], put_before(nobody, scene, 0, np.random.default_rng(0)))

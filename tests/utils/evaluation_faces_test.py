@@ -53,7 +53,7 @@ def names(photos, kind):
 
 
 def test_oracle_faces_are_the_truth_behind_the_boxes(photos):
-    assert prepare(photos, Detector()) == []
+    assert prepare(photos, Detector()).errors == []
     truth = quantize(read_image(photos / "GT" / "a.png").pixels)
     degraded = quantize(read_image(photos / "LQ" / "a.png").pixels)
     np.testing.assert_array_equal(stored(photos, ORACLE, "LQ", "a_0.png"), degraded[6:45, 8:39])
@@ -98,11 +98,34 @@ def test_faces_that_are_there_are_not_made_again(photos):
 
 def test_a_photo_that_fails_is_named_stops_nothing_and_is_tried_again(photos, capsys):
     (photos / "LQ" / "a.png").write_bytes(b"no picture")
-    [line] = prepare(photos, Detector())
+    boxes, [line] = prepare(photos, Detector())
+    assert set(boxes) == {"b", "nobody"}
     assert "a.png: cannot read the image" in line
     assert "a.png: cannot read the image" in capsys.readouterr().err
     assert names(photos, ORACLE) == [["b_0.png", "b_1.png"]] * 2
     write_png(photos / "LQ" / "a.png", picture(0, 50, 60))
     detect = Detector()
-    assert prepare(photos, detect) == []
+    boxes, errors = prepare(photos, detect)
+    assert errors == []
+    assert set(boxes) == {"a", "b", "nobody"}
     assert detect.seen == ["a.png"]
+
+
+def test_a_photo_of_which_one_face_fails_has_failed(photos):
+    flat = Face(np.array([1.0, 2, 20, 25]), np.full((5, 2), 9.0), 0.9)
+    boxes, [line] = prepare(photos, lambda _, name: [*FACES[:1], flat] if name == "a.png" else FACES)
+    assert "a.png: the five landmarks of a face must not coincide" in line
+    assert set(boxes) == {"b", "nobody"}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_boxes_are_the_pixels_that_are_adapted_to_in_the_truth(photos, again):
+    for _ in range(1 + again):  # from the report the second time
+        boxes = prepare(photos, Detector()).boxes
+    truth = quantize(read_image(photos / "GT" / "a.png").pixels)
+    for index, box in enumerate(boxes["a"].astype(int)):
+        left, top, right, bottom = box
+        np.testing.assert_array_equal(stored(photos, ORACLE, "HQ", f"a_{index}.png"),
+                                      truth[top:bottom + 1, left:right + 1])
+    assert boxes["a"].tolist() == [[32, 24, 155, 179], [140, 80, 239, 195]]
+    assert boxes["nobody"].shape == (0, 4)

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,10 @@ import pytest
 from tests.utils.composites_test import FACE, draw_portrait, texture
 from utils import evaluation_photos
 from utils.errors import UserError
-from utils.evaluation_photos import _Deck, make_photos
+from utils.evaluation_photos import _Deck, check_no_others, make_photos
 from utils.face_detection import Face
 from utils.images import quantize, read_image, write_png
-from utils.photo_sources import list_sources
+from utils.photo_sources import Source, list_sources
 
 
 class Detector:
@@ -84,17 +85,53 @@ def test_files_that_cannot_be_read_are_named_and_stop_nothing(folders, capsys):
     write_png(folders / "portraits" / "nobody.png", draw_portrait()[0])
     photos = make(folders, Detector())
     assert sorted(photos.faces) == ["astronaut", "scene0", "scene1"]
-    assert [line.split(":")[0].rpartition("/")[2] for line in photos.errors] == ["broken.png", "broken.png"]
+    assert sorted(line.split(":")[0].rpartition("/")[2] for line in photos.errors) == ["broken.png", "broken.png"]
     [line] = photos.left_out
     assert line.endswith("nobody.png is left out: no face is found in it")
     assert capsys.readouterr().err.count("error: cannot read") == 2
     assert make(folders, Detector())[1:] == photos[1:]
 
 
+def test_scenes_too_narrow_are_errors(folders):
+    write_png(folders / "scenes" / "narrow.png", np.zeros((200, 130, 3), np.uint8))
+    photos = make(folders, Detector())
+    [line] = photos.errors
+    assert "narrow.png cannot be used: a scene must be at least 131 pixels wide" in line
+    assert photos.left_out == []
+    assert "narrow" not in photos.faces
+
+
+def test_a_damaged_record_is_named_and_the_same_photos_are_made_again(folders, capsys):
+    first, before = make(folders, Detector()), stored(folders)
+    for content in ("{", "[]", '{"faces": {"a": [[1]]}}', '{"faces": {}}'):
+        (folders / "out" / "photos.json").write_text(content)
+        again = make(folders, Detector())
+        assert {stem: boxes.tolist() for stem, boxes in again.faces.items()} == {
+            stem: boxes.tolist() for stem, boxes in first.faces.items()}
+        assert "photos.json is damaged: the photos are made again" in capsys.readouterr().err
+    for stem, image in stored(folders).items():
+        np.testing.assert_array_equal(image, before[stem])
+
+
+def test_the_people_in_a_photo_are_known_the_next_time(folders):
+    first, second = (make(folders, Detector(), people=re.compile("[0-9]")) for _ in range(2))
+    assert first.people == second.people
+    assert sorted(first.people["scene0"] + first.people["scene1"]) == ["0", "1"]
+    assert first.people["astronaut"] == ["astronaut"]
+
+
+def test_photos_that_an_evaluation_did_not_make_are_named(folders):
+    photos = make(folders, Detector())
+    check_no_others(folders / "out", photos.faces)
+    write_png(folders / "out" / "mine.png", np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(UserError, match=r"out holds photos that the evaluation did not make: mine\.png"):
+        check_no_others(folders / "out", photos.faces)
+
+
 def test_portraits_without_anybody_are_refused(folders):
     for path in (folders / "portraits").iterdir():
         path.rename(path.with_name(f"nobody-{path.name}"))
-    with pytest.raises(UserError, match="nobody can be cut out of the 2 portraits"):
+    with pytest.raises(UserError, match="nobody can be cut out of any portrait"):
         make(folders, Detector())
 
 
@@ -106,15 +143,37 @@ def test_several_draws_of_the_only_photo(tmp_path):
 
 
 def test_all_portraits_are_used_equally_often_and_nobody_is_in_a_photo_twice():
-    persons = [(f"person {index // 2}", object()) for index in range(14)]
-    names = {id(portrait): name for name, portrait in persons}
-    deck = _Deck(persons, 0)
-    dealt = [deck.deal(number) for number in (3, 2, 1, 3, 3, 2) * 10]
-    assert all(len({names[id(portrait)] for portrait in chosen}) == len(chosen) for chosen in dealt)
-    counts = Counter(id(portrait) for chosen in dealt for portrait in chosen)
+    deck = deal_from(range(14))
+    numbers = (3, 2, 1, 3, 3, 2) * 10
+    dealt = [deck.deal(number) for number in numbers]
+    assert [len(chosen) for chosen in dealt] == list(numbers)
+    assert all(person.startswith(name + "_") for chosen in dealt for name, person in chosen.items())
+    counts = Counter(person for chosen in dealt for person in chosen.values())
     assert len(counts) == 14
     assert set(counts.values()) <= {9, 10, 11}
-    assert len(_Deck(persons[:3], 0).deal(3)) == 2
+    assert len(deal_from(range(3)).deal(3)) == 2
+
+
+def deal_from(numbers, cut=lambda source: source.path.stem):
+    """Give a deck of two portraits of each person; who is cut out is the file's stem."""
+    sources = [Source("", Path(f"person{number // 2}_{number % 2}.png"), 1) for number in numbers]
+    return _Deck(sources, re.compile("^[a-z0-9]+"), 0, cut)
+
+
+def test_portraits_are_cut_when_they_are_needed_and_those_that_fail_are_not_asked_for_again():
+    asked = []
+
+    def cut(source):
+        asked.append(source.path.stem)
+        return None if source.path.stem.endswith("_0") else source.path.stem
+
+    deck = deal_from(range(8), cut)
+    deck.deal(1)
+    assert len(asked) <= 5
+    counts = Counter(person for _ in range(20) for person in deck.deal(2).values())
+    assert counts.keys() == {f"person{number}_1" for number in range(4)}
+    assert {asked.count(f"person{number}_0") for number in range(4)} == {1}
+    assert deal_from(range(2), lambda _: None).deal(1) == {}
 
 
 def test_portraits_of_one_person_are_told_by_their_names(folders, monkeypatch):

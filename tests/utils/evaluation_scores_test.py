@@ -76,10 +76,31 @@ def test_results_that_are_missing_have_no_row(tmp_path):
     image, truth = photos()
     for name, picture in (("truth/a", truth), ("blurred/a", image)):
         write_png(tmp_path / f"{name}.png", picture)
-    rows = list(score_photo(tmp_path / "truth" / "a.png", [
-        (name, tmp_path / name / "a.png") for name in ("blurred", "missing")], FACES, RegionMeter()))
+    rows, errors = score_photo(tmp_path / "truth" / "a.png", [
+        (name, tmp_path / name / "a.png") for name in ("blurred", "missing")], FACES, RegionMeter())
+    assert errors == []
     assert [(row["photo"], row["row"]) for row in rows] == [("a", "blurred")]
     assert rows[0]["psnr_y"] == pytest.approx(RegionMeter().measure(image, truth, FACES)["psnr_y"])
+
+
+def test_results_that_cannot_be_measured_are_named_and_the_others_scored(tmp_path):
+    image, truth = photos()
+    for name, picture in (("truth/a", truth), ("blurred/a", image), ("small/a", image[:50])):
+        write_png(tmp_path / f"{name}.png", picture)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
+    files = [(name, tmp_path / name / "a.png") for name in ("broken", "small", "blurred")]
+    rows, errors = score_photo(tmp_path / "truth" / "a.png", files, FACES, RegionMeter())
+    assert [row["row"] for row in rows] == ["blurred"]
+    assert errors[0].startswith("cannot read the image")
+    assert "small/a.png has no score: PSNR needs images of one size" in errors[1]
+    rows, errors = score_photo(tmp_path / "truth" / "a.png", files, np.array([[5.0, 5, 120, 107]]), RegionMeter())
+    assert rows == []
+    [line] = errors
+    assert line.endswith("a.png has no scores: its faces leave nothing of it")
+    rows, [line] = score_photo(tmp_path / "broken" / "a.png", files, FACES, RegionMeter())
+    assert rows == []
+    assert line.startswith("cannot read the image")
 
 
 def test_metrics_without_weights_are_left_out_and_say_how_to_get_them(tmp_path):

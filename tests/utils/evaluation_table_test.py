@@ -4,17 +4,22 @@ import csv
 
 import pytest
 
-from utils.evaluation_table import format_tables, summarize_set, write_scores
+from utils.evaluation_table import Wording, format_made, format_tables, summarize_set, write_scores
 
 # by row: PSNR and NIQE of the photos a, b, c; c has no face
-VALUES = {"bicubic": [(20, 9), (21, 9), (22, 9)], "realesrgan": [(21, 5), (22, 5), (23, 5)],
+VALUES = {"bicubic": [(20, 9), (21, 9), (22, 9)], "base": [(21, 5), (22, 5), (23, 5)],
           "unadapted": [(22, 6), (23, 6), (24, 6)], "adapted": [(23, 7), (25, 5), (24, 6)],
           "other-faces": [(22.5, 7), (24, 5), (24, 6)]}
 
 
 def scores(values=VALUES):
-    return [{"set": "iid", "photo": photo, "row": row, "num_faces": 1, "psnr_y": float(psnr), "niqe": float(niqe)}
+    return [{"set": "iid", "photo": photo, "row": row, "num_faces": 1, "partner": "b", "partner_faces": 2,
+             "psnr_y": float(psnr), "niqe": float(niqe)}
             for row, figures in values.items() for photo, (psnr, niqe) in zip("abc", figures, strict=True)]
+
+
+def cells_of(text):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
 
 
 def summarize(rows=None, **options):
@@ -33,9 +38,9 @@ def test_differences_are_taken_photo_by_photo():
     against = summarize()["rows"]["adapted"]["against"]
     assert against["unadapted"]["psnr_y"]["mean"] == pytest.approx(1.0)  # of 1, 2, 0
     assert (against["unadapted"]["psnr_y"]["low"], against["unadapted"]["psnr_y"]["high"]) == pytest.approx((0, 2))
-    assert against["realesrgan"]["psnr_y"]["mean"] == pytest.approx(2.0)
-    assert against["realesrgan"]["niqe"]["mean"] == pytest.approx(1.0)
-    assert list(summarize()["rows"]["unadapted"]["against"]) == ["realesrgan"]
+    assert against["base"]["psnr_y"]["mean"] == pytest.approx(2.0)
+    assert against["base"]["niqe"]["mean"] == pytest.approx(1.0)
+    assert list(summarize()["rows"]["unadapted"]["against"]) == ["base"]
 
 
 def test_own_faces_are_compared_with_others_where_both_exist():
@@ -61,13 +66,13 @@ def test_without_the_rows_to_compare_with_there_are_only_means():
     rows = [row for row in scores() if row["row"] == "adapted"]
     summary = summarize(rows)
     assert summary["rows"]["adapted"]["against"] == summary["own_against_other"] == {}
-    assert "| adapted | 3      | 24.00 " in format_tables({"iid": summary}, ["psnr_y", "niqe"])
+    assert "| adapted | 3      | 24.00 " in format_tables({"iid": summary}, ["psnr_y", "niqe"], Wording())
 
 
 def test_the_tables_show_what_was_found():
-    text = format_tables({"iid": summarize()}, ["psnr_y", "niqe"])
+    text = format_tables({"iid": summarize()}, ["psnr_y", "niqe"], Wording("realesrgan"))
     assert "## iid: 3 photos; in 1 no face was found: c" in text
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
+    lines = cells_of(text)
     assert ["adapted", "3", "24.00", "6.00"] in lines
     assert ["row", "PSNR-Y (dB) - unadapted", "PSNR-Y (dB) - realesrgan", "NIQE - unadapted",
             "NIQE - realesrgan"] in lines
@@ -75,7 +80,37 @@ def test_the_tables_show_what_was_found():
     assert cells[1] == "+1.00 [+0.00, +2.00]"
     [cells] = [line for line in lines if line[0] == "iid"]
     assert cells[:4] == ["iid", "adapted - other-faces", "2", "+0.750 [+0.500, +1.000]"]
-    assert "no two photos" in format_tables({"iid": summarize(paired=[])}, ["psnr_y", "niqe"])
+    assert {line[0] for line in lines if line[0] in ("base", "realesrgan")} == {"realesrgan"}
+    assert "## Own faces against another photo's faces" in text
+    assert "no two photos" in format_tables({"iid": summarize(paired=[])}, ["psnr_y", "niqe"], Wording())
+
+
+def test_degradations_of_one_photo_have_no_intervals():
+    summary = summarize(intervals=False)
+    text = format_tables({"iid": summary}, ["psnr_y", "niqe"], Wording(one_photo=True))
+    assert "## iid: over 3 degradations of one photo" in text
+    assert "## Own faces against the same face, degraded otherwise" in text
+    assert ["iid", "adapted - other-faces", "2", "+0.750", "+0.000"] in cells_of(text)
+    assert "+1.00" in text
+    assert "[" not in text
+    assert "interval" not in text
+
+
+def test_every_metric_is_compared():
+    rows = [{**row, "lpips": row["psnr_y"] / 100} for row in scores()]
+    summary = summarize_set(rows, ["psnr_y", "lpips"], with_faces=["a", "b"], paired=["a", "b"])
+    found = summary["rows"]["adapted"]["against"]["unadapted"]["lpips"]
+    assert (found["mean"], found["low"], found["high"]) == pytest.approx((0.01, 0.0, 0.02))
+    assert "+0.0100 [+0.0000, +0.0200]" in format_tables({"iid": summary}, ["psnr_y", "lpips"], Wording())
+
+
+def test_a_set_without_a_score_has_a_table():
+    summary = summarize([], paired=["a", "b"])
+    assert "## iid: 0 photos" in format_tables({"iid": summary}, ["psnr_y", "niqe"], Wording())
+
+
+def test_what_an_evaluation_was_made_with_is_listed():
+    assert format_made({"model": "m.npz", "seed": 3}) == "# Evaluation\n\n* model: m.npz\n* seed: 3\n"
 
 
 def test_scores_have_a_line_per_photo_and_row(tmp_path):
@@ -83,4 +118,5 @@ def test_scores_have_a_line_per_photo_and_row(tmp_path):
     with (tmp_path / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 15
-    assert rows[9] == {"set": "iid", "photo": "a", "row": "adapted", "num_faces": "1", "psnr_y": "23", "niqe": "7"}
+    assert rows[9] == {"set": "iid", "photo": "a", "row": "adapted", "num_faces": "1", "partner": "b",
+                       "partner_faces": "2", "psnr_y": "23", "niqe": "7"}

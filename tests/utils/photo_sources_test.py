@@ -1,9 +1,12 @@
-"""Which files of which folders are chosen."""
+"""Which files of which folders are chosen, and whom they show."""
+
+import argparse
+import re
 
 import pytest
 
 from utils.errors import UserError
-from utils.photo_sources import list_sources
+from utils.photo_sources import add_source_options, list_chosen, list_sources, parse_people, person_of
 
 
 @pytest.fixture
@@ -41,3 +44,22 @@ def test_messages_name_the_options(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no image in"):
         names(tmp_path / "empty", **options)
+
+
+def test_options_choose_files_and_are_named_in_messages(folder):
+    parser = argparse.ArgumentParser()
+    add_source_options(parser, "scenes", "scenes", required=True)
+    args = parser.parse_args(["--scenes", str(folder), "--scenes_match", "a_*", "--scenes_exclude", "inner/*"])
+    assert [source.name for source in list_chosen(args, "scenes")] == ["a_1.JPG"]
+    args.scenes_match = ["c*"]
+    with pytest.raises(UserError, match="--scenes_match and --scenes_exclude leave none"):
+        list_chosen(args, "scenes")
+
+
+def test_people_are_told_by_what_matches_or_else_by_the_whole_name():
+    people = parse_people("^[a-z]+_[0-9]+")
+    assert person_of("london_012_03", people) == "london_012"
+    assert person_of("IMG 17", people) == "IMG 17"
+    assert person_of("IMG 17", re.compile("x*")) == "IMG 17"  # an empty match is none
+    with pytest.raises(UserError, match=r"--people must be a regular expression \(.*Received: \(\."):
+        parse_people("(")
