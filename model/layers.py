@@ -31,7 +31,10 @@ def conv2d(params: Params, name: str, inputs: tf.Tensor, *, weight: str = "weigh
     """
     kernel = params[f"{name}/{weight}"]
     features = tf.nn.conv2d(tf.cast(inputs, kernel.dtype), kernel, strides=1, padding="SAME")
-    return tf.nn.bias_add(features, params[f"{name}/bias"])
+    bias = params[f"{name}/bias"]
+    if features.dtype == tf.bfloat16:  # bias_add's gradient adds up in bfloat16 there, which loses most of the sum
+        return features + bias
+    return tf.nn.bias_add(features, bias)
 
 
 def leaky_relu(features: tf.Tensor) -> tf.Tensor:

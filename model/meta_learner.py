@@ -62,7 +62,7 @@ class Gradients(NamedTuple):
 
 def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: LossConfig, second_order: bool,
                    iteration: tf.Tensor | int = 0,
-                   precision: tf.DType = tf.float32) -> tuple[Gradients, dict[str, tf.Tensor]]:
+                   precision: tf.DType | None = None) -> tuple[Gradients, dict[str, tf.Tensor]]:
     """Give the gradients of one task's losses and the value of every term, from one forward pass.
 
     Args:
@@ -73,7 +73,7 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
         second_order: differentiate through the inner gradients. Otherwise they are constants, and MaskNet learns from
             its own term alone.
         iteration: of the outer loop; moves the weights of several inner steps.
-        precision: type of the generator's convolutions.
+        precision: type of the generator's convolutions; None: that of its parameters.
 
     Returns:
         The gradients: of the outer loss for generator and MaskNet, of the discriminator's loss for the discriminator.
@@ -119,8 +119,8 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
     return Gradients(by_generator, by_mask, verdict.discriminator_gradients), scalars
 
 
-def _rounded_rrdbnet(precision: tf.DType, params: Params, images: tf.Tensor) -> tf.Tensor:
-    return rrdbnet({name: tf.cast(value, precision) for name, value in params.items()}, images)
+def _rounded_rrdbnet(precision: tf.DType | None, params: Params, images: tf.Tensor) -> tf.Tensor:
+    return rrdbnet({name: tf.cast(value, precision or value.dtype) for name, value in params.items()}, images)
 
 
 class _Stage(NamedTuple):
@@ -185,7 +185,7 @@ def scalar_names(networks: Networks, inner: InnerConfig, loss: LossConfig) -> li
 
 def batch_gradients(networks: Networks, tasks: Task, *, inner: InnerConfig, loss: LossConfig, second_order: bool,
                     iteration: tf.Tensor | int = 0,
-                    precision: tf.DType = tf.float32) -> tuple[Gradients, tf.Tensor]:
+                    precision: tf.DType | None = None) -> tuple[Gradients, tf.Tensor]:
     """Add up the gradients of several tasks, one task after another, so that one task is in memory at a time.
 
     Takes what `task_gradients` takes, but `tasks` has the axis of tasks in front.

@@ -51,10 +51,12 @@ def plot_own_and_other(path: Path, scores: Sequence[dict], summaries: Mapping[st
         wording: what the latter are called, and whether there are intervals.
     """
     pyplot = _pyplot()
-    figure, panels = pyplot.subplots(1, len(OWN_AND_OTHER), figsize=(1.2 * PANEL[0] * len(OWN_AND_OTHER), PANEL[1]),
-                                     constrained_layout=True)
     values = {(score["set"], score["row"], score["photo"]): score.get(GAIN_METRIC) for score in scores}
-    for panel, (own, other) in zip(panels, OWN_AND_OTHER, strict=True):
+    rows = {score["row"] for score in scores}
+    pairs = [pair for pair in OWN_AND_OTHER if rows.issuperset(pair)] or OWN_AND_OTHER[:1]
+    figure, [panels] = pyplot.subplots(1, len(pairs), figsize=(1.2 * PANEL[0] * len(pairs), PANEL[1]), squeeze=False,
+                                       constrained_layout=True)
+    for panel, (own, other) in zip(panels, pairs, strict=True):
         for name, summary in summaries.items():
             triples = [[values.get((name, row, photo)) for row in (GAIN_BASELINE, own, other)]
                        for photo in paired[name]]

@@ -236,6 +236,6 @@ def test_values_that_are_not_finite_in_float16_are_neither_written_nor_read(tmp_
 
 
 def test_a_restorer_that_is_neither_a_name_nor_a_file_is_refused_with_what_there_is():
-    with pytest.raises(UserError, match=r"^--restorer is one of gpen-512, gpen-256, rrdb-face, rrdb-face-tone, ground-truth, or a "
-                                        r"\.npz file that .* exported\. Received: magic\.$"):
+    with pytest.raises(UserError, match=r"^--restorer is one of gpen-512, gpen-256, rrdb-face, rrdb-face-tone, "
+                                        r"ground-truth, or a \.npz file that .* exported\. Received: magic\.$"):
         open_restorer("magic", None, others=["ground-truth"])

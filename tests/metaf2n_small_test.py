@@ -1,0 +1,85 @@
+"""The checkpoint that comes with this repository: what it is, and that a step on a photo's own faces helps it."""
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+
+from config import AdaptationConfig, GeneratorConfig
+from model.rrdbnet import rrdbnet_architecture
+from model.super_resolver import SuperResolver
+from utils.checkpoints import load_super_resolver
+from utils.images import quantize, to_float
+from utils.metrics import psnr_y
+from utils.patches import Patches, sample_patches
+from utils.tone import Tone
+
+FACE = slice(14, 46), slice(40, 72)  # rows and columns of the astronaut's face in the degraded photo
+DARK, PALE = Tone(1.4, 0.8, 0.9, 1.0), Tone(0.7, 1.0, 0.9, 0.8)
+SETTINGS = AdaptationConfig()
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return load_super_resolver("metaf2n-small")
+
+
+@pytest.fixture(scope="module")
+def network(weights):
+    return SuperResolver(weights.generator, weights.mask)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return skimage.data.astronaut()[:, :400]
+
+
+def degrade(truth, tone):
+    """As a photo of wrong exposure and colours with a little noise shows it, a quarter of the size."""
+    toned = tone.apply(to_float(truth))
+    small = cv2.resize(toned, (truth.shape[1] // 4, truth.shape[0] // 4), interpolation=cv2.INTER_AREA)
+    return np.clip(small + np.random.default_rng(0).normal(0, 0.01, small.shape), 0, 1).astype(np.float32)
+
+
+def face_patches(network, photo, truth):
+    """Weigh patches of the face, the true one in place of a restored one."""
+    rows, columns = FACE
+    high = to_float(truth)[4 * rows.start:4 * rows.stop, 4 * columns.start:4 * columns.stop]
+    patches = sample_patches(Patches(photo[FACE][None], high[None]), np.random.default_rng(0),
+                             count=SETTINGS.patches_per_face, lq_patch_size=SETTINGS.patch_size // 4)
+    return [network.weigh_patches(*patches)]
+
+
+def upscale(network, photo, support=None):
+    params = network.generator
+    if support:
+        params = network.adapt(support, learning_rate=SETTINGS.learning_rate, num_steps=1).params
+    return quantize(np.clip(network.upscaler(params)(photo[None])[0], 0, 1))
+
+
+def test_it_is_a_meta_trained_generator_of_6_blocks_with_a_masknet(weights):
+    shapes = {name: value.shape for name, value in weights.generator.items()}
+    assert GeneratorConfig(*rrdbnet_architecture(shapes)) == GeneratorConfig(num_blocks=6)
+    assert weights.mask["conv8/kernel"].shape == (3, 3, 64, 1)
+    assert weights.meta_trained
+
+
+@pytest.mark.parametrize(("own", "other"), [(DARK, PALE), (PALE, DARK)])
+def test_a_step_on_the_photos_own_face_corrects_it_and_one_on_anothers_does_not(network, truth, own, other):
+    """The faces are left out of the score."""
+    photo = degrade(truth, own)
+    supports = [face_patches(network, degrade(truth, tone), truth) for tone in (own, other)]
+    results = {"unadapted": upscale(network, photo), "own": upscale(network, photo, supports[0]),
+               "other": upscale(network, photo, supports[1])}
+    below = slice(4 * FACE[0].stop, None)
+    score = {name: psnr_y(image[below], truth[below]) for name, image in results.items()}
+    assert score["own"] > score["unadapted"] + 0.3
+    assert score["own"] > score["other"] + 0.3
+
+
+def test_the_step_brings_a_photo_of_right_exposure_closer_to_its_colours(network, truth):
+    photo = degrade(truth, Tone(1.0, 1.0, 1.0, 1.0))
+    errors = [np.abs(upscale(network, photo, support).mean(axis=(0, 1)) - truth.mean(axis=(0, 1))).mean()
+              for support in (None, face_patches(network, photo, truth))]
+    assert errors[1] < errors[0]
+    assert errors[1] < 12
