@@ -84,6 +84,10 @@ class MetaTrainer:
         """Give the present values of one kind, by name."""
         return {name: tf.convert_to_tensor(variable) for (of, name), variable in self.variables.items() if of == kind}
 
+    def learned(self, network: str) -> dict[str, tf.Tensor]:
+        """Give what a network has learnt, by name: its moving average where one is kept, else its present values."""
+        return self.params(f"{network}/{AVERAGE}") or self.params(network)
+
     def compute(self, tasks_of_replica: Callable[[int], Task], *, stop: bool = False) -> Update:
         """Run one meta-batch forward and backward.
 

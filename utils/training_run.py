@@ -229,8 +229,8 @@ class MetaRun(Run):
         return self.trainer.compute(share, stop=stop)
 
     def score(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Score the present networks."""
-        return self._validator.evaluate(self.trainer.params("generator"), self.trainer.params("mask"))
+        """Score the networks: their moving averages where they are kept, as those are what is used in the end."""
+        return self._validator.evaluate(self.trainer.learned("generator"), self.trainer.learned("mask"))
 
     def panels(self) -> list[Panel]:
         """Show how well the networks adapt, what that gains, and the losses."""

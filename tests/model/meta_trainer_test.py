@@ -121,6 +121,13 @@ def test_the_average_follows_the_parameters_by_its_decay(networks, tasks):
     for kind, group in expected.items():
         for name, value in group.items():
             np.testing.assert_allclose(trainer.params(f"{kind}/average")[name], value, atol=1e-7)
+            np.testing.assert_array_equal(trainer.learned(kind)[name], trainer.params(f"{kind}/average")[name])
+
+
+def test_without_an_average_what_was_learnt_are_the_present_values(networks):
+    trainer = MetaTrainer(configure(), networks)
+    for name, value in networks.generator.items():
+        np.testing.assert_array_equal(trainer.learned("generator")[name], value)
 
 
 def test_a_frozen_discriminator_stays_until_its_iteration_then_begins_its_own_count(networks, tasks):
