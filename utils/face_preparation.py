@@ -185,11 +185,11 @@ class FacePreparer:
         for folder in ("Face_LQ", "Face_HQ"):
             for path in faces_in(self._output_dir / folder):
                 if stem_of_face(path) == stem:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
         if self.options.writes_aligned:
             for path in faces_in(self._output_dir / "Aligned"):
                 if stem_of_face(path) == stem and int(FACE_NAME.fullmatch(path.stem)["index"]) >= num_faces:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
 
 
 def _batches(targets: list[_Target]) -> Iterator[list[_Target]]:

@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from utils.errors import DiskFullError, UserError
 
@@ -13,6 +15,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+LEFTOVER = re.compile(r"\.(?P<name>.*)\.[0-9a-f]{8}\.part", re.DOTALL)  # what `atomic_path` writes to
+NAME_LENGTH = 50  # characters of the name in that: at most 200 bytes, and a file name has room for 255
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -42,31 +47,77 @@ def check_writable(folder: Path | str) -> None:
                         "permissions, or choose another output folder.")
 
 
+def open_locked(path: Path) -> BinaryIO:
+    """Open a file for appending, made when it is missing, and lock it until it is closed or the process ends.
+
+    Where locks do not exist (Windows, some network file systems), it is only opened.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+        OSError: it cannot be written.
+    """
+    while True:
+        file = path.open("ab")
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise
+        except OSError:
+            pass  # a network file system without locks
+        # who held the lock may have renamed or removed the file meanwhile: then the next one locks another
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
+
+
 @contextlib.contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold a lock while the block runs; where locks do not exist, go on without.
 
     Args:
-        path: a file that is made for it and stays, as removing it could let two in.
+        path: a file that is made for it and removed in the end, as is its folder if that is new and was not used; one
+            that a killed process left is no lock.
         what: what is locked, for the message.
 
     Raises:
         UserError: another process holds it, or the file cannot be written.
     """
+    new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        file = open_locked(path)
+    except BlockingIOError as error:
+        raise UserError(f"another process is working on {what}. Wait for it, or stop it.") from error
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}. Check the folder's permissions.") from error
     with file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"another process is working on {what}. Wait for it, or stop it.") from error
-            except OSError:
-                pass  # a network file system without locks
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows removes no open file, nobody a folder with files
+                path.unlink()
+                if new:
+                    path.parent.rmdir()
+
+
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Remove what `atomic_path` was writing in a folder when a process was killed.
+
+    The caller knows, as by a lock, that nobody else is writing these files now.
+
+    Args:
+        folder: need not exist.
+        names: of the files; none: of all.
+    """
+    kept = {name[:NAME_LENGTH] for name in names}
+    with contextlib.suppress(OSError):  # leftovers do no harm
+        for path in folder.iterdir():
+            match = LEFTOVER.fullmatch(path.name)
+            if match and (not names or match["name"] in kept):
+                path.unlink()
 
 
 @contextlib.contextmanager
@@ -83,8 +134,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # 50 characters are at most 200 bytes; a file name has room for 255
-        name = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.part")
+        name = path.with_name(f".{path.name[:NAME_LENGTH]}.{secrets.token_hex(4)}.part")
         os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask, unlike tempfile's
         temporary = name
         yield temporary

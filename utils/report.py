@@ -1,10 +1,12 @@
 """Tables of what happened to each photo, kept on disk while a tool works."""
 
+import contextlib
 import csv
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from utils.files import atomic_path
+from utils.errors import UserError
+from utils.files import atomic_path, exclusive, remove_leftovers
 
 
 class Report:
@@ -23,6 +25,9 @@ class Report:
                 photos all of whose rows have one of them. They stay in the file even while this run has not come to
                 them, so that interrupting it loses nothing.
             digits: significant ones that floats are written with; 17 are read back exactly.
+
+        Raises:
+            UserError: it cannot be written, or an earlier one not be read.
         """
         self.path = path
         self._digits = digits
@@ -59,6 +64,28 @@ class Report:
                 writer.writerows(rows)
 
 
+def report_name(kind: str, shard: tuple[int, int]) -> str:
+    """Give the name of a shard's report, as `report-0-of-4.csv`; that of the only one is `report.csv`."""
+    return f"{kind}.csv" if shard == (0, 1) else f"{kind}-{shard[0]}-of-{shard[1]}.csv"
+
+
+@contextlib.contextmanager
+def claim_report(path: Path, folders: Iterable[Path]) -> Iterator[None]:
+    """Keep other processes from the work that a report is of, while the block runs.
+
+    Processes with a shard each may work beside each other. One that has all the work, and finds no shard at work, first
+    removes what killed ones left in the folders that it writes in.
+
+    Raises:
+        UserError: another process is at it, or the folder of the report cannot be written.
+    """
+    with exclusive(path.with_name(f".{path.name}.lock"), f"{path} (several at once: each with its --shard)"):
+        if "-of-" not in path.name and not any(path.parent.glob(f".{path.stem}-*-of-*.csv.lock")):
+            for folder in folders:
+                remove_leftovers(folder)
+        yield
+
+
 def _read_rows(path: Path, statuses: Collection[str]) -> dict[str, list[dict]]:
     rows: dict[str, list[dict]] = {}
     try:
@@ -66,6 +93,9 @@ def _read_rows(path: Path, statuses: Collection[str]) -> dict[str, list[dict]]:
             for row in csv.DictReader(file):
                 if row.get("file"):
                     rows.setdefault(row["file"], []).append(row)
-    except (OSError, csv.Error):
+    except (FileNotFoundError, csv.Error):
         return {}
+    except OSError as error:  # it would be replaced by one without these rows
+        raise UserError(f"cannot read {path}: {error.strerror or error}. Check its permissions, or move it away."
+                        ) from error
     return {file: found for file, found in rows.items() if all(row.get("status") in statuses for row in found)}

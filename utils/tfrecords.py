@@ -189,7 +189,7 @@ def _label(data: bytes, file: RecordFile, index: int) -> memoryview:
                         "path.") from error
     values = features["label"].bytes_list.value if "label" in features else ()
     if len(values) != 1:
-        names = ", ".join(sorted(map(printable, features))) or "none"
+        names = ", ".join(sorted(map(printable, features))[:20]) or "none"
         raise UserError(f"{file.path} is no record of images: {file.place(index)} must have a feature `label` with one "
                         f"byte string. Its features: {names}.")
     return memoryview(values[0])
@@ -256,6 +256,8 @@ def write_image_records(path: Path | str, images: Iterable[np.ndarray], size: in
         if count < num_shards:
             raise UserError(f"{path} would get {count} images, too few for {num_shards} file(s). Give more images or "
                             "fewer shards.")
+        if num_shards > 1:  # renamed last: a process killed meanwhile leaves too few shards, not some of each record
+            files[0].unlink(missing_ok=True)
     for stale in set(record_files(path)) - set(files):
         stale.unlink()
     return count

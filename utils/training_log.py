@@ -1,7 +1,9 @@
 """What a training run tells: CSV files, TensorBoard events, a plot of its curves."""
 
+import contextlib
 import csv
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,8 +82,14 @@ class EventWriter:
     """Scalars and images for TensorBoard."""
 
     def __init__(self, folder: Path):
+        """Open a file in a folder, which need not exist.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         self._folder = folder
-        self._writer = tf.summary.create_file_writer(str(folder))
+        with self._disk_errors():
+            self._writer = tf.summary.create_file_writer(str(folder))
 
     def scalars(self, iteration: int, values: Mapping[str, float], group: str) -> None:
         """Write scalars as `group/name`."""
@@ -100,12 +108,20 @@ class EventWriter:
         self._write(iteration, write)
 
     def _write(self, iteration: int, write: Callable[[], None]) -> None:
-        try:
+        with self._disk_errors():
             with self._writer.as_default(step=np.int64(iteration)):
                 write()
             self._writer.flush()
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
         except tf.errors.OpError as error:
-            raise UserError(f"cannot write in {self._folder}: {error.message}. Check the free space.") from error
+            # the first line ends with what the system says; TensorFlow's own names are around it
+            line = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message.splitlines()[0])
+            raise UserError(f"cannot write in {self._folder}: {line}. Check its permissions and the free space."
+                            ) from error
 
     def close(self) -> None:
         """Finish the file."""

@@ -6,9 +6,11 @@ both follow from the seed and the iteration (`utils.training_data`).
 """
 
 import abc
+import contextlib
+import os
 import re
 import shutil
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,6 +35,7 @@ SCOPES = {"generator": GENERATOR_SCOPE, "mask": MASK_SCOPE, "discriminator": DIS
 AVERAGE_SCOPE = "Average/"
 CONFIG, UPDATES = "MetaF2N/config", "MetaF2N/discriminator_updates"
 PREFIX = "model-"
+ASIDE = "until_"  # folders of checkpoints that a run went back from
 AVERAGE_PREFIX = "average-"  # of a checkpoint with the moving averages alone, under the networks' own names
 
 
@@ -140,8 +143,14 @@ class Checkpoints:
         return self.folder / f"{PREFIX}{iteration}"
 
     def iterations(self) -> list[int]:
-        """List what is there, in ascending order."""
-        found = [re.fullmatch(rf"{PREFIX}(\d+)\.index", path.name) for path in self.folder.glob(f"{PREFIX}*.index")]
+        """List what is there, in ascending order.
+
+        Raises:
+            UserError: the folder cannot be read: what is in it must not be taken for missing.
+        """
+        with self._disk_errors("read"):
+            names = os.listdir(self.folder) if self.folder.exists() else []
+        found = [re.fullmatch(rf"{PREFIX}(\d+)\.index", name) for name in names]
         return sorted(int(match[1]) for match in found if match)
 
     def latest(self) -> int | None:
@@ -149,13 +158,40 @@ class Checkpoints:
         return max(self.iterations(), default=None)
 
     def clean(self) -> None:
-        """Remove what a process that was killed while it saved has left behind."""
-        for path in self.folder.glob(".*"):
-            if path.name.startswith((f".{PREFIX}", f".{AVERAGE_PREFIX}", ".checkpoint.")):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for data in self.folder.glob("*.data-*"):
-            if not data.with_suffix(".index").exists():
-                data.unlink()
+        """Remove what a process that was killed while it saved has left behind, and finish what it had begun.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        with self._disk_errors("clean"):
+            for path in self.folder.glob(".*"):
+                if path.name.startswith((f".{PREFIX}", f".{AVERAGE_PREFIX}", ".checkpoint.")):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for average in self.folder.glob(f"{AVERAGE_PREFIX}*.index"):  # saved before the checkpoint, which is not
+                if not average.with_name(average.name.replace(AVERAGE_PREFIX, PREFIX)).exists():
+                    average.unlink()
+            for data in self.folder.glob("*.data-*"):
+                if not data.with_suffix(".index").exists():
+                    self._follow_or_remove(data)
+        latest = self.latest()
+        if latest is not None:
+            self._mark_latest(latest)
+
+    def _follow_or_remove(self, data: Path) -> None:
+        """Deal with data that have no index: `set_aside` was to move them after it, or saving was interrupted."""
+        for index in self.folder.glob(f"{ASIDE}*/{data.stem}.index"):
+            if not index.with_name(data.name).exists():
+                data.replace(index.with_name(data.name))
+                return
+        data.unlink()
+
+    @contextlib.contextmanager
+    def _disk_errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"cannot {what} {self.folder}: {error.strerror or error}. Check its permissions and the "
+                            "free space.") from error
 
     def save(self, trainer: Any) -> None:
         """Write a checkpoint of the present state, then remove those that are no longer kept.
@@ -164,41 +200,50 @@ class Checkpoints:
             UserError: it cannot be written; earlier checkpoints are as they were.
         """
         tensors = self._layout.tensors(trainer)
-        write_tf1_checkpoint(self.prefix(trainer.iteration), tensors)
         averages = {name.removeprefix(AVERAGE_SCOPE): value for name, value in tensors.items()
                     if name.startswith(AVERAGE_SCOPE)}
-        if averages:
+        if averages:  # first: a run that finds the checkpoint does not save it again
             write_tf1_checkpoint(self.folder / f"{AVERAGE_PREFIX}{trainer.iteration}", averages)
+        write_tf1_checkpoint(self.prefix(trainer.iteration), tensors)
         self._mark_latest(trainer.iteration)
         earlier = [number for number in self.iterations() if number <= trainer.iteration]
-        for number in earlier[:-self._keep]:
-            if not self._keep_every or number % self._keep_every:
-                for prefix in (PREFIX, AVERAGE_PREFIX):
-                    for file in sorted(self.folder.glob(f"{prefix}{number}.*"), reverse=True):  # the index first
-                        file.unlink(missing_ok=True)
+        with self._disk_errors("clean"):
+            for number in earlier[:-self._keep]:
+                if not self._keep_every or number % self._keep_every:
+                    for prefix in (PREFIX, AVERAGE_PREFIX):
+                        for file in sorted(self.folder.glob(f"{prefix}{number}.*"), reverse=True):  # the index first
+                            file.unlink(missing_ok=True)
 
     def set_aside(self, iteration: int) -> Path | None:
         """Move the checkpoints of later iterations into a folder of their own, out of the way of new ones.
 
         Returns:
             The folder; None if there are none.
+
+        Raises:
+            UserError: they cannot be moved.
         """
         later = [number for number in self.iterations() if number > iteration]
         if not later:
             return None
-        folder = self.folder / f"until_{later[-1]}_before_going_back_to_{iteration}"
-        folder.mkdir(exist_ok=True)
-        for number in later:
-            for prefix in (PREFIX, AVERAGE_PREFIX):
-                for file in sorted(self.folder.glob(f"{prefix}{number}.*"), reverse=True):
-                    file.replace(folder / file.name)
+        folder = self.folder / f"{ASIDE}{later[-1]}_before_going_back_to_{iteration}"
+        with self._disk_errors("write in"):
+            folder.mkdir(exist_ok=True)
+            for number in later:
+                for prefix in (AVERAGE_PREFIX, PREFIX):  # `clean` removes averages whose checkpoint has gone
+                    for file in sorted(self.folder.glob(f"{prefix}{number}.*"), reverse=True):
+                        file.replace(folder / file.name)
         self._mark_latest(iteration)
         return folder
 
     def _mark_latest(self, iteration: int) -> None:
         """Name the latest checkpoint in the file by which TensorFlow finds it in a folder."""
-        with atomic_path(self.folder / "checkpoint") as temporary:
-            temporary.write_text(f'model_checkpoint_path: "{PREFIX}{iteration}"\n')
+        file, text = self.folder / "checkpoint", f'model_checkpoint_path: "{PREFIX}{iteration}"\n'
+        with self._disk_errors("read"):
+            if file.exists() and file.read_text(errors="replace") == text:
+                return
+        with atomic_path(file) as temporary:
+            temporary.write_text(text)
 
     def read_config(self, iteration: int) -> Any:
         """Read what a checkpoint was trained with.

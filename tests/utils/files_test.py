@@ -1,11 +1,13 @@
 """Atomic writing: all or nothing, under any name, with the permissions of a new file."""
 
+import errno
+import fcntl
 import os
 
 import pytest
 
-from utils.errors import UserError
-from utils.files import atomic_path, exclusive
+from utils.errors import DiskFullError, UserError
+from utils.files import atomic_path, exclusive, open_locked, read_bytes, remove_leftovers
 
 
 def write(path, text):
@@ -100,3 +102,78 @@ def test_a_lock_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*lock"), exclusive(tmp_path / "file" / "lock", "x"):
         pytest.fail("has it")
+
+
+def test_a_lock_leaves_nothing_and_one_that_a_killed_process_left_is_none(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "lock").touch()
+    for path in (tmp_path / "old" / "lock", tmp_path / "new" / "lock", tmp_path / "used" / "lock"):
+        with exclusive(path, "it"):
+            if path.parent.name == "used":
+                (path.parent / "result").touch()
+    assert sorted(os.listdir(tmp_path)) == ["old", "used"]
+    assert (os.listdir(tmp_path / "old"), os.listdir(tmp_path / "used")) == ([], ["result"])
+
+
+def test_a_lock_on_a_file_that_was_removed_meanwhile_does_not_count(tmp_path, monkeypatch):
+    path, taken = tmp_path / "lock", []
+
+    def flock(file, operation):
+        if not taken:
+            path.unlink()  # the one that held it ends between opening and locking
+        taken.append(operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with open_locked(path) as file:
+        assert len(taken) == 2
+        assert os.path.samestat(os.fstat(file.fileno()), path.stat())
+
+
+def test_without_locks_work_goes_on(tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with exclusive(tmp_path / "lock", "it"):
+        assert os.listdir(tmp_path) == ["lock"]
+
+
+def test_leftovers_are_removed_by_name_or_all_and_nothing_else(tmp_path):
+    long = "long" * 30
+    others = ["a.png", ".a.png", ".a.png.part", ".a.png.0123abcd", ".a.png.0123abcg.part", "a.png.0123abcd.part"]
+    for name in (*others, ".a.png.0123abcd.part", ".ab.png.0123abcd.part", ".two\nlines.png.89abcdef.part",
+                 f".{long[:50]}.00000000.part"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path, "a.png", f"{long}.png")
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, ".ab.png.0123abcd.part", ".two\nlines.png.89abcdef.part"])
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(others)
+    remove_leftovers(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(("number", "kind"), [
+    (errno.ENOSPC, DiskFullError), (errno.EDQUOT, DiskFullError), (errno.EROFS, UserError), (errno.EACCES, UserError),
+    (errno.EFBIG, UserError)])
+@pytest.mark.parametrize("when", ["opening", "writing", "renaming"])
+def test_whatever_the_disk_refuses_is_one_line_and_the_old_file_stays(tmp_path, monkeypatch, number, kind, when):
+    path = tmp_path / "x.txt"
+    write(path, "old")
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    place, name = {"opening": (os, "open"), "writing": (type(path), "write_text"),
+                   "renaming": (type(path), "replace")}[when]
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, refuse)
+        with pytest.raises(UserError, match=os.strerror(number)) as caught:
+            write(path, "half")
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(UserError, match=f"cannot read {tmp_path}: Is a directory"):
+        read_bytes(tmp_path)

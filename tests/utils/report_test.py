@@ -6,7 +6,7 @@ import os
 import pytest
 
 from utils.errors import UserError
-from utils.report import Report
+from utils.report import Report, claim_report, report_name
 
 COLUMNS = ["file", "status", "width", "height", "faces", "patches", "mask_mean", "loss_0", "loss_1", "seconds_total",
            "reason"]
@@ -175,3 +175,40 @@ def test_garbage_in_the_place_of_a_report_does_not_matter(tmp_path, garbage):
 def test_no_earlier_report_is_no_error(tmp_path):
     Report(tmp_path / "report.csv", COLUMNS, keep=FINISHED).add_present(["a.png"])
     assert files(tmp_path / "report.csv") == ["a.png"]
+
+
+def test_an_earlier_report_that_cannot_be_read_is_not_replaced(tmp_path, monkeypatch):
+    first_run(tmp_path / "report.csv", "a.png")
+    before = (tmp_path / "report.csv").read_bytes()
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "open", refuse)
+        with pytest.raises(UserError, match=r"cannot read .*report\.csv: Permission denied"):
+            Report(tmp_path / "report.csv", COLUMNS, keep=FINISHED)
+    assert (tmp_path / "report.csv").read_bytes() == before
+
+
+def test_one_process_at_a_time_writes_a_report_and_shards_do_so_beside_each_other(tmp_path):
+    whole, first, second = (tmp_path / report_name("report", shard) for shard in ((0, 1), (0, 2), (1, 2)))
+    assert [path.name for path in (whole, first, second)] == ["report.csv", "report-0-of-2.csv", "report-1-of-2.csv"]
+    with claim_report(whole, []), pytest.raises(UserError, match=r"report\.csv \(several at once: each with its "), \
+            claim_report(whole, []):
+        pytest.fail("both write it")
+    with claim_report(first, []), claim_report(second, []), pytest.raises(UserError), claim_report(first, []):
+        pytest.fail("both write it")
+    assert os.listdir(tmp_path) == []
+
+
+def test_leftovers_are_removed_by_who_has_the_folder_alone(tmp_path):
+    left = tmp_path / "results" / ".a.png.0123abcd.part"
+    left.parent.mkdir()
+    left.touch()
+    with claim_report(tmp_path / "report-0-of-2.csv", [left.parent]):
+        assert left.exists()
+        with claim_report(tmp_path / "report.csv", [left.parent]):
+            assert left.exists()
+    with claim_report(tmp_path / "report.csv", [left.parent]):
+        assert not left.exists()

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,6 +185,24 @@ def test_missing_shard_is_named(tmp_path, images):
         ImageRecords(tmp_path / "y", SIZE)
 
 
+def test_replacing_shards_that_ends_between_two_renames_leaves_too_few_and_no_mixture(tmp_path, images, monkeypatch):
+    write_image_records(tmp_path / "y", images, SIZE, num_shards=3)
+    replace, done = Path.replace, []
+
+    def replace_once(self, target):
+        if done:
+            raise KeyboardInterrupt
+        done.append(target)
+        replace(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", replace_once)
+        write_image_records(tmp_path / "y", make_images(5, seed=1), SIZE, num_shards=3)
+    assert done == [shard_path(tmp_path / "y", 2, 3)]
+    with pytest.raises(UserError, match="lacks 1 of 3 shards, as y-00000-of-00003"):
+        ImageRecords(tmp_path / "y", SIZE)
+
+
 def test_shards_of_two_divisions_are_refused(tmp_path, images):
     write_image_records(tmp_path / "y", images, SIZE, num_shards=3)
     shard_path(tmp_path / "y", 0, 3).with_name("y-00000-of-00002").touch()
@@ -263,8 +282,9 @@ def test_images_of_another_size_are_refused_on_opening(tmp_path, stored, wanted,
     (example(label=b"123456789"), "9 bytes per image instead of 4x4"),
     (example(image=b"1", name=b"2"), "must have a feature `label` with one byte string. Its features: image, name"),
     (example(label=[b"1", b"2"]), "must have a feature `label` with one byte string"),
-    (example(), "Its features: none"), (b"\xff\xff\xff", "is no tf.train.Example")],
-    ids=["bytes", "names", "two", "none", "data"])
+    (example(), "Its features: none"), (b"\xff\xff\xff", "is no tf.train.Example"),
+    (example(**{f"a{index:02d}": b"1" for index in range(50)}), "a18, a19.")],
+    ids=["bytes", "names", "two", "none", "data", "many"])
 def test_records_of_something_else_are_refused(tmp_path, data, message):
     write_with_tensorflow(tmp_path / "y", [data])
     with pytest.raises(UserError) as caught:

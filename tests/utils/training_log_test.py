@@ -150,6 +150,14 @@ def make_histories(tmp_path, count):
     return training, validation
 
 
+def test_a_folder_for_events_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write in .*tb: .*file is not a directory\. Check") as caught:
+        EventWriter(tmp_path / "file" / "tb")
+    assert "\n" not in str(caught.value)
+    assert "{{" not in str(caught.value)
+
+
 def drawn(path, histories, monkeypatch):
     """Give, for every axes, label -> the points that `plot_curves` draws."""
     figures = []

@@ -1,6 +1,8 @@
 """Checkpoints of training: the original's names, everything put back bit for bit, which are kept, what does not fit."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -299,3 +301,55 @@ def test_damaged_checkpoint_is_named(checkpoints, trainer):
     data.write_bytes(data.read_bytes()[:100])
     with pytest.raises(UserError, match=r"cannot read the checkpoint .*model-1"):
         checkpoints.restore(1, trainer)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_a_kill_while_saving_left_undone_is_made_good(checkpoints):
+    save_numbers(checkpoints, (2, 4))
+    before = names(checkpoints.folder)
+    (checkpoints.folder / "checkpoint").write_text('model_checkpoint_path: "model-2"\n')  # killed before this
+    for file in checkpoints.folder.glob("average-4.*"):  # killed between the averages and the checkpoint
+        shutil.copy(file, file.with_name(file.name.replace("-4", "-6")))
+    checkpoints.clean()
+    assert names(checkpoints.folder) == before
+    assert tf.train.latest_checkpoint(str(checkpoints.folder)) == str(checkpoints.prefix(4))
+
+
+@pytest.mark.parametrize("killed_after", range(4))
+def test_going_back_that_was_killed_midway_loses_no_checkpoint(checkpoints, monkeypatch, killed_after):
+    save_numbers(checkpoints, (2, 4))
+    whole = {path.name: path.read_bytes() for path in checkpoints.folder.glob("*-4.*")}
+    replace, moved = Path.replace, []
+
+    def killed(source, target):
+        if len(moved) == killed_after:
+            raise KeyboardInterrupt
+        moved.append(source.name)
+        return replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.set_aside(2)
+    checkpoints.clean()
+    aside = checkpoints.set_aside(2) or next(checkpoints.folder.glob("until_*"))
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == whole
+    assert checkpoints.iterations() == [2]
+
+
+@pytest.mark.parametrize("call", [lambda checkpoints: checkpoints.clean(), lambda checkpoints: checkpoints.set_aside(2),
+                                  lambda checkpoints: checkpoints.latest()], ids=["clean", "set_aside", "latest"])
+def test_a_folder_that_cannot_be_read_or_written_is_one_line(checkpoints, monkeypatch, call):
+    save_numbers(checkpoints, (2, 4))
+    (checkpoints.folder / ".model-6.abc").touch()
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    for place, name in ((os, "listdir"), (Path, "unlink"), (Path, "mkdir")):
+        monkeypatch.setattr(place, name, refuse)
+    with pytest.raises(UserError, match=r"cannot (clean|write in|read) .*checkpoints: Read-only file system"):
+        call(checkpoints)
