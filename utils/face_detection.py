@@ -175,13 +175,15 @@ def read_boxes(path: Path) -> dict[str, list[Face]]:
     try:
         is_json = path.suffix.lower() == ".json"
         rows = json.loads(text) if is_json else list(csv.DictReader(io.StringIO(text, newline="")))
-    except (json.JSONDecodeError, csv.Error, RecursionError) as error:
+    except (ValueError, csv.Error, RecursionError) as error:  # json raises ValueError for numbers of 5000 digits
         raise UserError(f"{path} is not a {path.suffix} file: {error}. The README gives its form.") from error
     if not isinstance(rows, list):
         raise UserError(f"{path} must hold a list of faces. Received: {type(rows).__name__}. The README gives its "
                         "form.")
     for number, row in enumerate(rows, 1):
         try:
+            if type(row["file"]) is not str:
+                raise TypeError("the file must be a name")
             if "box" in row:
                 box, landmarks = row["box"], row["landmarks"]
             elif not row["x0"]:
@@ -191,14 +193,14 @@ def read_boxes(path: Path) -> dict[str, list[Face]]:
                 box = [row[column] for column in BOX_COLUMNS]
                 landmarks = [row[column] for column in LANDMARK_COLUMNS]
             face = Face(np.array(box, np.float64).reshape(4), np.array(landmarks, np.float64).reshape(5, 2),
-                        float(row.get("score") or 1))
+                        1.0 if row.get("score") in (None, "") else float(row["score"]))
             numbers = np.array([*face.box, *face.landmarks.ravel(), face.score])
             if not (np.abs(numbers) < LARGEST_COORDINATE).all():  # or not finite
                 raise ValueError("a number is out of range")
             if face.box[2] < face.box[0] or face.box[3] < face.box[1]:
                 raise ValueError("the corners of a box are swapped")
             faces.setdefault(row["file"], []).append(face)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{path}, entry {number}: {type(error).__name__} {printable(str(error))}. It needs a file, "
                             "a box of four numbers and five landmarks of two.") from error
     return faces

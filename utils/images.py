@@ -5,6 +5,7 @@ samples, BGR and colour profiles are dealt with here.
 """
 
 import io
+import math
 import struct
 import warnings
 import zlib
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from utils.errors import UserError
 from utils.files import atomic_path
@@ -24,10 +25,18 @@ TIFF_BITS_PER_SAMPLE = 258
 TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 262, 0
 TIFF_PLANAR, TIFF_SEPARATE_PLANES = 284, 2
 TIFF_EXTRA_SAMPLES, TIFF_PREMULTIPLIED = 338, (1,)
-PNG_COLOUR_TYPE, PNG_GRAY_AND_ALPHA = 25, 4  # where in the file, and which
+PNG_BIT_DEPTH, PNG_COLOUR_TYPE, PNG_GRAY_AND_ALPHA = 24, 25, 4  # where in the file, and which
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")  # Pillow hands some others, like EPS, to outside programs
-PNG_HEADER_SIZE = 33  # signature and IHDR
+PNG_SIGNATURE_SIZE, PNG_HEADER_SIZE = 8, 33  # bytes; the header is the signature and IHDR
+PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+# Pillow's 1 MB of a text or colour profile, unpacked, would cost the pictures of some scanners and editors
+PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_PNG_TEXT = 2**24  # bytes
+JPEG_PIXELS_PER_BYTE = 1024  # at most: 64 in a bit, the shortest code of a block, with room to spare
+# the brands of ISO base media files (ISO/IEC 14496-12) that are pictures
+ISO_PICTURES = {**dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "a HEIC"),
+                **dict.fromkeys((b"avif", b"avis"), "an AVIF")}
 PNG_COMPRESSION = 3  # of 9: photographs hardly shrink further, and 9 takes many times as long
+JPEG_FORMATS = ("JPEG", "MPO")
 GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 WIDE_MODES = ("I", "F")
@@ -60,11 +69,14 @@ def read_image(path: Path) -> Photo:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on large files and odd metadata; errors are raised
             image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.format in JPEG_FORMATS and math.prod(image.size) > JPEG_PIXELS_PER_BYTE * len(data):
+                raise UserError(f"cannot read the image {path}: it ends long before the {image.width}x{image.height} "
+                                "pixels that it states. Replace or remove it.")  # libjpeg would fill them with gray
             deep = _is_16_bit(image)
             if image.mode in WIDE_MODES and not deep:
                 raise UserError(f"{path} has 32-bit samples, which are not supported. Convert it to 8 or 16 bits.")
             image.load()
-            samples = _decode_16_bit(path, data, image) if deep else _to_array(image)
+            samples = _decode_16_bit(path, data, image) if deep else _to_array(image, data)
             return _to_photo(_upright(samples, _orientation(image)), image)
     except UserError:
         raise
@@ -110,12 +122,24 @@ def _explain(path: Path, error: Exception) -> UserError:
     if isinstance(error, Image.DecompressionBombError):
         return UserError(f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} million pixels, which is not "
                          "supported. Make it smaller or divide it.")
+    if "MAX_TEXT" in str(error):
+        return UserError(f"cannot read the image {path}: its texts or its colour profile unpack to more than "
+                         f"{LARGEST_PNG_TEXT // 2**20} MiB. Convert or replace it.")
+    if isinstance(error, UnidentifiedImageError) and (kind := _iso_picture(path)):
+        return UserError(f"{path} is {kind} picture, which is not supported. Convert it to PNG or JPEG.")
     if isinstance(error, UnidentifiedImageError):  # what Pillow says here names a memory address
         return UserError(f"cannot read the image {path}: it is no PNG, JPEG, BMP, WebP or TIFF of a known kind. "
                          "Convert, replace or remove it.")
     reason = " ".join(str(error).split()) or type(error).__name__
     return UserError(f"cannot read the image {path}: {reason}. It is damaged or of a rare kind: convert, replace or "
                      "remove it.")
+
+
+def _iso_picture(path: Path) -> str | None:
+    """Give the kind of picture that phones write and often call .jpg, or None if a file is no such one."""
+    with Path(path).open("rb") as file:
+        head = file.read(12)
+    return ISO_PICTURES.get(head[8:]) if head[4:8] == b"ftyp" else None
 
 
 def _orientation(image: Image.Image) -> int:
@@ -142,7 +166,8 @@ def _decode_16_bit(path: Path, data: bytes, image: Image.Image) -> np.ndarray:
     OpenCV decodes them, but leaves what they mean to the caller; Pillow's `image` knows.
     """
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it would print what is raised below
-    samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    encoded = _checked_png(data) if image.format == "PNG" else data
+    samples = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
     tags = image.tag_v2 if image.format == "TIFF" else {}
     separate = tags.get(TIFF_PLANAR) == TIFF_SEPARATE_PLANES and image.mode not in GRAY_MODES  # OpenCV garbles them
     if samples is None or samples.dtype != np.uint16 or separate:
@@ -153,6 +178,9 @@ def _decode_16_bit(path: Path, data: bytes, image: Image.Image) -> np.ndarray:
     else:
         samples = cv2.cvtColor(samples, cv2.COLOR_BGR2RGB if samples.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
     if image.format == "PNG":
+        if samples.shape[2] == 1 and "transparency" in image.info:  # OpenCV knows that of colour alone
+            opaque = (samples != image.info["transparency"]) * np.uint16(65535)
+            return np.concatenate([samples, opaque], axis=2)
         return samples[:, :, [0, 3]] if data[PNG_COLOUR_TYPE] == PNG_GRAY_AND_ALPHA else samples
     if tags.get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO:
         samples = np.iinfo(np.uint16).max - samples
@@ -164,8 +192,30 @@ def _decode_16_bit(path: Path, data: bytes, image: Image.Image) -> np.ndarray:
     return samples
 
 
-def _to_array(image: Image.Image) -> np.ndarray:
+def _checked_png(data: bytes) -> bytes:
+    """Give the chunks of a PNG that tell its samples, of which none is damaged: OpenCV believes any length and prints.
+
+    Raises:
+        ValueError: one is.
+    """
+    chunks, position, kind = [data[:PNG_SIGNATURE_SIZE]], PNG_SIGNATURE_SIZE, b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + length + 12
+        if kind in PNG_CHUNKS:
+            checksum = data[end - 4:end]
+            if checksum != struct.pack(">I", zlib.crc32(data[position + 4:end - 4])):
+                raise ValueError(f"the checksum of its {kind.decode()} is wrong")
+            chunks.append(data[position:end])
+        position = end
+    return b"".join(chunks)
+
+
+def _to_array(image: Image.Image, data: bytes) -> np.ndarray:
     """Give uint8 samples [h, w, 1 to 4]: gray, gray and alpha, RGB or RGB and alpha."""
+    if image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
+        # Pillow spreads samples of 2 or 4 bits over 0 to 255, but not the one that is transparent
+        image.info["transparency"] *= 255 // (2 ** data[PNG_BIT_DEPTH] - 1)
     alpha = image.mode in ALPHA_MODES or "transparency" in image.info
     mode = "L" if image.mode in GRAY_MODES else "RGB"
     samples = np.asarray(image.convert(mode + "A" if alpha else mode))

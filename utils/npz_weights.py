@@ -1,6 +1,9 @@
 """Weights of this project's own networks as NumPy's .npz in half precision: small enough to be part of a repository."""
 
 import io
+import math
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,6 +13,11 @@ from utils.errors import UserError
 from utils.files import atomic_path, read_bytes
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+# how far compressed arrays may expand; those written here are not compressed
+EXPANSION_LIMIT = 4  # times the file's size
+EXPANSION_FLOOR = 64 * 2**20  # bytes
+LONGEST_REASON = 300  # characters
 
 
 def read_npz_weights(path: Path | str, *, holds: str, check: Callable[[Shapes], object]) -> dict[str, np.ndarray]:
@@ -23,17 +31,44 @@ def read_npz_weights(path: Path | str, *, holds: str, check: Callable[[Shapes], 
     Raises:
         UserError: the file cannot be read, is damaged, holds something else or values that are not finite.
     """
-    content = io.BytesIO(read_bytes(path))
+    content = read_bytes(path)
     try:
-        with np.load(content, allow_pickle=False) as file:
-            arrays = {name: file[name].astype(np.float32) for name in file.files}
+        arrays = _read_arrays(content)
         check({name: value.shape for name, value in arrays.items()})
         if wrong := not_finite(arrays):
             raise ValueError(f"{wrong[0]} has values that are not finite")
     except Exception as error:  # NumPy and zipfile raise a dozen kinds for what is damaged
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__  # it may quote the file
+        reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
         raise UserError(f"{path} holds no {holds}: {reason.rstrip('.')}. Fetch or make it again.") from error
     return arrays
+
+
+def _read_arrays(content: bytes) -> dict[str, np.ndarray]:
+    """Read the arrays of an archive. `numpy.load` would allocate whatever size the archive claims."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > EXPANSION_LIMIT * len(content) + EXPANSION_FLOOR:
+            raise ValueError("its arrays expand far beyond the file's size")
+        return {entry.filename.removesuffix(".npy"): _read_array(archive.read(entry)) for entry in entries}
+
+
+def _read_array(content: bytes) -> np.ndarray:
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"an array has the unknown format {version}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # remarks of the parser on headers that it then refuses
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read_header(stream)
+    if dtype.kind not in "fiu":
+        raise ValueError(f"an array is of the type {dtype.name}, not of numbers")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"an array has the impossible shape {shape}")
+    values = np.frombuffer(content, dtype, math.prod(shape), stream.tell())
+    with np.errstate(over="ignore"):  # what becomes infinite is refused
+        return values.reshape(shape, order="F" if is_fortran else "C").astype(np.float32)
 
 
 def write_npz_weights(path: Path | str, arrays: Mapping[str, np.ndarray]) -> None:

@@ -4,6 +4,7 @@ A TFRecord file repeats: length of the data (uint64), checksum of these 8 bytes 
 (uint32), little-endian. Checksums are CRC-32C, masked.
 """
 
+import array
 import math
 import os
 import struct
@@ -19,7 +20,8 @@ LENGTH = struct.Struct("<Q")
 CHECKSUM_SIZE = 4  # bytes
 HEADER_SIZE = LENGTH.size + CHECKSUM_SIZE
 MASK_DELTA = 0xA282EAD8
-SEARCH_CHUNK = 2**22  # bytes
+SEARCH_CHUNK = 2**18  # bytes
+MAX_FAULTS = 1000  # per file: each costs a search, and more of them leave little worth training with
 REMEDY = "Fetch or make it again, or train with --skip_corrupt, which leaves damaged images out."
 
 
@@ -72,11 +74,11 @@ class RecordFile:
     def _unreadable(self, error: OSError) -> UserError:
         return UserError(f"cannot read {self.path}: {error.strerror or error}. Check the path and its permissions.")
 
-    def _scan(self, usual_header: bytes, skip_corrupt: bool) -> tuple[list[int], list[int]]:
+    def _scan(self, usual_header: bytes, skip_corrupt: bool) -> tuple[array.array, array.array]:
         """Give the offset and the length of the data of every record."""
         if not self.num_bytes:
             raise UserError(f"{self.path} is empty. Fetch or make it again.")
-        offsets, lengths, header, position = [], [], usual_header, 0
+        offsets, lengths, header, position = array.array("q"), array.array("q"), usual_header, 0
         while position < self.num_bytes:
             found = os.pread(self._descriptor, HEADER_SIZE, position)
             intact = found == header or self._is_header(found)
@@ -103,6 +105,8 @@ class RecordFile:
             if not skip_corrupt:
                 raise UserError(f"{self.path} {what}. {REMEDY}")
             lost = ((following or self.num_bytes) - position) / record_size
+            if len(self.faults) == MAX_FAULTS:
+                raise UserError(f"{self.path} is damaged in more than {MAX_FAULTS} places. Fetch or make it again.")
             self.faults.append(f"{self.path} {what}.")
             self.num_lost += math.ceil(lost) if following is None else max(0, round(lost))
             position = following or self.num_bytes

@@ -12,7 +12,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,16 +27,18 @@ from utils.torch_unpickler import (
 
 # where training scripts keep the weights inside a checkpoint, the best ones first
 STATE_DICT_KEYS = ("params_ema", "params", "state_dict", "g_ema", "model", "model_state_dict", "net")
+FOREIGN_ADVICE = "torch.save writes no such files: get it from another place."
 PARALLEL_PREFIX = "module."  # put before each name by torch.nn.DataParallel
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_DEPTH = 50
-MAX_ENTRIES = 1_000_000  # of all dicts, lists and tuples together
+MAX_ENTRIES = 100_000  # of all dicts, lists and tuples together
+MAX_SHORT_PICKLE = 1000  # instructions of the legacy format's magic number, version and platform
+MAX_DIRECTORY = 8 * 2**20  # bytes of a zip archive's table of contents; 1000 tensors need about 0.1 MiB
 # how much memory the arrays may take: expanded tensors (stride 0) and tied weights are larger than what is stored
 EXPANSION_LIMIT = 4  # times the file's size
 EXPANSION_FLOOR = 64 * 2**20  # bytes
-
 
 
 class _Contents(NamedTuple):
@@ -45,6 +47,25 @@ class _Contents(NamedTuple):
     tree: Any
     read_storage: Callable[[str], bytes]  # key of a storage -> all of it
     byte_order: str  # of the storages: "little" or "big"
+
+
+class _Reader(io.BufferedReader):
+    """A file that is never asked for more than is left of it: a length in a file is a claim, not a reason to allocate.
+
+    `limit` is the most that may be read at once, in bytes.
+    """
+
+    def __init__(self, raw: io.RawIOBase):
+        super().__init__(raw)
+        self.size = os.fstat(raw.fileno()).st_size
+        self.limit = sys.maxsize
+
+    def read(self, count: int | None = -1, /) -> bytes:
+        if count is not None and count > io.DEFAULT_BUFFER_SIZE:  # nearly all of the calls are for a byte or two
+            count = max(0, min(count, self.size - self.tell()))
+            if count > self.limit:
+                raise BadTorchFileError("its table of contents is far larger than that of a weight file")
+        return super().read(count)
 
 
 def load_torch_file(path: Path | str) -> dict:
@@ -109,12 +130,11 @@ def _choose(tree: dict, key: str | None) -> dict[str, TensorView]:
 def _load(path: Path, choose: Callable[[dict], dict]) -> dict:
     """Open `path`, let `choose` pick from its dictionary, read the tensors of what was picked."""
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            contents = _open(file, size)
+        with _Reader(path.open("rb", buffering=0)) as file:
+            contents = _open(file)
             if type(contents.tree) is not dict:
                 raise BadTorchFileError("does not hold a dictionary", "Use a file that holds a state dict.")
-            return _read_tensors(choose(contents.tree), contents, EXPANSION_LIMIT * size + EXPANSION_FLOOR)
+            return _read_tensors(choose(contents.tree), contents, EXPANSION_LIMIT * file.size + EXPANSION_FLOOR)
     except BadTorchFileError as error:
         raise UserError(f"{path}: {error}") from error
     except OSError as error:
@@ -128,26 +148,29 @@ def _load(path: Path, choose: Callable[[dict], dict]) -> dict:
                         f"{printable(str(error))}). The file is damaged or incomplete: download it again.") from error
 
 
-def _open(file: BinaryIO, size: int) -> _Contents:
+def _open(file: _Reader) -> _Contents:
     """Recognise the format and read everything but the numbers."""
     head = file.read(512)
     file.seek(0)
     if head.startswith(b"PK\x03\x04"):
-        return _open_zip(file, size)
+        return _open_zip(file)
     if head.startswith(b"\x80"):
-        return _open_legacy(file, size)
+        return _open_legacy(file)
     if head[257:262] == b"ustar":
         raise BadTorchFileError("is in PyTorch's tar format from before version 0.2",
                                 "Load it and save it again with PyTorch.")
     if head.lstrip()[:1] == b"<":
         raise BadTorchFileError("is a web page", "The link led to a page instead of the file: download it again.")
-    raise BadTorchFileError("is empty" if size == 0 else "is not a file written by torch.save",
+    raise BadTorchFileError("is empty" if file.size == 0 else "is not a file written by torch.save",
                             "Download it again, or check that it is the file you mean.")
 
 
-def _open_zip(file: BinaryIO, size: int) -> _Contents:
+def _open_zip(file: _Reader) -> _Contents:
     """The zip format: ARCHIVE/data.pkl, one entry ARCHIVE/data/KEY per storage, uncompressed."""
+    file.limit = MAX_DIRECTORY
     archive = zipfile.ZipFile(file)
+    file.limit = sys.maxsize
+    _check_entries(archive.infolist(), file.size)
     entries = archive.NameToInfo
     roots = [name.removesuffix("data.pkl") for name in entries if name.split("/", 1)[-1] == "data.pkl"]
     if len(roots) != 1:
@@ -165,7 +188,7 @@ def _open_zip(file: BinaryIO, size: int) -> _Contents:
         entry = entries[name]
         if entry.compress_type != zipfile.ZIP_STORED:
             raise BadTorchFileError("is compressed, which PyTorch's files are not", "Use the file as it was published.")
-        if entry.file_size > size or entry.file_size != entry.compress_size:
+        if entry.file_size > file.size or entry.file_size != entry.compress_size:
             raise BadTorchFileError(f"its part {printable(name)} claims to be larger than the file")
         if without_checksums:  # torch.serialization.set_crc32_options(False) writes zeros
             del entry.CRC
@@ -190,16 +213,29 @@ def _open_zip(file: BinaryIO, size: int) -> _Contents:
     return _Contents(tree, read_storage, byte_order)
 
 
-def _open_legacy(file: BinaryIO, size: int) -> _Contents:
+def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
+    """Refuse archives that other programs could take for something else than what is read here."""
+    seen = set()
+    for entry in entries:
+        if entry.filename.startswith("/") or ".." in entry.filename.replace("\\", "/").split("/"):
+            raise BadTorchFileError(f"its part {printable(entry.filename)} lies outside of the archive", FOREIGN_ADVICE)
+        if entry.filename in seen:
+            raise BadTorchFileError(f"its part {printable(entry.filename)} is there twice", FOREIGN_ADVICE)
+        seen.add(entry.filename)
+    if sum(entry.compress_size for entry in entries) > size:
+        raise BadTorchFileError("its parts claim to be larger than the file, or overlap")
+
+
+def _open_legacy(file: _Reader) -> _Contents:
     """The legacy format: five pickles (magic number, version, platform, object, storage keys), then the storages.
 
     Each storage is its number of elements (int64) and the elements, little-endian on every platform.
     """
-    if load_pickle(file)[0] != LEGACY_MAGIC:
+    if load_pickle(file, max_instructions=MAX_SHORT_PICKLE)[0] != LEGACY_MAGIC:
         raise BadTorchFileError("is a pickle, but not one written by torch.save", "Check that it is the file you mean.")
-    if load_pickle(file)[0] != LEGACY_PROTOCOL:
+    if load_pickle(file, max_instructions=MAX_SHORT_PICKLE)[0] != LEGACY_PROTOCOL:
         raise BadTorchFileError("is of an unknown version of PyTorch's legacy format")
-    load_pickle(file)  # the writer's platform, which tells nothing needed
+    load_pickle(file, max_instructions=MAX_SHORT_PICKLE)  # the writer's platform, which tells nothing needed
     tree, storages = load_pickle(file)
     keys, _ = load_pickle(file)
     if type(keys) is not list or any(type(key) is not str for key in keys) or sorted(keys) != sorted(storages):
@@ -212,7 +248,7 @@ def _open_legacy(file: BinaryIO, size: int) -> _Contents:
         storage = storages[key]
         positions[key] = position + 8
         position += 8 + storage.size * storage.dtype.itemsize
-        if count != storage.size or position > size:
+        if count != storage.size or position > file.size:
             raise BadTorchFileError(f"its storage {printable(key)} does not have the stated {storage.size} elements")
 
     def read_storage(key: str) -> bytes:

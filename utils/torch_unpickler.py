@@ -9,6 +9,7 @@ stack of the C implementation, which ends the process instead of raising.
 """
 
 import dataclasses
+import math
 import pickletools
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -18,7 +19,7 @@ import numpy as np
 
 from utils.errors import printable
 
-MAX_INSTRUCTIONS = 2_000_000  # a checkpoint of 1000 tensors needs about 30,000
+MAX_INSTRUCTIONS = 300_000  # a checkpoint of 1000 tensors needs about 30,000
 MAX_DIMENSIONS = 32
 SCALARS = (str, bytes, int, float, bool, type(None))
 
@@ -79,8 +80,12 @@ class Builder:
     function: Callable
 
 
-def load_pickle(stream: BinaryIO) -> tuple[Any, dict[str, Storage]]:
+def load_pickle(stream: BinaryIO, *, max_instructions: int = MAX_INSTRUCTIONS) -> tuple[Any, dict[str, Storage]]:
     """Read one pickle from where `stream` stands and leave it behind the pickle's end.
+
+    Args:
+        stream: a file whose `read` allocates no more than there is, whatever it is asked for.
+        max_instructions: a longer pickle is refused.
 
     Returns:
         The object, made of dict, list, tuple, scalars and this module's classes (it may be shared, deep or cyclic: the
@@ -91,7 +96,7 @@ def load_pickle(stream: BinaryIO) -> tuple[Any, dict[str, Storage]]:
             means that it is damaged, too.
     """
     machine = _Machine()
-    return machine.run(stream), machine.storages
+    return machine.run(stream, max_instructions), machine.storages
 
 
 def _is_size(value: Any) -> bool:
@@ -111,6 +116,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: np.dtype
     if (0 not in shape and end * dtype.itemsize > room_bytes) or start_bytes % dtype.itemsize:
         raise BadTorchFileError(f"a tensor of shape {printable(str(shape))} reaches outside its storage "
                                 f"of {room_bytes} bytes")
+    if math.prod(size or 1 for size in shape) * dtype.itemsize >= 2**63:  # NumPy takes no such shape, even of nothing
+        raise BadTorchFileError(f"a tensor of shape {printable(str(shape))} is larger than any memory")
     return TensorView(storage, dtype, start_bytes // dtype.itemsize + offset, shape, strides)
 
 
@@ -175,9 +182,9 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
 
-    def run(self, stream: BinaryIO) -> Any:
+    def run(self, stream: BinaryIO, max_instructions: int) -> Any:
         for count, (instruction, argument, _) in enumerate(pickletools.genops(stream)):
-            if count >= MAX_INSTRUCTIONS:
+            if count >= max_instructions:
                 raise BadTorchFileError("its pickle is far longer than that of a weight file")
             if instruction.name in _LITERALS:
                 self.stack.append(argument)

@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULT_WEIGHTS_DIR = REPOSITORY / "weights"
 MANIFEST_PATH = DEFAULT_WEIGHTS_DIR / "manifest.json"
 HASH_CHUNK = 1 << 20  # bytes read at once
+LONGEST_REASON = 300  # characters
 
 
 class State(str, enum.Enum):
@@ -231,8 +232,9 @@ def load_manifest(path: Path | str = MANIFEST_PATH) -> dict[str, Entry]:
                             ("file names", [(entry.folder, file.name) for entry in entries
                                             for variant in entry.variants for file in variant.files])):
             _require(len(names) == len(set(names)), f"{what} must be unique")
-    except (OSError, ValueError) as error:
-        raise UserError(f"broken weights manifest {path}: {error}. Restore the file from the repository") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error)[:LONGEST_REASON].encode("unicode_escape").decode("ascii")  # may quote what is broken
+        raise UserError(f"broken weights manifest {path}: {reason}. Restore the file from the repository") from error
     return {entry.name: entry for entry in entries}
 
 
@@ -245,6 +247,8 @@ def _entry(data: Any) -> Entry:
         entry = Entry(name, _typed(data, "description", str), _typed(data, "licence", str),
                       _strings(data, "needed_by"), variants, _strings(data, "by_hand", optional=True),
                       _typed(data, "folder", str, optional=True), data.get("in_repository", False))
+        _require(".." not in Path(entry.folder or "").parts and not Path(entry.folder or "").is_absolute(),
+                 f"the folder must lie in the repository, received '{entry.folder}'")
         _require(isinstance(entry.in_repository, bool), "'in_repository' must be true or false")
         _require(entry.folder or not entry.in_repository, "what is in the repository must have a folder")
         _require(entry.by_hand or not entry.manual, "there must be a source or an address to download from by hand")
@@ -293,8 +297,10 @@ def _source(data: Any) -> UrlSource | WheelSource:
     tags = {key: _typed(wheel, key, str, optional=True) for key in ("python_version", "implementation", "platform")}
     members = _typed(wheel, "members", dict)
     _require(all(isinstance(path, str) for path in members.values()), "'members' must map names to paths")
-    return WheelSource(*(_typed(wheel, key, str) for key in ("package", "version", "filename")),
-                       _typed(wheel, "bytes", int), sha256, members, **tags)
+    size = _typed(wheel, "bytes", int)
+    _require(size > 0, "bytes of a wheel must be positive")
+    return WheelSource(*(_typed(wheel, key, str) for key in ("package", "version", "filename")), size, sha256, members,
+                       **tags)
 
 
 def _strings(data: dict, key: str, *, optional: bool = False) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from utils.face_detection import BOX_COLUMNS, LANDMARK_COLUMNS, open_detector, r
 
 POINTS = np.arange(10.0).reshape(5, 2)
 CSV_HEADER = ",".join(["file", *BOX_COLUMNS, *LANDMARK_COLUMNS, "score"])
+FACE = json.dumps([{"file": "a", "box": [1.5, 2, 30, 40], "landmarks": POINTS.tolist(), "score": 0.5}])
 PACKAGE = '''
 import numpy as np
 class LandmarksType:
@@ -101,11 +102,21 @@ def test_csv_and_json_give_the_same_faces(tmp_path):
     assert read_boxes(tmp_path / "b.csv")["empty.png"] == []
 
 
+def test_a_score_of_0_is_0(tmp_path):
+    (tmp_path / "b.json").write_text(FACE.replace("0.5", "0"))
+    (tmp_path / "b.csv").write_text(f"{CSV_HEADER}\na" + ",1" * 14 + ",0\n")
+    assert [read_boxes(tmp_path / name)["a"][0].score for name in ("b.json", "b.csv")] == [0, 0]
+
+
 @pytest.mark.parametrize(("name", "text", "message"), [
     ("b.json", "[", "is not a .json file"), ("b.json", '[{"file": "a", "box": [1, 2, 3]}]', "entry 1"),
     ("b.json", '[{"file": "a", "box": [1, 2, 3], "landmarks": []}]', "entry 1"), ("b.json", "[3]", "entry 1"),
     ("b.json", "7", "list"),
-    ("b.json", "[" * 100000, "is not a .json file"),
+    pytest.param("b.json", "[" * 100000, "is not a .json file", id="nested without end"),
+    pytest.param("b.json", "[" + "9" * 5000 + "]", "is not a .json file", id="a number that Python does not read"),
+    pytest.param("b.json", FACE.replace("1.5", "9" * 400), "entry 1: OverflowError", id="a number beyond a float"),
+    pytest.param("b.json", FACE.replace("1.5", "1e999"), "entry 1", id="an infinite number"),
+    pytest.param("b.json", FACE.replace('"a"', "3"), "entry 1", id="a file that is no name"),
     ("b.csv", f"{CSV_HEADER}\na,1,2,3,x\n", "entry 1"), ("b.csv", "file,left\na,3\n", "x0"),
     ("b.csv", f"{CSV_HEADER}\n" + "a," + "1," * 14 + "1\n" + "a," + "nan," * 14 + "1\n", "entry 2")])
 def test_a_faulty_file_is_one_line_that_names_it(tmp_path, name, text, message):

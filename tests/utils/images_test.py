@@ -2,7 +2,9 @@
 
 import io
 import os
+import resource
 import struct
+import time
 import zlib
 
 import cv2
@@ -76,6 +78,14 @@ def encode(samples, kind, **options):
     stream = io.BytesIO()
     Image.fromarray(samples).save(stream, kind, **options)
     return stream.getvalue()
+
+
+def jpeg_of_claimed_size(side, **options):
+    """Give a JPEG of 16x16 pixels whose header states others."""
+    data = bytearray(encode(smooth(16, 16), "JPEG", **options))
+    frame = data.find(b"\xff\xc2" if options else b"\xff\xc0")
+    data[frame + 5:frame + 9] = struct.pack(">HH", side, side)
+    return bytes(data)
 
 
 def fails_in_one_line(path, read=read_image):
@@ -423,7 +433,12 @@ def test_empty_file_is_called_empty(tmp_path):
 
 
 @pytest.mark.parametrize("read", [read_image, image_size])
-def test_decompression_bomb_is_refused(tmp_path, read):
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_decompression_bomb_is_refused(tmp_path, read, kind):
+    if kind == "JPEG":
+        (tmp_path / "bomb.jpg").write_bytes(jpeg_of_claimed_size(20000))
+        assert "178 million pixels" in fails_in_one_line(tmp_path / "bomb.jpg", read)
+        return
     header = struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)
     path = tmp_path / "bomb.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99)))
@@ -431,10 +446,105 @@ def test_decompression_bomb_is_refused(tmp_path, read):
     assert "178 million pixels" in fails_in_one_line(path, read)
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+def test_a_jpeg_that_ends_long_before_its_stated_size_is_not_filled_with_gray(tmp_path, options):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(jpeg_of_claimed_size(13001, **options))
+    started = time.process_time()
+    assert "ends long before the 13001x13001 pixels that it states" in fails_in_one_line(path)
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True, "optimize": True}, {"subsampling": 2, "quality": 1}])
+def test_a_jpeg_of_one_colour_is_not_taken_for_one_that_ends_early(tmp_path, options):
+    """The most pixels per byte there can be: one bit for a block of 64."""
+    path = tmp_path / "x.jpg"
+    Image.new("RGB", (1500, 1000), (200, 100, 50)).save(path, **options)
+    pixels = read_image(path).pixels
+    assert pixels.shape == (1000, 1500, 3)
+    assert np.ptp(pixels, axis=(0, 1)).max() == 0
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_the_transparent_gray_of_a_png_of_any_depth_becomes_alpha(tmp_path, bits):
+    """Pillow scales gray samples of few bits but not the transparent one; OpenCV knows that of colour alone."""
+    values = [0, 2 ** bits - 1, 1, 2 ** bits // 3] * 4
+    packed = int("".join(f"{value:0{bits}b}" for value in values), 2).to_bytes(2 * bits, "big")
+    header = struct.pack(">IIBBBBB", 16, 1, bits, 0, 0, 0, 0)
+    for transparent in {*values}:
+        data = (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"tRNS", struct.pack(">H", transparent))
+                + chunk(b"IDAT", zlib.compress(b"\0" + packed)) + chunk(b"IEND", b""))
+        (tmp_path / "x.png").write_bytes(data)
+        photo = read_image(tmp_path / "x.png")
+        np.testing.assert_allclose(photo.pixels[0, :, 0], np.array(values) / (2 ** bits - 1), atol=1e-6)
+        np.testing.assert_array_equal(photo.alpha[0], np.array(values) != transparent)
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1", b"avif"])
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_a_phone_picture_under_another_name_is_called_what_it_is(tmp_path, read, brand):
+    path = tmp_path / "IMG_0001.jpg"
+    path.write_bytes(struct.pack(">I4s4s", 24, b"ftyp", brand) + bytes(4) + b"mif1heic" + bytes(200))
+    kind = "an AVIF" if brand == b"avif" else "a HEIC"
+    assert fails_in_one_line(path, read) == (f"{path} is {kind} picture, which is not supported. Convert it to PNG or "
+                                             "JPEG.")
+
+
+@pytest.mark.parametrize("place", ["eXIf", "Raw profile", "text", "profile", "JPEG"])
+def test_metadata_of_megabytes_does_not_cost_the_picture(tmp_path, place):
+    samples, rest = noise(7, 5, 3), bytes(3 * 2**20)
+    if place == "JPEG":
+        encoded = encode(smooth(40, 24), "JPEG", quality=95)
+        first = exif(6).ljust(65533, b"\0")
+        segments = b"".join(b"\xff\xe1\xff\xff" + part for part in (first, *[b"Exif\0\0" + bytes(65527)] * 40))
+        (tmp_path / "x.jpg").write_bytes(encoded[:2] + segments + encoded[2:])
+        assert np.abs(read_samples(tmp_path / "x.jpg")[0] - UPRIGHT[6](smooth(40, 24))).max() <= LOSS
+        return
+    tags = exif(6)[6:] + rest
+    extra = {"eXIf": chunk(b"eXIf", tags),
+             "Raw profile": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(
+                 f"\nexif\n{len(tags) + 6}\n{(b'Exif' + bytes(2) + tags).hex()}".encode())),
+             "text": chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * len(rest))),
+             "profile": chunk(b"iCCP", b"x\0\0" + zlib.compress(SRGB + rest))}[place]
+    (tmp_path / "x.png").write_bytes(make_png(samples, colour_type=2, extra=extra))
+    expected = UPRIGHT[6](samples) if place in ("eXIf", "Raw profile") else samples
+    np.testing.assert_array_equal(read_samples(tmp_path / "x.png")[0], expected)
+    assert read_image(tmp_path / "x.png").icc_profile == (SRGB + rest if place == "profile" else None)
+
+
+@pytest.mark.parametrize("damage", ["length", "type", "checksum", "cut", "metadata"])
+def test_a_damaged_chunk_of_a_deep_png_takes_no_memory_and_prints_nothing(tmp_path, capfd, damage):
+    samples = noise(6, 5, 3, dtype=np.uint16)
+    data, metadata = make_png(samples, colour_type=2, extra=chunk(b"tEXt", b"a\0b")), b"tEXt"
+    at = data.find({"metadata": metadata}.get(damage, b"IDAT"))
+    wrong = {"length": (at - 4, b"\xf0\xff\xff\xff"), "type": (at, b"\x1c\x1c\x1c\x1c"),
+             "checksum": (data.find(b"IEND") - 8, b"\1\2\3\4"), "metadata": (at + 4, b"A")}
+    if damage == "cut":
+        data = data[:at + 20]
+    else:
+        place, content = wrong[damage]
+        data = data[:place] + content + data[place + len(content):]
+    (tmp_path / "x.png").write_bytes(data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if damage == "metadata":
+        np.testing.assert_array_equal(read_samples(tmp_path / "x.png")[0], samples)
+    else:
+        fails_in_one_line(tmp_path / "x.png")
+    assert capfd.readouterr().err == ""
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 2**10  # KiB
+
+
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt"])
+def test_metadata_that_unpacks_without_end_is_named(tmp_path, kind):
+    bomb = chunk(kind, b"x\0\0" + zlib.compress(bytes(2**26)))
+    (tmp_path / "x.png").write_bytes(make_png(noise(6, 5, 3), colour_type=2, extra=bomb))
+    assert "its texts or its colour profile unpack to more than 16 MiB" in fails_in_one_line(tmp_path / "x.png")
+
+
 def test_lack_of_memory_is_not_called_damage(tmp_path, monkeypatch):
     (tmp_path / "x.png").write_bytes(encode(noise(5, 4, 3), "PNG"))
 
-    def exhaust(_):
+    def exhaust(*_):
         raise MemoryError
 
     monkeypatch.setattr(images, "_to_array", exhaust)

@@ -1,5 +1,9 @@
 """Bytes and values of half-precision files; the faults of files are tested with the networks that are kept in them."""
 
+import struct
+import tracemalloc
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -50,6 +54,58 @@ def test_shapes_are_checked_and_the_reason_becomes_part_of_the_line(tmp_path):
     with pytest.raises(UserError) as caught:
         read_npz_weights(tmp_path / "x.npz", holds="net", check=check)
     assert str(caught.value) == f"{tmp_path / 'x.npz'} holds no net: it has {{'a': (2, 1)}}. Fetch or make it again."
+
+
+@pytest.mark.parametrize(("shape", "message"), [
+    ("(1000000, 1000000)", "buffer is smaller"), ("(-1,)", "impossible shape"), ("(" * 5000, ""),
+    ("-" * 9000 + "1", "")], ids=["large", "negative", "nested", "signs"])
+def test_a_header_is_a_claim_that_costs_nothing(tmp_path, shape, message):
+    header = f"{{'descr': '<f2', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(8))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=rf"x\.npz holds no net: .*{message}.*Fetch or make it again\.$"):
+        read(tmp_path / "x.npz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 2**20
+
+
+def test_a_reason_that_quotes_the_file_is_cut_short_and_printable(tmp_path):
+    write_npz_weights(tmp_path / "x.npz", {"a" * 2000: np.ones(2)})
+    content = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "x.npz").write_bytes(content.replace(b"a", b"b", 1))
+    with pytest.raises(UserError, match=r"holds no net: File name in directory 'aaa.*a\. Fetch or") as cut:
+        read(tmp_path / "x.npz")
+    assert len(str(cut.value)) < 350 + len(str(tmp_path))
+    np.savez(tmp_path / "x.npz", **{"a\x1b": np.float32(np.nan)})
+    with pytest.raises(UserError, match=r"holds no net: a\? has values that are not finite"):
+        read(tmp_path / "x.npz")
+
+
+def test_arrays_may_be_compressed_but_not_beyond_measure(tmp_path):
+    values = {"a": np.arange(6, dtype=np.float16).reshape(2, 3)}
+    np.savez_compressed(tmp_path / "x.npz", **values)
+    np.testing.assert_array_equal(read(tmp_path / "x.npz")["a"], values["a"])
+    np.savez_compressed(tmp_path / "x.npz", a=np.zeros(40 * 2**20, np.float16))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="its arrays expand far beyond the file's size"):
+        read(tmp_path / "x.npz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 2**20
+
+
+@pytest.mark.parametrize("value", [np.array(1j), np.array("1.5"), np.array(True), np.zeros(2, "f4,f4")],
+                         ids=["complex", "text", "bool", "pairs"])
+def test_arrays_of_something_else_than_numbers_are_refused(tmp_path, value, recwarn):
+    np.savez(tmp_path / "x.npz", a=value)
+    with pytest.raises(UserError, match=r"an array is of the type \w+, not of numbers"):
+        read(tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", a=np.float64(1e300))
+    with pytest.raises(UserError, match="a has values that are not finite"):
+        read(tmp_path / "x.npz")
+    assert not recwarn.list  # they would be lines of their own
 
 
 def test_arrays_that_are_not_finite_are_named_in_order():

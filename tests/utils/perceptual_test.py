@@ -7,7 +7,7 @@ import pytest
 import utils.perceptual as module
 from model.lpips import lpips_params_from_torch
 from tests.reference_weights import reference_lpips_states
-from tests.utils.torch_files_test import dict_code, storage_code, tensor_code, write_zip
+from tests.torch_file_writers import dict_code, storage_code, tensor_code, write_zip
 from utils.errors import UserError
 from utils.perceptual import load_lpips
 

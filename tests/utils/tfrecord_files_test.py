@@ -1,6 +1,7 @@
 """The framing of TFRecord files: checksums, records of any length, and what damage to headers costs."""
 
 import struct
+import tracemalloc
 
 import google_crc32c
 import numpy as np
@@ -78,6 +79,20 @@ def test_file_cut_in_a_record_keeps_those_before_it(path):
     file = opened(path, skip_corrupt=True)
     assert [file.read(index) for index in range(len(file.offsets))] == RECORDS[:3]
     assert (file.num_lost, len(file.faults)) == (1, 1)
+
+
+def test_a_file_of_headers_alone_is_given_up_in_time_and_one_of_empty_records_read(tmp_path):
+    (tmp_path / "x").write_bytes(record_header(21) * 100_000)  # each of them is found, behind one that is damaged
+    with pytest.raises(UserError, match=r"x is damaged in more than 1000 places\. Fetch or make it again"):
+        opened(tmp_path / "x", skip_corrupt=True)
+    empty = record_header(0) + pack_checksum(0)
+    (tmp_path / "x").write_bytes(empty * 100_000)
+    tracemalloc.start()
+    file = opened(tmp_path / "x")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(file.offsets, 16 * np.arange(100_000) + 12)
+    assert peak < 5 * 2**20  # two numbers of 8 bytes for each, twice
 
 
 def test_search_for_the_next_header_crosses_its_chunks(tmp_path, monkeypatch):

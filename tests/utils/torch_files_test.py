@@ -13,59 +13,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from tests.torch_file_writers import MAGIC, SIX, dict_code, literal, storage_code, tensor_code, write_legacy, write_zip
 from utils.errors import UserError
 from utils.torch_files import load_state_dict, load_torch_file
 
 FIXTURES = Path(__file__).parent.parent / "data" / "torch"
 FORMATS = ["zip", "legacy"]
-MAGIC = 0x1950A86A20F9469CFC6C
 
 with np.load(FIXTURES / "expected.npz") as archive:
     EXPECTED = dict(archive)
-
-
-def literal(value) -> bytes:
-    """The pickle instructions that push a plain value."""
-    return pickle.dumps(value, 2)[2:-1]
-
-
-def storage_code(size=6, kind="FloatStorage", key="0", view=b"") -> bytes:
-    return (b"(" + literal("storage") + f"ctorch\n{kind}\n".encode() + literal(key) + literal("cpu") + literal(size)
-            + view + b"tQ")
-
-
-def tensor_code(storage=None, offset=0, shape=(6,), strides=(1,)) -> bytes:
-    """The pickle instructions that push a tensor."""
-    return (b"ctorch._utils\n_rebuild_tensor_v2\n(" + (storage or storage_code()) + literal(offset) + literal(shape)
-            + literal(strides) + b"\x89}tR")
-
-
-def dict_code(**values: bytes) -> bytes:
-    """A whole pickle: a dictionary of what the instructions push."""
-    return b"\x80\x02}" + b"".join(literal(name) + code + b"s" for name, code in values.items()) + b"."
-
-
-SIX = np.arange(6, dtype=np.float32)
-
-
-def write_zip(path: Path, code: bytes, storages=None, compression=zipfile.ZIP_STORED, extra=()) -> Path:
-    with zipfile.ZipFile(path, "w", compression) as file:
-        file.writestr("archive/data.pkl", code)
-        for key, data in ({"0": SIX.tobytes()} if storages is None else storages).items():
-            file.writestr(f"archive/data/{key}", data)
-        for name, data in extra:
-            file.writestr(f"archive/{name}", data)
-    return path
-
-
-def write_legacy(path: Path, code: bytes, storages=None, keys=None, counts=None) -> Path:
-    storages = {"0": SIX.tobytes()} if storages is None else storages
-    data = b"".join(pickle.dumps(item, 2) for item in (MAGIC, 1001, {"little_endian": True})) + code
-    data += pickle.dumps(list(storages) if keys is None else keys, 2)
-    for key, numbers in storages.items():
-        data += int((counts or {}).get(key, len(numbers) // 4)).to_bytes(8, "little", signed=True) + numbers
-    path.write_bytes(data)
-    return path
 
 
 WRITERS = [write_zip, write_legacy]
@@ -395,8 +351,8 @@ def test_an_entry_larger_than_the_file_is_refused(tmp_path):
 
 BOMBS = {
     "nested lists": b"\x80\x02}" + literal("w") + b"]" * 100_000 + b"a" * 99_999 + b"s.",
-    "nested tuples": b"\x80\x02}" + literal("w") + b")" + b"\x85" * 500_000 + b"s.",
-    "nested tuples as a key": b"\x80\x02})" + b"\x85" * 500_000 + b"Ns.",
+    "nested tuples": b"\x80\x02}" + literal("w") + b")" + b"\x85" * 200_000 + b"s.",
+    "nested tuples as a key": b"\x80\x02})" + b"\x85" * 200_000 + b"Ns.",
     "a list in itself": b"\x80\x02}" + literal("w") + b"]q\x01h\x01as.",
     "doubled 100 times": b"\x80\x02}" + literal("w") + b"N" + b"2\x86" * 100 + b"s.",
     "wide doubling": b"\x80\x02}" + literal("w") + b"N" + (b"2" * 9 + b"\x87" + b"\x87") * 40 + b"s.",

@@ -249,6 +249,10 @@ GOOD_WHEEL = {"package": "p", "version": "1", "filename": "p.whl", "bytes": 1, "
     ({"sources": [{"wheel": {**GOOD_WHEEL, "members": {"g": "p/g"}}}]}, "source PyPI p 1 must provide exactly f"),
     ({"sources": [{"ftp": "x"}]}, "a source is"),
     ({"sources": []}, "there must be a source or an address to download from by hand"),
+    ({"sources": [{"wheel": {**GOOD_WHEEL, "bytes": 0}}]}, "bytes of a wheel must be positive"),
+    ({"folder": "../elsewhere"}, "the folder must lie in the repository, received '../elsewhere'"),
+    ({"folder": "/etc"}, "the folder must lie in the repository, received '/etc'"),
+    ({"name": "two\nlines", "licence": 3}, r"entry 'two\nlines': 'licence'"),
     ({"twice": True}, "entry names must be unique"),
 ])
 def test_a_broken_manifest_names_the_entry_and_the_rule(tmp_path, change, rule):
@@ -264,9 +268,12 @@ def test_a_broken_manifest_names_the_entry_and_the_rule(tmp_path, change, rule):
         load_manifest(path)
     assert str(caught.value).startswith(f"broken weights manifest {path}: ")
     assert rule in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "{\"entries\": [1]}", None])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "{\"entries\": [1]}", None, pytest.param("[" * 100_000, id="nested"),
+                                  pytest.param("9" * 5000, id="number"),
+                                  pytest.param('{"entries": "' + "x" * 10**6 + '"}', id="long")])
 def test_a_manifest_that_is_none_is_one_line(tmp_path, text):
     if text is not None:
         (tmp_path / "manifest.json").write_text(text)

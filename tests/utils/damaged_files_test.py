@@ -1,0 +1,305 @@
+"""Properties of the readers of others' files: what is written is read, and what is damaged is read right or refused."""
+
+import csv
+import io
+import json
+import math
+import re
+import resource
+import struct
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tests.properties  # noqa: F401  sets Hypothesis up
+from tests.file_readers import READERS, examine
+from tests.torch_file_writers import dict_code, storage_code, tensor_code, write_legacy, write_zip
+from utils.errors import UserError
+from utils.face_detection import BOX_COLUMNS, LANDMARK_COLUMNS, read_boxes
+from utils.images import quantize, read_image, write_png
+from utils.ncnn_files import load_ncnn_convolutions
+from utils.npz_weights import read_npz_weights, write_npz_weights
+from utils.tfrecords import ImageRecords, write_image_records
+from utils.torch_files import load_torch_file
+from utils.weights import Entry, UrlSource, Variant, WeightFile, load_manifest
+
+MEMORY_LIMIT = 200 * 2**20  # bytes
+EXTREMES = (0, 1, -1, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, -2**63)
+TOKENS = (b"-1", b"0", b"9" * 400, b"9" * 5000, b"1e999", b"nan", b"\0", b"\n", b'"', b"[" * 2000, b"\xff", b" ", b",",
+          b"null", b"..", b"/")
+NUMBER = re.compile(rb"-?\d+(\.\d+)?")
+SIDES = st.integers(1, 12)
+NUMBERS = st.floats(-1e5, 1e5, width=32)
+NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
+
+
+def drawn_array(seed, shape, dtype):
+    """Integers from the whole range of an integer type, or eighths that every float type holds."""
+    rng = np.random.default_rng(seed)
+    if np.dtype(dtype).kind in "ui":
+        return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+    return (rng.integers(-800, 800, shape) / 8).astype(dtype)
+
+
+@st.composite
+def damaged(draw, seeds):
+    """Give one of the sound files with bytes flipped, cut, inserted, repeated or made extreme, and which it was."""
+    number = draw(st.integers(0, len(seeds) - 1))
+    data = bytearray(seeds[number])
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.integers(0, max(0, len(data) - 1)))
+        kind = draw(st.sampled_from(["flip", "cut", "end", "insert", "extreme", "token", "number", "repeat"]))
+        if kind == "flip" and data:
+            data[place] ^= draw(st.integers(1, 255))
+        elif kind == "cut":
+            del data[place:place + draw(st.integers(1, 40))]
+        elif kind == "end":
+            del data[place:]
+        elif kind == "insert":
+            data[place:place] = draw(st.binary(min_size=1, max_size=8))
+        elif kind == "extreme":
+            form = draw(st.sampled_from(["<i", ">i", "<q", ">q", "<h"]))
+            size = struct.calcsize(form)
+            value = draw(st.sampled_from(EXTREMES)) % 2 ** (8 * size)
+            data[place:place + size] = value.to_bytes(size, "little" if form[0] == "<" else "big")
+        elif kind == "token":
+            data[place:place + draw(st.integers(0, 3))] = draw(st.sampled_from(TOKENS))
+        elif kind == "number" and (numbers := [match.span() for match in NUMBER.finditer(data)]):
+            start, end = numbers[draw(st.integers(0, len(numbers) - 1))]
+            data[start:end] = draw(st.sampled_from(TOKENS))
+        elif kind == "repeat":
+            data[place:place] = data[place:place + draw(st.integers(1, 60))]
+    return number, bytes(data)
+
+
+def same(left, right):
+    """Whether two contents are equal; arrays by their bytes."""
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, np.ndarray):
+        return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
+    return left == right
+
+
+def peak_memory():
+    """Give the most memory this process ever had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_file_is_read_right_or_refused_in_one_line_that_names_it(tmp_path, name):
+    reader = READERS[name]
+    seeds = reader.make_seeds(tmp_path)
+    contents = [examine(reader, data, tmp_path).content for data in seeds]
+    refusals, before = [], peak_memory()
+
+    @settings(max_examples=60)
+    @given(damaged(seeds))
+    def check(case):
+        number, data = case
+        content, refusal = examine(reader, data, tmp_path)
+        if refusal is not None:
+            refusals.append(refusal)
+        elif reader.unchanged:
+            assert same(content, contents[number])
+        elif name.startswith("tfrecord") and name != "tfrecord example":
+            assert set(content) <= set(contents[number])  # a file cut between two records is a sound one
+
+    check()
+    assert len(set(refusals)) > 1
+    assert peak_memory() - before < MEMORY_LIMIT
+
+
+@pytest.mark.parametrize("name", ["boxes json", "manifest"])
+def test_a_field_may_hold_anything(tmp_path, name):
+    reader = READERS[name]
+    [seed] = reader.make_seeds(tmp_path)
+    values = st.sampled_from([10**400, -10**400, math.inf, math.nan, -1, 0, 2**63, 1e300, True, None, [], {}, "", "\n",
+                              "\x1b[2J", "\ud800", "..", "/", "9" * 400, "x" * 10**5, [[[[1]]]], {"a": [1]}, "a\0b",
+                              "https://[", "https://\u2028", [""] * 100])
+    refusals = []
+
+    @settings(max_examples=250)
+    @given(st.randoms(use_true_random=False), values)
+    def check(random, value):
+        tree = json.loads(seed)
+        node = tree
+        while True:  # down to a field, at random
+            key = random.choice(range(len(node)) if isinstance(node, list) else list(node))
+            if not isinstance(node[key], (list, dict)) or not node[key] or random.random() < 0.1:
+                break
+            node = node[key]
+        node[key] = value
+        refusals.append(examine(reader, json.dumps(tree).encode(), tmp_path).refusal)
+
+    check()
+    assert len(set(refusals)) > 10
+
+
+def test_a_tensor_is_the_view_of_its_storage_that_numpy_takes_or_refused_when_it_reaches_outside(tmp_path):
+    outcomes = set()
+
+    @settings(max_examples=80)
+    @given(st.sampled_from([("FloatStorage", "f4"), ("DoubleStorage", "f8"), ("HalfStorage", "f2"),
+                            ("LongStorage", "i8"), ("ByteStorage", "u1")]), st.integers(0, 30), st.integers(0, 6),
+           st.lists(st.tuples(st.integers(0, 4), st.integers(0, 8)), max_size=4), st.booleans())
+    def check(kind, size, offset, axes, is_zip):
+        storage, (shape, strides) = drawn_array(size, size, kind[1]), ([list(axis) for axis in zip(*axes, strict=True)]
+                                                                      or ([], []))
+        code = dict_code(w=tensor_code(storage_code(size, kind[0]), offset, tuple(shape), tuple(strides)))
+        if is_zip:
+            path = write_zip(tmp_path / "a.pth", code, {"0": storage.tobytes()})
+        else:
+            path = write_legacy(tmp_path / "a.pth", code, {"0": storage.tobytes()}, counts={"0": size})
+        reaches = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
+        inside = 0 in shape or reaches < size
+        outcomes.add((inside, is_zip))
+        if not inside:
+            with pytest.raises(UserError, match="reaches outside its storage"):
+                load_torch_file(path)
+            return
+        expected = np.zeros(shape, kind[1])
+        for index in np.ndindex(*shape):
+            expected[index] = storage[offset + np.dot(index, strides).astype(int)]
+        np.testing.assert_array_equal(load_torch_file(path)["w"], expected, strict=True)
+
+    check()
+    assert len(outcomes) == 4
+
+
+def test_convolutions_of_any_sizes_come_back_from_ncnn_files(tmp_path):
+    convolution = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.booleans(),
+                            st.booleans())
+
+    @settings(max_examples=40)
+    @given(st.lists(convolution, max_size=4))
+    def check(layers):
+        lines, data, expected = [], b"", []
+        for number, (outputs, inputs, height, width, has_bias, is_half) in enumerate(layers):
+            weight = drawn_array(number, (outputs, inputs, height, width), np.float32)
+            bias = drawn_array(number + 9, outputs, np.float32) * has_bias
+            lines.append(f"Convolution c{number} 1 1 a b 0={outputs} 1={width} 11={height} 5={int(has_bias)} "
+                         f"6={weight.size}")
+            stored = weight.astype("<f2" if is_half else "<f4").tobytes()
+            data += struct.pack("<I", 0x01306B47 if is_half else 0) + stored + bytes(-len(stored) % 4)
+            data += bias.tobytes() * has_bias
+            expected.append((f"c{number}", weight, bias))
+        (tmp_path / "n.param").write_text("\n".join(["7767517", f"{len(lines)} 9", *lines]))
+        (tmp_path / "n.bin").write_bytes(data)
+        found = load_ncnn_convolutions(tmp_path / "n.param", tmp_path / "n.bin")
+        assert [name for name, *_ in found] == [name for name, *_ in expected]
+        for left, right in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(left[1], right[1])
+            np.testing.assert_array_equal(left[2], right[2])
+
+    check()
+
+
+def test_any_images_come_back_from_records_in_any_division(tmp_path):
+    @settings(max_examples=25)
+    @given(SIDES, st.integers(1, 6), st.integers(1, 3), st.integers(0, 99))
+    def check(size, count, num_shards, seed):
+        images = list(drawn_array(seed, (count, size, size, 3), np.uint8))
+        if count < num_shards:
+            return
+        write_image_records(tmp_path / "x.tfrecord", images, size, num_shards=num_shards)
+        records = ImageRecords(tmp_path / "x.tfrecord", size)
+        np.testing.assert_array_equal([records.read(index) for index in range(len(records))], images)
+
+    check()
+
+
+def test_any_samples_come_back_from_a_written_png(tmp_path):
+    @settings(max_examples=40)
+    @given(SIDES, SIDES, st.sampled_from([1, 3]), st.sampled_from([np.uint8, np.uint16]), st.booleans(),
+           st.integers(0, 99))
+    def check(height, width, channels, dtype, has_alpha, seed):
+        samples, peak = drawn_array(seed, (height, width, channels), dtype), np.iinfo(dtype).max
+        alpha = drawn_array(seed, (height, width), dtype) / np.float32(peak) if has_alpha else None
+        write_png(tmp_path / "x.png", samples, alpha=alpha)
+        photo = read_image(tmp_path / "x.png")
+        assert photo.bit_depth == 8 * samples.dtype.itemsize
+        np.testing.assert_array_equal(quantize(photo.pixels, bit_depth=photo.bit_depth),
+                                      np.broadcast_to(samples, (height, width, 3)))
+        if has_alpha:
+            np.testing.assert_allclose(photo.alpha, alpha, atol=1e-7)
+        else:
+            assert photo.alpha is None
+
+    check()
+
+
+def test_any_faces_come_back_from_csv_and_json(tmp_path):
+    face = st.tuples(NAMES, st.tuples(NUMBERS, NUMBERS, st.floats(0, 1e5), st.floats(0, 1e5)),
+                     st.lists(NUMBERS, min_size=10, max_size=10), st.floats(0, 1))
+
+    @settings(max_examples=40)
+    @given(st.lists(face, max_size=5))
+    def check(faces):
+        faces = [(name, [x, y, x + width, y + height], points, score)
+                 for name, (x, y, width, height), points, score in faces]
+        (tmp_path / "b.json").write_text(json.dumps([
+            {"file": name, "box": box, "landmarks": np.reshape(points, (5, 2)).tolist(), "score": score}
+            for name, box, points, score in faces]))
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["file", *BOX_COLUMNS, *LANDMARK_COLUMNS, "score"])
+        writer.writerows([name, *box, *points, score] for name, box, points, score in faces)
+        (tmp_path / "b.csv").write_bytes(text.getvalue().encode())
+        for path in (tmp_path / "b.json", tmp_path / "b.csv"):
+            found = read_boxes(path)
+            assert [(name, *map(np.ndarray.tolist, face[:2]), face.score) for name in found for face in found[name]] \
+                == [(name, box, np.reshape(points, (5, 2)).tolist(), score)
+                    for key in dict.fromkeys(face[0] for face in faces)
+                    for name, box, points, score in faces if name == key]
+
+    check()
+
+
+def test_any_entries_come_back_from_a_manifest(tmp_path):
+    file_name = st.text("abcdefgh.-_ ü", min_size=1, max_size=9).filter(lambda name: name.strip(". ") == name)
+    file = st.tuples(file_name, st.none() | st.integers(1, 2**40),
+                     st.sampled_from(["", "0123abcd", "0" * 64]))
+    entry = st.tuples(NAMES, NAMES, st.lists(NAMES, max_size=3), file)
+
+    @settings(max_examples=40)
+    @given(st.lists(entry, max_size=4, unique_by=(lambda item: item[0], lambda item: item[3][0])))
+    def check(items):
+        expected, data = {}, []
+        for name, text, needed, (file_name, size, digest) in items:
+            url = f"https://example.org/{len(expected)}"
+            key = "sha256" if len(digest) == 64 else "sha256_prefix"
+            data.append({"name": name, "description": text, "licence": "MIT", "needed_by": needed, "variants": [
+                {"description": text, "files": [{"name": file_name, **({"bytes": size} if size else {}),
+                                                 **({key: digest} if digest else {})}], "sources": [{"url": url}]}]})
+            expected[name] = Entry(name, text, "MIT", tuple(needed), (
+                Variant(text, (WeightFile(file_name, size, digest),), (UrlSource(url),)),))
+        (tmp_path / "m.json").write_text(json.dumps({"entries": data}))
+        assert load_manifest(tmp_path / "m.json") == expected
+
+    check()
+
+
+def test_any_weights_come_back_from_npz_files_of_any_float_type(tmp_path):
+    arrays = st.dictionaries(st.text("abc/_1", min_size=1, max_size=6).filter(lambda name: not name.startswith("/")),
+                             st.tuples(st.lists(st.integers(0, 4), max_size=4), st.sampled_from(["e", "f", "d"]),
+                                       st.sampled_from("CF")), max_size=5)
+
+    @settings(max_examples=40)
+    @given(arrays)
+    def check(layout):
+        values = {name: np.asarray(drawn_array(math.prod(shape), shape, kind), order=order)
+                  for name, (shape, kind, order) in layout.items()}
+        write_npz_weights(tmp_path / "own.npz", values)
+        np.savez_compressed(tmp_path / "packed.npz", **values)
+        for path in (tmp_path / "own.npz", tmp_path / "packed.npz"):
+            found = read_npz_weights(path, holds="net", check=lambda shapes: None)
+            assert same(dict(sorted(found.items())),
+                        {name: np.asarray(values[name], np.float32, order="C") for name in sorted(values)})
+
+    check()
