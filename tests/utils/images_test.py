@@ -512,13 +512,13 @@ def test_metadata_of_megabytes_does_not_cost_the_picture(tmp_path, place):
     assert read_image(tmp_path / "x.png").icc_profile == (SRGB + rest if place == "profile" else None)
 
 
-@pytest.mark.parametrize("damage", ["length", "type", "checksum", "cut", "metadata"])
+@pytest.mark.parametrize("damage", ["length", "type", "checksum", "cut"])
 def test_a_damaged_chunk_of_a_deep_png_takes_no_memory_and_prints_nothing(tmp_path, capfd, damage):
     samples = noise(6, 5, 3, dtype=np.uint16)
-    data, metadata = make_png(samples, colour_type=2, extra=chunk(b"tEXt", b"a\0b")), b"tEXt"
-    at = data.find({"metadata": metadata}.get(damage, b"IDAT"))
+    data = make_png(samples, colour_type=2)
+    at = data.find(b"IDAT")
     wrong = {"length": (at - 4, b"\xf0\xff\xff\xff"), "type": (at, b"\x1c\x1c\x1c\x1c"),
-             "checksum": (data.find(b"IEND") - 8, b"\1\2\3\4"), "metadata": (at + 4, b"A")}
+             "checksum": (data.find(b"IEND") - 8, b"\1\2\3\4")}
     if damage == "cut":
         data = data[:at + 20]
     else:
@@ -526,10 +526,7 @@ def test_a_damaged_chunk_of_a_deep_png_takes_no_memory_and_prints_nothing(tmp_pa
         data = data[:place] + content + data[place + len(content):]
     (tmp_path / "x.png").write_bytes(data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if damage == "metadata":
-        np.testing.assert_array_equal(read_samples(tmp_path / "x.png")[0], samples)
-    else:
-        fails_in_one_line(tmp_path / "x.png")
+    fails_in_one_line(tmp_path / "x.png")
     assert capfd.readouterr().err == ""
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 2**10  # KiB
 
