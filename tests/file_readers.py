@@ -294,3 +294,16 @@ READERS = {
     "npz": FileReader(".npz", _npz, _read_npz, unchanged=True),
     "npz array": FileReader(".npz", _npy, _read_npz, _zip_around("a.npy", {})),
 }
+
+
+def same(left, right) -> bool:
+    """Whether two read objects are equal in types, order and values."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, np.ndarray):
+        return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
+    return left == right

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tests.properties  # noqa: F401  sets Hypothesis up
-from tests.file_readers import READERS, examine
+from tests.file_readers import READERS, examine, same
 from tests.torch_file_writers import dict_code, storage_code, tensor_code, write_legacy, write_zip
 from utils.errors import UserError
 from utils.face_detection import BOX_COLUMNS, LANDMARK_COLUMNS, read_boxes
@@ -73,17 +73,6 @@ def damaged(draw, seeds):
         elif kind == "repeat":
             data[place:place] = data[place:place + draw(st.integers(1, 60))]
     return number, bytes(data)
-
-
-def same(left, right):
-    """Whether two contents are equal; arrays by their bytes."""
-    if isinstance(left, dict):
-        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(same, left, right))
-    if isinstance(left, np.ndarray):
-        return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
-    return left == right
 
 
 def peak_memory():

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from tests.file_readers import same
 from tests.torch_file_writers import MAGIC, SIX, dict_code, literal, storage_code, tensor_code, write_legacy, write_zip
 from utils.errors import UserError
 from utils.torch_files import load_state_dict, load_torch_file
@@ -32,19 +33,6 @@ def fails(path: Path, message: str, read=load_torch_file) -> None:
         read(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
-
-
-def same(left, right) -> bool:
-    """Whether two read objects are equal in types, order and values."""
-    if type(left) is not type(right):
-        return False
-    if isinstance(left, dict):
-        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(same, left, right))
-    if isinstance(left, np.ndarray):
-        return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
-    return left == right
 
 
 # values
