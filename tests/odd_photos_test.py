@@ -7,12 +7,14 @@ import struct
 import zlib
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import calculate_metrics
 import generate_test_faces
 from tests.utils.images_test import chunk, exif, jpeg_of_claimed_size, make_png, smooth
 from tests.workplace import Workplace
+from utils.console import run_cli
 from utils.images import quantize, read_image, write_png
 
 HEIGHT, WIDTH = 24, 30
@@ -119,6 +121,25 @@ def test_upscaling_gives_what_it_gives_for_the_plain_photo_and_says_why_others_f
             reference = read_image(place.out / f"as_{stem}.png")
             np.testing.assert_array_equal(result.pixels, reference.pixels)
         assert (result.alpha is not None and result.alpha.min() < 1) == (name in ("palette.png", "deep.png"))
+
+
+def test_phone_pictures_are_left_out_with_one_note_and_replace_no_result(tmp_path, capfd):
+    """A phone may write photo.heic and photo.jpg at once: then photo.jpg alone is the photo."""
+    place = Workplace(tmp_path)
+    write_png(place.lq / "photo.png", POSTER)
+    for name in ("photo.heic", "a.HEIF", "z.avif"):
+        (place.lq / name).write_bytes(damaged_files()["heic.jpg"])
+    assert place.run() == 0
+    notes = [line for line in capfd.readouterr().err.splitlines() if "HEIC" in line]
+    assert notes == [f"note: left out of {place.lq}: 3 HEIC or AVIF pictures, the first a.HEIF. "
+                     "Convert them to PNG or JPEG."]
+    assert list(place.results()) == list(place.report()) == ["photo.png"]
+    (place.lq / "photo.png").unlink()
+    with pytest.raises(SystemExit) as ended:
+        run_cli(lambda: place.run("--overwrite"))
+    assert (ended.value.code, capfd.readouterr().err) == (
+        2, f"error: no image in {place.lq}, but 3 HEIC or AVIF pictures, the first a.HEIF. Convert them to PNG or "
+           "JPEG.\n")
 
 
 def test_faces_are_cut_from_rare_photos_and_the_others_get_rows(tmp_path, capfd):

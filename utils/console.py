@@ -1,4 +1,4 @@
-"""What every command-line tool shares: one-line errors, exit statuses, progress bars."""
+"""What every command-line tool shares: one-line errors and notes, exit statuses, progress bars."""
 
 import argparse
 import contextlib
@@ -20,6 +20,7 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 PLAIN_INTERVAL = 10.0  # seconds between progress lines when the output is not a terminal
+_noted: set[str] = set()
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
@@ -100,6 +101,13 @@ class StopRequest:
     def __exit__(self, *_) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+
+
+def note_once(text: str) -> None:
+    """Print a note on standard error, unless this process has printed the same one."""
+    if text not in _noted:
+        _noted.add(text)
+        print(f"note: {' '.join(text.splitlines())}", file=sys.stderr)
 
 
 def shown_name(path: Path) -> str:

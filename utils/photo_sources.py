@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import UserError, require
-from utils.photos import IMAGE_ENDINGS
+from utils.photos import IMAGE_ENDINGS, UNSUPPORTED_ENDINGS, no_image_error, note_unsupported
 
 
 class Source(NamedTuple):
@@ -23,6 +23,8 @@ def list_sources(folders: Sequence[Path], *, match: Sequence[str] | None = None,
                  option: str = "--input_dir", match_option: str = "--match",
                  exclude_option: str = "--exclude") -> list[Source]:
     """List the images of folders and the folders inside them in a fixed order: folder by folder, sorted by their paths.
+
+    HEIC and AVIF pictures are left out; a note counts those among them that the patterns choose.
 
     Args:
         folders: a file that two of them hold counts once. Hidden files and folders do not count.
@@ -39,17 +41,21 @@ def list_sources(folders: Sequence[Path], *, match: Sequence[str] | None = None,
     for folder in folders:
         require(folder.is_dir(), f"{option} must name folders", folder)
         found = [(path.relative_to(folder), path) for path in folder.rglob("*")
-                 if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()]
+                 if path.suffix.lower() in (*IMAGE_ENDINGS, *UNSUPPORTED_ENDINGS) and path.is_file()]
         for name, path in sorted((relative.as_posix(), path) for relative, path in found
                                  if not any(part.startswith(".") for part in relative.parts)):
             sources.setdefault(path.resolve(), Source(name, path, path.stat().st_size))
     named = ", ".join(map(str, folders))
-    if not sources:
-        raise UserError(f"no image in {named}. Known endings: {', '.join(IMAGE_ENDINGS)}.")
-    chosen = [source for source in sources.values()
-              if _fits(source, match or ["*"]) and not _fits(source, exclude or [])]
+    images, unsupported = ([source for source in sources.values() if source.path.suffix.lower() in endings]
+                           for endings in (IMAGE_ENDINGS, UNSUPPORTED_ENDINGS))
+    if not images:
+        raise no_image_error(named, [source.path for source in unsupported])
+    chosen, left_out = ([source for source in group
+                         if _fits(source, match or ["*"]) and not _fits(source, exclude or [])]
+                        for group in (images, unsupported))
+    note_unsupported(named, [source.path for source in left_out])
     if not chosen:
-        raise UserError(f"{match_option} and {exclude_option} leave none of the {len(sources)} images in {named}. "
+        raise UserError(f"{match_option} and {exclude_option} leave none of the {len(images)} images in {named}. "
                         "Check them.")
     return chosen
 

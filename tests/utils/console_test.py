@@ -217,6 +217,11 @@ def test_what_the_thread_raises_comes_back():
         interruptible(sys.exit, 3)
 
 
+def test_a_note_is_one_line_and_comes_once():
+    done = run("for text in ('left out of a\\nb', 'x', 'left out of a\\nb'):\n    note_once(text)")
+    assert (done.stdout, done.stderr) == ("", "note: left out of a b\nnote: x\n")
+
+
 def test_without_a_terminal_progress_is_plain_lines():
     done = run("with Progress(3, description='photos', unit='photo') as progress:\n"
                "    for index in range(3):\n"

@@ -46,6 +46,27 @@ def test_messages_name_the_options(folder, tmp_path):
         names(tmp_path / "empty", **options)
 
 
+def test_unsupported_pictures_that_the_patterns_choose_are_counted_in_one_note(folder, capsys):
+    for name in ("b_1.heic", "inner/a_9.HEIF", "inner/.hidden/a_1.heic", "c_1.avif"):
+        (folder / name).touch()
+    for _ in range(2):
+        assert names(folder, folder / "inner", exclude=["c*"]) == ["a_1.JPG", "b_1.png", "inner/a_2.png"]
+    assert capsys.readouterr().err == (f"note: left out of {folder}, {folder / 'inner'}: 2 HEIC or AVIF pictures, the "
+                                       "first b_1.heic. Convert them to PNG or JPEG.\n")
+    assert names(folder, match=["*.png"]) == ["b_1.png", "inner/a_2.png"]
+    assert capsys.readouterr().err == ""
+
+
+def test_folders_of_unsupported_pictures_alone_are_an_error_that_says_so(tmp_path):
+    (tmp_path / "inner").mkdir()
+    for name in ("b.heic", "inner/a.avif"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError) as caught:
+        names(tmp_path)
+    assert str(caught.value) == (f"no image in {tmp_path}, but 2 HEIC or AVIF pictures, the first b.heic. "
+                                 "Convert them to PNG or JPEG.")
+
+
 def test_options_choose_files_and_are_named_in_messages(folder):
     parser = argparse.ArgumentParser()
     add_source_options(parser, "scenes", "scenes", required=True)

@@ -64,6 +64,25 @@ def test_folder_without_images_is_an_error(tmp_path):
         list_photos(tmp_path)
 
 
+def test_pictures_of_unsupported_kinds_are_left_out_with_one_note(tmp_path, capsys):
+    touch(tmp_path, "b.jpg", "b.HEIC", "a.avif", "c.heif", "d.hif", "._b.HEIC", "heic", "c.png")
+    (tmp_path / "folder.heic").mkdir()
+    for _ in range(2):
+        assert [photo.name for photo in list_photos(tmp_path)] == ["b.jpg", "c.png"]
+        assert list_images(tmp_path, "--gt_dir") == list_photos(tmp_path)
+    assert capsys.readouterr().err == (f"note: left out of {tmp_path}: 4 HEIC or AVIF pictures, the first a.avif. "
+                                       "Convert them to PNG or JPEG.\n")
+
+
+def test_a_folder_of_unsupported_pictures_alone_is_an_error_that_says_so(tmp_path, capsys):
+    touch(tmp_path, "IMG_0001.HEIC", "notes.txt")
+    with pytest.raises(UserError) as caught:
+        list_photos(tmp_path)
+    assert str(caught.value) == (f"no image in {tmp_path}, but 1 HEIC or AVIF picture, IMG_0001.HEIC. "
+                                 "Convert it to PNG or JPEG.")
+    assert capsys.readouterr().err == ""  # once is enough
+
+
 def test_folder_that_may_not_be_listed_is_an_error(tmp_path, monkeypatch):
     def iterdir(_):
         raise PermissionError(13, "Permission denied")
