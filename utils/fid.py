@@ -5,6 +5,7 @@ discrepancy (Bińkowski et al., 2018), which unlike FID has no bias for small se
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from model.layers import Params
 from utils.errors import UserError, require
 from utils.files import atomic_path, check_writable, read_bytes
 from utils.images import read_image
+from utils.npz_weights import Shapes, read_npz_weights
 from utils.torch_files import load_state_dict
 from utils.weights import find_weights
 
@@ -28,6 +30,7 @@ NUM_READERS = min(4, os.cpu_count() or 1)  # threads that decode
 SINGULAR_OFFSET = 1e-6  # added to the variances when the covariances have no square root
 LARGEST_IMAGINARY = 1e-3  # of the root's diagonal that still counts as rounding
 CACHE_VERSION = "1"  # of the way from a file to its features: another one makes old caches unused
+CACHE_OVERHEAD = 2**16  # bytes of a cache file beside its float32 values, at most
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,8 @@ def cached_features(files: Sequence[Path], extract: FeatureExtractor, cache_dir:
     """Give `extract_features`, computed once for each set of images and kept in a folder.
 
     What is kept is found by the content of the files and the weights; names, places and order of the files do not
-    matter. A file of the cache that is damaged is computed anew.
+    matter. A file of the cache that is damaged, or was
+    not written here, is computed anew; no code that it may contain is run.
 
     Args:
         files: one or more.
@@ -156,13 +160,19 @@ def cached_features(files: Sequence[Path], extract: FeatureExtractor, cache_dir:
 
 
 def _read_cache(path: Path, count: int) -> np.ndarray | None:
-    """Read the features of `count` images; None if there is no such file, or it is damaged."""
+    """Read the features of `count` images; None if there is no such file, or it is damaged or something else."""
+    shape = (count, NUM_FEATURES)
+
+    def check(shapes: Shapes) -> None:
+        if shapes != {"features": shape}:
+            raise ValueError(f"it holds {shapes}")
+
     try:
-        with np.load(path) as arrays:
-            features = arrays["features"]  # its checksum is verified
-    except Exception:  # damaged files raise anything
+        if not path.is_file() or path.stat().st_size > 4 * math.prod(shape) + CACHE_OVERHEAD:
+            return None  # whatever it is, it is not read into memory
+        return read_npz_weights(path, holds="features", check=check)["features"]
+    except (OSError, UserError):
         return None
-    return features if features.shape == (count, NUM_FEATURES) else None
 
 
 def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:

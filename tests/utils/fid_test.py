@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+import struct
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -317,23 +320,64 @@ def flip_byte(path):
     path.write_bytes(content)
 
 
+def save_pickle(path, ran):
+    class Hostile:
+        def __reduce__(self):
+            return Path.touch, (ran,)
+
+    np.savez(path, features=np.array([Hostile()] * 7, dtype=object))
+
+
+def save_bomb(path):
+    np.savez_compressed(path, features=np.zeros((2**27, 1), np.uint8))  # 128 MiB in 130 KB
+
+
+def save_claim(path, shape):
+    """Write an array whose header claims a shape that its bytes do not have."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("features.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(8))
+
+
+def save_sparse(path):
+    with path.open("wb") as file:
+        file.truncate(2**40)
+
+
+def start_and_size(path):
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(2**20)).digest(), path.stat().st_size
+
+
 @pytest.mark.parametrize("damage", [
     lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"no archive"), flip_byte,
     lambda path: path.write_bytes(path.read_bytes()[:-100]),
-    lambda path: np.savez(path, features=np.zeros((6, NUM_FEATURES))), lambda path: np.savez(path, other=np.zeros(3))],
-    ids=["empty", "no archive", "flipped bit", "cut off", "other shape", "other array"])
+    lambda path: np.savez(path, features=np.zeros((6, NUM_FEATURES))), lambda path: np.savez(path, other=np.zeros(3)),
+    lambda path: np.savez(path, features=np.full((7, NUM_FEATURES), np.nan, np.float32)),
+    lambda path: np.savez(path, features=np.zeros((7, NUM_FEATURES), np.float32), more=np.zeros(1)),
+    lambda path: np.savez(path, features=np.full((7, NUM_FEATURES), "x")),
+    lambda path: save_pickle(path, path.parent.parent / "ran"), save_bomb, save_sparse,
+    lambda path: save_claim(path, (10**6, 10**6)), lambda path: save_claim(path, (-1,)),
+    lambda path: save_claim(path, "(" * 5000)],
+    ids=["empty", "no archive", "flipped bit", "cut off", "other shape", "other array", "not finite", "one more",
+         "texts", "pickle", "bomb", "1 TiB", "claims much", "claims less than none", "nested"])
 def test_a_damaged_cache_is_computed_anew_and_mended(colourful, counting, tmp_path, damage):
     extract = FeatureExtractor(counting, "weights")
     cached_features(colourful, extract, tmp_path / "cache")
     [path] = (tmp_path / "cache").iterdir()
-    sound = hashlib.sha256(path.read_bytes()).digest()
+    sound = start_and_size(path)
     damage(path)
-    assert hashlib.sha256(path.read_bytes()).digest() != sound
+    assert start_and_size(path) != sound
+    tracemalloc.start()
     for _ in range(2):
         found = cached_features(colourful, extract, tmp_path / "cache")
         np.testing.assert_allclose(found, expected_features(colourful), atol=1e-6)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     assert counting.batches == [7, 7]
     assert [file.name for file in (tmp_path / "cache").iterdir()] == [path.name]
+    assert not (tmp_path / "ran").exists()
+    assert peak < 20 * 2**20
 
 
 def test_a_cache_that_cannot_be_written_is_refused_before_the_work(colourful, counting, tmp_path):
