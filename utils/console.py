@@ -150,7 +150,7 @@ class Progress:
         # some terminals say that they have 0 columns and lines; tqdm would show nothing there
         sizeless = self._terminal and 0 in os.get_terminal_size(sys.stderr.fileno())
         size = {"ncols": 80, "nrows": 24} if sizeless else {"dynamic_ncols": True}
-        self._bar = tqdm(total=total, desc=description, unit=unit, unit_scale=unit_scale, initial=initial,
+        self._bar = _Bar(total=total, desc=description, unit=unit, unit_scale=unit_scale, initial=initial,
                          unit_divisor=1024 if unit_scale else 1000, disable=None if self._terminal else False,
                          file=sys.stderr if self._terminal else _Nowhere(),
                          miniters=0,  # or a note without progress would wait for the next step
@@ -182,6 +182,18 @@ class Progress:
 
     def __exit__(self, *_) -> None:
         self._bar.close()
+
+
+class _Bar(tqdm):
+    """A bar whose rate and remaining time do not follow the system's clock, which may be set while it runs."""
+
+    @property
+    def _time(self) -> Callable[[], float]:
+        return time.monotonic
+
+    @_time.setter
+    def _time(self, _: Callable[[], float]) -> None:
+        """Keep the clock above: tqdm would set the system's."""
 
 
 class _Nowhere:

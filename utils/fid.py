@@ -131,8 +131,8 @@ def cached_features(files: Sequence[Path], extract: FeatureExtractor, cache_dir:
     """Give `extract_features`, computed once for each set of images and kept in a folder.
 
     What is kept is found by the content of the files and the weights; names, places and order of the files do not
-    matter. A file of the cache that is damaged, or was
-    not written here, is computed anew; no code that it may contain is run.
+    matter. A file of the cache that is damaged, or was not written here, is computed anew; no code that it may contain
+    is run.
 
     Args:
         files: one or more.

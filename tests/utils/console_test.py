@@ -247,6 +247,23 @@ def test_without_a_terminal_lines_come_at_intervals(monkeypatch, capsys):
     assert [line.split("/100")[0].split()[-1] for line in lines] == ["10", "20", "30"]
 
 
+@pytest.mark.parametrize("jump", [-86400.0, 86400.0])
+def test_rate_and_remaining_time_do_not_follow_the_wall_clock(monkeypatch, capsys, jump):
+    now, wall = [0.0], [1.7e9]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    for module in ("time", "tqdm.std"):
+        monkeypatch.setattr(f"{module}.time", lambda: wall[0])
+    with console.Progress(60, description="photos") as progress:
+        for _ in range(30):
+            now[0] += 2
+            wall[0] += 2 + jump
+            progress.update()
+    assert [line.split("| ")[1] for line in capsys.readouterr().err.splitlines()] == [
+        f"{count}/60 [{spent}<{left},  2.00s/it]" for count, spent, left in (
+            (5, "00:10", "01:50"), (10, "00:20", "01:40"), (15, "00:30", "01:30"), (20, "00:40", "01:20"),
+            (25, "00:50", "01:10"), (30, "01:00", "01:00"))]
+
+
 def test_without_a_terminal_an_unknown_total_is_counted(monkeypatch, capsys):
     monkeypatch.setattr(console, "PLAIN_INTERVAL", 0.0)
     with console.Progress(None, description="bytes", unit="B", unit_scale=True, initial=1024) as progress:
@@ -282,6 +299,18 @@ def test_on_a_terminal_progress_is_a_bar_on_one_line():
     assert any("25%" in state and "1/4" in state for state in states)
     assert any("100%" in state and "4/4" in state for state in states)
     assert max(map(len, states)) <= 100
+
+
+def test_on_a_terminal_the_bar_goes_on_when_the_wall_clock_jumps_back():
+    shown = on_terminal("import tqdm.std\n"
+                        "time.time = tqdm.std.time = lambda: 1.7e9 - 86400 * time.monotonic()\n"
+                        "with Progress(4, description='photos', unit='photo') as progress:\n"
+                        "    for index in range(4):\n"
+                        "        time.sleep(0.15)\n"
+                        "        progress.update()")
+    states = shown.split("\r")
+    for count in (1, 2, 3, 4):
+        assert any(f"{count}/4 [00:00<00:00" in state for state in states), states
 
 
 def test_on_a_terminal_notes_show_before_the_photo_is_finished():
