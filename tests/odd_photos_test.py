@@ -12,7 +12,7 @@ from PIL import Image
 
 import calculate_metrics
 import generate_test_faces
-from tests.utils.images_test import chunk, exif, jpeg_of_claimed_size, make_png, smooth
+from tests.picture_files import chunk, exif, jpeg_of_claimed_size, make_png, smooth
 from tests.workplace import Workplace
 from utils.console import run_cli
 from utils.images import quantize, read_image, write_png
