@@ -107,6 +107,7 @@ class MetaConfig:
     clip_norm: float = 0.0  # of the gradient of generator and MaskNet together; 0: no clipping
     ema_decay: float = 0.0  # of a moving average of both networks; 0: none
     bfloat16: bool = False  # of the generator's convolutions; faster where the processor knows it
+    xla: bool = False  # compile the generator by XLA: a longer start; may be faster on a GPU
     seed: int = 0
 
 

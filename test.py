@@ -4,15 +4,16 @@ import argparse
 import math
 import sys
 from collections import Counter
+from itertools import accumulate
 from pathlib import Path
 
 from config import SCALE, AdaptationConfig, UpscalingConfig
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
-from utils.errors import FatalError, UserError, require
+from utils.errors import UserError, require
 from utils.faces import FaceFolder, check_face
 from utils.files import check_writable
 from utils.images import image_size
-from utils.photos import list_photos, parse_shard
+from utils.photos import PlannedPhoto, list_photos, parse_shard
 from utils.report import Report, claim_report, report_name
 from utils.tensorflow_setup import cpu_has_bfloat16, start_tensorflow
 from utils.tiling import choose_tile_size, count_tiles
@@ -61,8 +62,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                           help="backtrack: halve a step that makes the loss of held-out patches worse, up to "
                                f"{ADAPTATION.max_halvings} times, then do not take it")
     computing = parser.add_argument_group("computation")
-    computing.add_argument("--precision", choices=("float32", "bfloat16"), default="float32",
+    computing.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32",
                            help="of the convolutions when upscaling; adaptation is always float32")
+    computing.add_argument("--xla", action="store_true", help="let XLA compile the networks: for GPUs, and for photos "
+                                                              "of few sizes, as each size is compiled for itself")
     computing.add_argument("--tile_size", default="auto",
                            help="side of a tile in LQ pixels; 0: never tile; auto: tile when --memory_gib demands it")
     computing.add_argument("--tile_overlap", type=int, default=UPSCALING.tile_overlap, help="in LQ pixels")
@@ -159,20 +162,30 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Pa
                     keep=("adapted", "base") if args.skip_existing else ())
     report.add_present(photo.name for photo in there)
     outcomes = Counter({"there already": len(there)})
-    planned = [_plan_tiles(args, photo) for photo in todo]
-    with Progress(sum(planned), description="photos", unit="tile") as progress:
-        for photo, tiles in zip(todo, planned, strict=True):
-            row, target, name = {"file": photo.name}, progress.count + tiles, shown_name(photo)
-            try:
-                restorer.restore(photo, row, lambda what, done, name=name: progress.update(done, f"{name}: {what}"))
-            except FatalError:
-                raise
-            except UserError as error:
-                row.update(status="error", reason=str(error))
-                progress.write(f"error: {name}: {' '.join(str(error).splitlines())}")
+    planned = [_plan(args, photo) for photo in todo]
+    ends = dict(zip(todo, accumulate(tiles for _, tiles in planned), strict=True))
+    with Progress(sum(tiles for _, tiles in planned), description="photos", unit="tile") as progress:
+        begun = 0
+
+        def on_turn(photo: PlannedPhoto):
+            nonlocal begun
+            name = shown_name(photo.path)
+            progress.update(begun - progress.count, name)  # tiles of photos that failed or needed fewer
+            begun = ends[photo.path]
+            return lambda what, done: progress.update(done, f"{name}: {what}")
+
+        def on_done(row: dict) -> None:
+            if row["status"] == "error":
+                progress.write(f"error: {shown_name(Path(row['file']))}: {' '.join(row['reason'].splitlines())}")
             report.add(row)
             outcomes[row["status"]] += 1
-            progress.update(target - progress.count)  # tiles of a photo that failed or needed fewer
+
+        if todo:
+            from utils.photo_pipeline import restore_photos
+
+            restore_photos(restorer, [photo for photo, _ in planned], _upscaling(args), on_turn=on_turn,
+                           on_done=on_done)
+        progress.update(begun - progress.count)
     if not photos:
         print("no photo falls into shard {}/{}".format(*args.shard))
         return 0
@@ -181,13 +194,18 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Pa
     return EXIT_USER_ERROR if outcomes["error"] else 0
 
 
-def _plan_tiles(args: argparse.Namespace, photo: Path) -> int:
-    """Count the tiles a photo will probably take."""
+def _plan(args: argparse.Namespace, photo: Path) -> tuple[PlannedPhoto, int]:
+    """Give a photo with its size, and the tiles it will probably take."""
     try:
-        passes = 2 if args.save_comparison and args.fine_tune_num else 1
-        return passes * _count_tiles(args, *image_size(photo))
+        height, width = image_size(photo)
     except UserError:
-        return 1
+        return PlannedPhoto(photo, 0, 0), 1
+    passes = 2 if args.save_comparison and args.fine_tune_num else 1
+    return PlannedPhoto(photo, height, width), passes * _count_tiles(args, height, width)
+
+
+def _upscaling(args: argparse.Namespace) -> UpscalingConfig:
+    return UpscalingConfig(tile_size=args.tile_size, tile_overlap=args.tile_overlap, memory_gib=args.memory_gib)
 
 
 def _build(args: argparse.Namespace, faces: FaceFolder | None):
@@ -202,18 +220,19 @@ def _build(args: argparse.Namespace, faces: FaceFolder | None):
         print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
     if args.precision == "bfloat16" and not gpus and cpu_has_bfloat16() is False:
         print("note: this CPU has no bfloat16 arithmetic: float32 is faster", file=sys.stderr)
+    if args.precision == "float16" and not gpus:
+        print("note: float16 is for GPUs: on a CPU float32 is faster", file=sys.stderr)
     weights = load_super_resolver(args.model_dir, weights_dir=args.weights_dir)
     if args.fine_tune_num and weights.mask is None:
         print(f"note: {weights.source} has no MaskNet: all pixels of the faces count alike", file=sys.stderr)
     if args.fine_tune_num and not weights.meta_trained:
         print("note: these weights are not meta-trained: adapting them usually makes a photo worse; "
               "--fine_tune_num 0 leaves them as they are", file=sys.stderr)
-    resolver = SuperResolver(weights.generator, weights.mask, precision=args.precision)
+    resolver = SuperResolver(weights.generator, weights.mask, precision=args.precision, xla=args.xla)
     adaptation = AdaptationConfig(learning_rate=args.learning_rate, num_steps=args.fine_tune_num,
                                   patch_size=args.patch_size, patches_per_face=args.patch_num_per_img, seed=args.seed)
-    upscaling = UpscalingConfig(tile_size=args.tile_size, tile_overlap=args.tile_overlap, memory_gib=args.memory_gib)
     return PhotoRestorer(resolver, faces, args.output_dir, Options(
-        adaptation, upscaling, no_face=args.no_face, backtrack=args.safeguard == "backtrack",
+        adaptation, _upscaling(args), no_face=args.no_face, backtrack=args.safeguard == "backtrack",
         save_comparison=args.save_comparison))
 
 

@@ -31,7 +31,36 @@ def conv2d(params: Params, name: str, inputs: tf.Tensor, *, weight: str = "weigh
     """
     kernel = params[f"{name}/{weight}"]
     features = tf.nn.conv2d(tf.cast(inputs, kernel.dtype), kernel, strides=1, padding="SAME")
-    bias = params[f"{name}/bias"]
+    return _add_bias(features, params[f"{name}/bias"])
+
+
+def upsampled_conv2d(params: Params, name: str, inputs: tf.Tensor) -> tf.Tensor:
+    """Give `conv2d(params, name, upsample_nearest(inputs))` of a 3x3 kernel in half the time: nothing is enlarged.
+
+    Where each pixel stands twice in both directions, the nine taps meet but 2x2 different pixels, in four ways: weights
+    that meet the same pixel are added first. That is a transposed convolution of stride 2, whose 4x4 kernel is the 3x3
+    one, turned by 180 degrees and spread by 2x2 ones. Sums in another order differ in the last bits.
+
+    Args:
+        params: as for `conv2d`.
+        name: the layer.
+        inputs: [n, h, w, c_in].
+
+    Returns:
+        [n, 2h, 2w, c_out] in the type of the weights.
+    """
+    kernel = params[f"{name}/weight"]
+    exact = tf.cast(kernel, tf.float32) if kernel.dtype.size < 4 else kernel  # the sums of weights are rounded once
+    padded = tf.pad(exact[::-1, ::-1], [[1, 1], [1, 1], [0, 0], [0, 0]])
+    spread = padded[:-1, :-1] + padded[:-1, 1:] + padded[1:, :-1] + padded[1:, 1:]
+    spread = tf.cast(tf.transpose(spread, [0, 1, 3, 2]), kernel.dtype)
+    batch, height, width = tf.unstack(tf.shape(inputs)[:3])
+    features = tf.nn.conv2d_transpose(tf.cast(inputs, kernel.dtype), spread,
+                                      [batch, 2 * height, 2 * width, kernel.shape[3]], strides=2, padding="SAME")
+    return _add_bias(features, params[f"{name}/bias"])
+
+
+def _add_bias(features: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     if features.dtype == tf.bfloat16:  # bias_add's gradient adds up in bfloat16 there, which loses most of the sum
         return features + bias
     return tf.nn.bias_add(features, bias)

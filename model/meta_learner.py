@@ -10,7 +10,7 @@ Beyond the paper, the same terms of the generator that was not moved may be adde
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -61,8 +61,8 @@ class Gradients(NamedTuple):
 
 
 def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: LossConfig, second_order: bool,
-                   iteration: tf.Tensor | int = 0,
-                   precision: tf.DType | None = None) -> tuple[Gradients, dict[str, tf.Tensor]]:
+                   iteration: tf.Tensor | int = 0, precision: tf.DType | None = None,
+                   xla: bool = False) -> tuple[Gradients, dict[str, tf.Tensor]]:
     """Give the gradients of one task's losses and the value of every term, from one forward pass.
 
     Args:
@@ -74,6 +74,7 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
             its own term alone.
         iteration: of the outer loop; moves the weights of several inner steps.
         precision: type of the generator's convolutions; None: that of its parameters.
+        xla: let XLA compile the generator and its gradients.
 
     Returns:
         The gradients: of the outer loss for generator and MaskNet, of the discriminator's loss for the discriminator.
@@ -81,7 +82,7 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
         `l1_step1`, ..., after earlier ones; `l1_unadapted`, ..., if they count; `mask_loss`, unweighted; `outer_loss`;
         `discriminator_loss`; `mask_mean`, `mask_min` and `mask_max` of W.
     """
-    generator = functools.partial(_rounded_rrdbnet, precision)
+    generator = functools.partial(_rounded_rrdbnet, _compiled_rrdbnet if xla else rrdbnet, precision)
     with tf.GradientTape() as tape:
         tape.watch([networks.generator, networks.mask])
         weights = masknet(networks.mask, task.face_lq, task.face_hq)
@@ -119,8 +120,13 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
     return Gradients(by_generator, by_mask, verdict.discriminator_gradients), scalars
 
 
-def _rounded_rrdbnet(precision: tf.DType | None, params: Params, images: tf.Tensor) -> tf.Tensor:
-    return rrdbnet({name: tf.cast(value, precision or value.dtype) for name, value in params.items()}, images)
+# the generator alone: XLA has no kernel for the bicubic enlargement of MaskNet's input
+_compiled_rrdbnet = tf.function(rrdbnet, autograph=False, jit_compile=True)
+
+
+def _rounded_rrdbnet(network: Callable[[Params, tf.Tensor], tf.Tensor], precision: tf.DType | None, params: Params,
+                     images: tf.Tensor) -> tf.Tensor:
+    return network({name: tf.cast(value, precision or value.dtype) for name, value in params.items()}, images)
 
 
 class _Stage(NamedTuple):
@@ -184,8 +190,8 @@ def scalar_names(networks: Networks, inner: InnerConfig, loss: LossConfig) -> li
 
 
 def batch_gradients(networks: Networks, tasks: Task, *, inner: InnerConfig, loss: LossConfig, second_order: bool,
-                    iteration: tf.Tensor | int = 0,
-                    precision: tf.DType | None = None) -> tuple[Gradients, tf.Tensor]:
+                    iteration: tf.Tensor | int = 0, precision: tf.DType | None = None,
+                    xla: bool = False) -> tuple[Gradients, tf.Tensor]:
     """Add up the gradients of several tasks, one task after another, so that one task is in memory at a time.
 
     Takes what `task_gradients` takes, but `tasks` has the axis of tasks in front.
@@ -202,7 +208,7 @@ def batch_gradients(networks: Networks, tasks: Task, *, inner: InnerConfig, loss
     def add_task(index: tf.Tensor, sums: Gradients, rows: tf.TensorArray):
         gradients, scalars = task_gradients(networks, Task(*(images[index] for images in tasks)), inner=inner,
                                             loss=loss, second_order=second_order, iteration=iteration,
-                                            precision=precision)
+                                            precision=precision, xla=xla)
         return (index + 1, tf.nest.map_structure(tf.add, sums, gradients),
                 rows.write(index, tf.stack([scalars[name] for name in names])))
 

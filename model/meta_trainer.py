@@ -74,8 +74,8 @@ class MetaTrainer:
         self.tasks_per_replica = num_tasks // num_replicas
         self.scalar_names = scalar_names(networks, config.inner, config.loss)
         self._lpips = networks.lpips
-        self._compute = tf.function(self._compute_in_graph)
-        self._apply = tf.function(self._apply_in_graph)
+        self._compute = tf.function(self._compute_in_graph, autograph=False)  # which would only take its time
+        self._apply = tf.function(self._apply_in_graph, autograph=False)
         with self.strategy.scope():
             self.variables = {key: tf.Variable(value, trainable=False)
                               for key, value in _start_values(networks, config).items()}
@@ -123,7 +123,8 @@ class MetaTrainer:
                             self.params("vectors") or None, self._lpips)
         sums, rows = batch_gradients(networks, tasks, inner=self.config.inner, loss=self.config.loss,
                                      second_order=second_order, iteration=iteration,
-                                     precision=tf.bfloat16 if self.config.meta.bfloat16 else None)
+                                     precision=tf.bfloat16 if self.config.meta.bfloat16 else None,
+                                     xla=self.config.meta.xla)
         replica = tf.distribute.get_replica_context()
         # all replicas see all tasks' scalars: each adds its rows to a table of zeros
         start = replica.replica_id_in_sync_group * self.tasks_per_replica

@@ -9,11 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from config import GeneratorConfig
-from model.layers import Params, check_shapes, conv2d, leaky_relu, upsample_nearest, variance_scaling
+from model.layers import Params, check_shapes, conv2d, leaky_relu, upsampled_conv2d, variance_scaling
 
 RESIDUAL_SCALE = 0.2
 DENSE_LAYERS = 5
 DENSE_BLOCKS = 3
+BLOCK_LEAVES = tuple(f"rdb{dense}/conv{layer}/{leaf}" for dense in range(1, DENSE_BLOCKS + 1)
+                     for layer in range(1, DENSE_LAYERS + 1) for leaf in ("weight", "bias"))
 PUBLISHED = GeneratorConfig()
 
 
@@ -93,8 +95,8 @@ def rrdbnet(params: Params, images: tf.Tensor) -> tf.Tensor:
         [n, 4h, 4w, 3] in the type of the images, not clipped.
     """
     features = trunk(params, tf.cast(conv2d(params, "conv_first", images), images.dtype))
-    features = leaky_relu(conv2d(params, "conv_up1", upsample_nearest(features)))
-    features = leaky_relu(conv2d(params, "conv_up2", upsample_nearest(features)))
+    features = leaky_relu(upsampled_conv2d(params, "conv_up1", features))
+    features = leaky_relu(upsampled_conv2d(params, "conv_up2", features))
     features = leaky_relu(conv2d(params, "conv_hr", features))
     return tf.cast(conv2d(params, "conv_last", features), images.dtype)
 
@@ -115,10 +117,19 @@ def _num_blocks(params: Params, scope: str) -> int:
 
 
 def _residual_in_residual(params: Params, name: str, inputs: tf.Tensor) -> tf.Tensor:
+    block = {leaf: params[f"{name}/{leaf}"] for leaf in BLOCK_LEAVES}
+    # blocks are alike: in a graph all of them call one function, which is traced (and differentiated) once
+    return (_traced_block if tf.inside_function() else _block)(block, inputs)
+
+
+def _block(params: Params, inputs: tf.Tensor) -> tf.Tensor:
     features = inputs
     for dense in range(1, DENSE_BLOCKS + 1):
-        features = _residual_dense(params, f"{name}/rdb{dense}", features)
+        features = _residual_dense(params, f"rdb{dense}", features)
     return inputs + RESIDUAL_SCALE * features
+
+
+_traced_block = tf.function(_block, autograph=False)
 
 
 def _residual_dense(params: Params, name: str, inputs: tf.Tensor) -> tf.Tensor:

@@ -38,25 +38,32 @@ class SuperResolver:
     Each of its graphs is traced at most once, whatever the sizes of the photos and patches.
     """
 
-    def __init__(self, generator: Params, mask: Params | None = None, *, precision: str = "float32"):
+    def __init__(self, generator: Params, mask: Params | None = None, *, precision: str = "float32",
+                 xla: bool = False):
         """Compile for one architecture.
 
         Args:
             generator: RRDBNet parameters, float32 tensors or arrays.
             mask: MaskNet parameters, likewise; None trusts every pixel alike.
-            precision: type of the convolutions when whole photos are upscaled, `float32` or `bfloat16`. Adaptation
-                always runs in float32.
+            precision: type of the convolutions when whole photos are upscaled, `float32`, `bfloat16` or `float16`.
+                Adaptation always runs in float32.
+            xla: let XLA compile both, anew for every size of images.
         """
         self.set_weights(generator, mask)
         self._forward_dtype = tf.dtypes.as_dtype(precision)
         specs = _specs(self.generator)
         support = Support(IMAGES, IMAGES, WEIGHTS)
-        self._forward = tf.function(rrdbnet, input_signature=[_specs(self.generator, self._forward_dtype), IMAGES])
-        self._loss = tf.function(functools.partial(support_loss, rrdbnet), input_signature=[specs, support])
-        self.loss_and_gradients = tf.function(functools.partial(support_loss_and_gradients, rrdbnet),
-                                              input_signature=[specs, support])
+        traced = functools.partial(tf.function, autograph=False)  # there is no control flow to convert
+        compiled = functools.partial(traced, jit_compile=True) if xla else traced
+        self._exact = compiled(rrdbnet, input_signature=[specs, IMAGES])
+        self._forward = self._exact if self._forward_dtype == tf.float32 else compiled(
+            rrdbnet, input_signature=[_specs(self.generator, self._forward_dtype), IMAGES])
+        # the loss calls what upscales: traced once for both
+        self._loss = traced(functools.partial(support_loss, self._exact), input_signature=[specs, support])
+        self.loss_and_gradients = compiled(functools.partial(support_loss_and_gradients, rrdbnet),
+                                           input_signature=[specs, support])
         if self.mask is not None:
-            self._mask = tf.function(masknet, input_signature=[_specs(self.mask), IMAGES, IMAGES])
+            self._mask = traced(masknet, input_signature=[_specs(self.mask), IMAGES, IMAGES])
 
     def set_weights(self, generator: Params, mask: Params | None = None) -> None:
         """Take other weights of the same architecture."""
@@ -98,9 +105,9 @@ class SuperResolver:
 
     def num_traces(self) -> int:
         """How many graphs have been traced so far."""
-        functions = [self._forward, self._loss, self.loss_and_gradients]
+        functions = {self._exact, self._forward, self._loss, self.loss_and_gradients}
         if self.mask is not None:
-            functions.append(self._mask)
+            functions.add(self._mask)
         return sum(function.experimental_get_tracing_count() for function in functions)
 
 

@@ -90,7 +90,7 @@ def test_a_faulty_photo_gets_a_line_and_a_row_and_does_not_stop_the_others(place
     (("--tile_size", "some"), "--tile_size must be a number or auto"),
     (("--shard", "2/2"), "--shard is i/n"),
     (("--overwrite", "--skip_existing"), "exclude each other"),
-    (("--precision", "float16"), "invalid choice"),
+    (("--precision", "float64"), "invalid choice"),
     (("--unknown",), "unrecognized arguments"),
     (("--face_dir", "/nowhere/faces"), "/nowhere/faces"),
     (("--model_dir", "/nowhere/model-new"), "/nowhere/model-new does not exist"),

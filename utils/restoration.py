@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +39,36 @@ class Options:
     save_comparison: bool = False
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """What is read of a photo before the networks see it: patches of its faces too, and the seconds that took."""
+
+    path: Path
+    photo: Photo
+    faces: list[Patches]
+    patches: list[Patches]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What is written of a photo: its result, in integers, and the versions of its comparison, by title, if any."""
+
+    loaded: Loaded
+    samples: np.ndarray
+    comparison: dict[str, np.ndarray]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes until it is written, encoding included."""
+        return 2 * self.samples.nbytes + sum(version.nbytes for version in self.comparison.values())
+
+
 class PhotoRestorer:
-    """Restores one photo after the other; every photo starts from the same weights."""
+    """Restores one photo after the other; every photo starts from the same weights.
+
+    `read`, `compute` and `write` may run in a thread each, for different photos: only `compute` uses TensorFlow.
+    """
 
     def __init__(self, resolver: SuperResolver, faces: FaceFolder | None, output_dir: Path, options: Options):
         """Take the compiled networks, the faces (None when no step is taken) and where results go."""
@@ -50,7 +78,7 @@ class PhotoRestorer:
         self._options = options
 
     def restore(self, path: Path, row: dict, on_progress: OnProgress) -> None:
-        """Adapt to a photo and write `<stem>.png` at four times its size.
+        """Adapt to a photo and write `<stem>.png` at four times its size: `read`, `compute` and `write`.
 
         Args:
             path: the photo.
@@ -60,43 +88,69 @@ class PhotoRestorer:
         Raises:
             UserError: the photo or its faces are faulty, or the memory does not suffice; nothing is written.
         """
-        try:
-            self._restore(path, row, on_progress)
-        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-            raise UserError("not enough memory for this photo. Lower --memory_gib, or give a smaller --tile_size or "
-                            "--patch_num_per_img.") from error
+        restored = self.compute(self.read(path, row), row, on_progress)
+        if restored is not None:
+            self.write(restored, row)
 
-    def _restore(self, path: Path, row: dict, on_progress: OnProgress) -> None:
+    def read(self, path: Path, row: dict) -> Loaded:
+        """Read a photo and its faces, and draw the patches."""
         started = time.perf_counter()
-        with contextlib.suppress(UserError):  # a damaged photo may still tell its size
-            row["height"], row["width"] = image_size(path)
-        photo = read_image(path)
-        row["height"], row["width"] = photo.pixels.shape[:2]
-        faces = self._read_faces(path)
-        row["faces"] = len(faces)
-        params, status = self._resolver.generator, "base"
-        if faces:
-            on_progress("adapting", 0)
-            params, status = self._adapt(faces, path.stem, row)
-            release_memory()
-        elif self._options.adaptation.num_steps:
-            if self._options.no_face == "skip":
-                row.update(status="skipped", reason="no face")
-                return
-            row["reason"] = "no face: upscaled without adaptation"
-        upscaling = time.perf_counter()
-        result = self._upscale(params, photo, row, on_progress)
-        row["seconds_upscaling"] = time.perf_counter() - upscaling
-        height, width = result.shape[:2]
-        alpha = None if photo.alpha is None else resize_bicubic(photo.alpha, height, width)
-        write_png(self._output_dir / f"{path.stem}.png", result, alpha=alpha, icc_profile=photo.icc_profile)
-        row.update(status=status, seconds_total=time.perf_counter() - started)
-        if self._options.save_comparison:
+        with _memory_errors():
+            with contextlib.suppress(UserError):  # a damaged photo may still tell its size
+                row["height"], row["width"] = image_size(path)
+            photo = read_image(path)
+            row["height"], row["width"] = photo.pixels.shape[:2]
+            faces = self._read_faces(path)
+            row["faces"] = len(faces)
+            config, rng = self._options.adaptation, photo_rng(self._options.adaptation.seed, path.stem)
+            patches = [sample_patches(face, rng, lq_patch_size=config.patch_size // SCALE,
+                                      count=config.patches_per_face) for face in faces]
+        return Loaded(path, photo, faces, patches, time.perf_counter() - started)
+
+    def compute(self, loaded: Loaded, row: dict, on_progress: OnProgress) -> Restored | None:
+        """Adapt to a photo and upscale it; None if it is to be skipped."""
+        started = time.perf_counter()
+        with _memory_errors():
+            params, status = self._resolver.generator, "base"
+            if loaded.faces:
+                on_progress("adapting", 0)
+                params, status = self._adapt(loaded, row)
+                release_memory()
+            elif self._options.adaptation.num_steps:
+                if self._options.no_face == "skip":
+                    row.update(status="skipped", reason="no face")
+                    return None
+                row["reason"] = "no face: upscaled without adaptation"
+            upscaling = time.perf_counter()
+            samples = self._upscale(params, loaded.photo, row, on_progress)
+            row["seconds_upscaling"] = time.perf_counter() - upscaling
+            row.update(status=status, seconds_total=loaded.seconds + time.perf_counter() - started)
+            comparison = {}
+            if self._options.save_comparison:
+                try:
+                    comparison = self._compare(loaded, samples, row, on_progress)
+                except (UserError, tf.errors.ResourceExhaustedError, MemoryError) as error:  # the result is good
+                    row["reason"] = f"no comparison: {error if isinstance(error, UserError) else 'not enough memory'}"
+        return Restored(loaded, samples, comparison)
+
+    def write(self, restored: Restored, row: dict) -> None:
+        """Encode a result and write it, and then its comparison."""
+        started = time.perf_counter()
+        path, photo = restored.loaded.path, restored.loaded.photo
+        height, width = restored.samples.shape[:2]
+        with _memory_errors():
+            alpha = None if photo.alpha is None else resize_bicubic(photo.alpha, height, width)
+            write_png(self._output_dir / f"{path.stem}.png", restored.samples, alpha=alpha,
+                      icc_profile=photo.icc_profile)
+        row["seconds_total"] += time.perf_counter() - started
+        if restored.comparison:
+            faces = restored.loaded.faces
+            face = locate_face(photo.pixels, faces[0].lq[0]) if faces else None
             try:
-                self._save_comparison(path, photo, faces, result, row, on_progress)
+                write_png(self._output_dir / "comparison" / f"{path.stem}.png",
+                          compose_comparison(restored.comparison, face=face))
             except UserError as error:  # the result is there, and good
                 row["reason"] = f"no comparison: {error}"
-                on_progress(row["reason"], 0)
 
     def _read_faces(self, path: Path) -> list[Patches]:
         if not self._options.adaptation.num_steps:
@@ -107,13 +161,10 @@ class PhotoRestorer:
                             "--no_face base.")
         return faces
 
-    def _adapt(self, faces: list[Patches], stem: str, row: dict) -> tuple[Params, str]:
+    def _adapt(self, loaded: Loaded, row: dict) -> tuple[Params, str]:
         """Give the adapted parameters and the photo's status."""
         started = time.perf_counter()
-        config = self._options.adaptation
-        rng = photo_rng(config.seed, stem)
-        patches = [sample_patches(face, rng, lq_patch_size=config.patch_size // SCALE, count=config.patches_per_face)
-                   for face in faces]
+        config, patches = self._options.adaptation, loaded.patches
         row["patches"] = sum(len(batch.lq) for batch in patches)
         learn, held = hold_out(patches, config.holdout_fraction) if self._options.backtrack else (patches, [])
         supports = [interruptible(self._resolver.weigh_patches, *batch) for batch in batch_patches(learn)]
@@ -126,8 +177,8 @@ class PhotoRestorer:
         row["seconds_adaptation"] = time.perf_counter() - started
         bad = [step for step, loss in enumerate(result.losses) if not math.isfinite(loss)]
         if bad:
-            raise UserError(f"adaptation to {stem} diverged: the loss is {result.losses[bad[0]]} after step {bad[0]}. "
-                            "Lower --learning_rate, or use --safeguard backtrack.")
+            raise UserError(f"adaptation to {loaded.path.stem} diverged: the loss is {result.losses[bad[0]]} after "
+                            f"step {bad[0]}. Lower --learning_rate, or use --safeguard backtrack.")
         if not any(result.learning_rates):
             row["reason"] = "the safeguard took no step: upscaled without adaptation"
             return result.params, "base"
@@ -148,25 +199,34 @@ class PhotoRestorer:
         def to_integers(rows: np.ndarray) -> np.ndarray:
             if not np.isfinite(rows).all():
                 raise UserError(f"the network's output for {row['file']} is not finite. Lower --learning_rate, or use "
-                                "--safeguard backtrack.")
+                                "--safeguard backtrack or --precision float32.")
             return quantize(rows, bit_depth=photo.bit_depth, gray=photo.gray)
 
         forward = self._resolver.upscaler(params)
         return upscale(lambda tile: interruptible(forward, tile), photo.pixels, tile_size=tile_size,
                        overlap=config.tile_overlap, quantize=to_integers, on_tile=on_tile)
 
-    def _save_comparison(self, path: Path, photo: Photo, faces: list[Patches], result: np.ndarray, row: dict,
-                         on_progress: OnProgress) -> None:
+    def _compare(self, loaded: Loaded, result: np.ndarray, row: dict, on_progress: OnProgress) -> dict[str, np.ndarray]:
+        """Give the versions to compare, uint8 RGB, by title."""
         height, width = result.shape[:2]
-        bicubic = cv2.resize(quantize(photo.pixels), (width, height), interpolation=cv2.INTER_CUBIC)
-        versions = {"bicubic": bicubic}
+        photo, faces = loaded.photo, loaded.faces
+        versions = {"bicubic": cv2.resize(quantize(photo.pixels), (width, height), interpolation=cv2.INTER_CUBIC)}
         if faces:
             versions["un-adapted"] = to_8_bit(self._upscale(self._resolver.generator, photo, row, on_progress))
         steps = self._options.adaptation.num_steps
         label = f"adapted ({steps} step{'s' * (steps > 1)}, {len(faces)} face{'s' * (len(faces) > 1)})"
         versions[label if faces else "un-adapted"] = to_8_bit(result)
-        face = locate_face(photo.pixels, faces[0].lq[0]) if faces else None
-        write_png(self._output_dir / "comparison" / f"{path.stem}.png", compose_comparison(versions, face=face))
+        return versions
+
+
+@contextlib.contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Say what to do where the memory does not suffice."""
+    try:
+        yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        raise UserError("not enough memory for this photo. Lower --memory_gib, or give a smaller --tile_size or "
+                        "--patch_num_per_img.") from error
 
 
 def _mask_statistics(supports: list[Support]) -> dict[str, float]:

@@ -20,14 +20,23 @@ STRIP = 64  # rows quantised at once: that takes several copies of them
 BYTES_PER_RESULT_SAMPLE = 4  # at most 2 for the result and as much again for the copy that is being encoded
 
 
+def memory_needed(height: int, width: int, tile_size: int) -> int:
+    """Estimate the resident memory of the process while a photo is upscaled in tiles (0: as a whole), in bytes."""
+    pixels = min(height, tile_size or height) * min(width, tile_size or width)
+    return BYTES_OF_PROCESS + BYTES_PER_PIXEL * pixels + _result_bytes(height, width)
+
+
+def _result_bytes(height: int, width: int) -> int:
+    return height * width * SCALE * SCALE * 3 * BYTES_PER_RESULT_SAMPLE
+
+
 def automatic_tile_size(height: int, width: int, *, memory_gib: float) -> int:
     """Choose the tile side, in low-quality pixels; 0 means the whole photo at once.
 
     The choice depends on the photo's size and the budget alone, never on the memory that happens to be free, so that
     results do not depend on the machine.
     """
-    result = height * width * SCALE * SCALE * 3 * BYTES_PER_RESULT_SAMPLE
-    pixels = max(0.0, memory_gib * 2**30 - BYTES_OF_PROCESS - result) / BYTES_PER_PIXEL
+    pixels = max(0.0, memory_gib * 2**30 - BYTES_OF_PROCESS - _result_bytes(height, width)) / BYTES_PER_PIXEL
     if height * width <= pixels:
         return 0
     return max(UPSCALING.smallest_tile, int(pixels**0.5) // 16 * 16)

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from model.layers import (
@@ -8,6 +9,7 @@ from model.layers import (
     spectral_norm,
     upsample_bilinear,
     upsample_nearest,
+    upsampled_conv2d,
     variance_scaling,
 )
 
@@ -40,6 +42,51 @@ def test_nearest_upsampling_has_a_second_derivative():
             value = tf.reduce_sum(upsample_nearest(x) ** 3)
         gradient = inner.gradient(value, x)
     np.testing.assert_allclose(outer.gradient(gradient, x), 4 * 6 * x, rtol=1e-5)
+
+
+def drawn_layer(dtype=tf.float64, channels=(3, 5)):
+    rng = np.random.default_rng(0)
+    return {"c/weight": tf.cast(rng.normal(size=(3, 3, *channels)), dtype),
+            "c/bias": tf.cast(rng.normal(size=channels[1]), dtype)}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 2), (6, 7)])
+def test_convolution_of_repeated_pixels_equals_repeating_and_convolving(size):
+    image = tf.constant(np.random.default_rng(1).normal(size=(2, *size, 3)))
+    expected = conv2d(drawn_layer(), "c", upsample_nearest(image))
+    np.testing.assert_allclose(upsampled_conv2d(drawn_layer(), "c", image), expected, atol=1e-13)
+
+
+def test_derivatives_of_the_convolution_of_repeated_pixels_are_right_up_to_the_second():
+    image, direction = (tf.constant(np.random.default_rng(seed).normal(size=(2, 4, 3, 3))) for seed in (1, 2))
+
+    def derivatives(layer):
+        params = drawn_layer()
+        with tf.GradientTape() as outer:
+            outer.watch([image, params])
+            with tf.GradientTape() as inner:
+                inner.watch([image, params])
+                value = tf.reduce_sum(layer(params, image) ** 3)
+            first = inner.gradient(value, [image, params])
+            slope = tf.reduce_sum(first[0] * direction) + tf.reduce_sum(first[1]["c/weight"] ** 2)
+        return tf.nest.flatten([first, outer.gradient(slope, [image, params])])
+
+    found = derivatives(lambda params, x: upsampled_conv2d(params, "c", x))
+    expected = derivatives(lambda params, x: conv2d(params, "c", upsample_nearest(x)))
+    assert len(found) == 6
+    for left, right in zip(found, expected, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-11, atol=1e-9)
+
+
+def test_convolution_of_repeated_pixels_in_bfloat16_rounds_its_summed_weights_once():
+    params = drawn_layer(tf.bfloat16, channels=(1, 1))
+    weight = np.float32(params["c/weight"][:, :, 0, 0])
+    # one pixel of 1, no other: the four results are the sums of the weights that meet it
+    sums = [[weight[1:, 1:].sum(), weight[1:, :2].sum()], [weight[:2, 1:].sum(), weight[:2, :2].sum()]]
+    expected = tf.cast(sums, tf.bfloat16) + params["c/bias"]
+    actual = upsampled_conv2d(params, "c", tf.ones([1, 1, 1, 1]))
+    assert actual.dtype == tf.bfloat16
+    np.testing.assert_array_equal(np.float32(actual[0, :, :, 0]), np.float32(expected))
 
 
 def doubling_matrix(size):

@@ -281,6 +281,19 @@ def test_bfloat16_convolutions_give_nearly_the_same_meta_gradient_in_float32(pla
         assert not np.array_equal(a, b)
 
 
+def test_a_generator_that_xla_compiles_gives_the_same_meta_gradient(networks, tasks):
+    small = Networks(tensors(small_generator()), networks.mask)
+    task = Task(*(images[0] for images in tasks))
+    (plain, before), (compiled, after) = (
+        tf.function(functools.partial(task_gradients, small, task, inner=InnerConfig(), loss=L1_ONLY, second_order=True,
+                                      xla=xla))() for xla in (False, True))
+    assert float(after["outer_loss"]) == pytest.approx(float(before["outer_loss"]), rel=1e-6)
+    for network in ("generator", "mask"):
+        largest = max(np.abs(value).max() for value in getattr(plain, network).values())
+        for name, value in getattr(plain, network).items():
+            np.testing.assert_allclose(getattr(compiled, network)[name], value, atol=1e-4 * largest)
+
+
 def test_tasks_add_up_in_a_graph_as_one_by_one(networks, tasks):
     small = Networks(tensors(small_generator()), networks.mask, networks.discriminator, networks.vectors)
     settings = {"inner": InnerConfig(), "loss": LossConfig(lpips=0.0), "second_order": True}

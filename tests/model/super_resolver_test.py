@@ -108,17 +108,30 @@ def test_without_a_masknet_every_pixel_counts_alike():
     np.testing.assert_array_equal(support.weights, np.ones((1, 20, 28, 1)))
 
 
-def test_bfloat16_changes_the_upscaling_slightly_and_the_adaptation_not_at_all():
+@pytest.mark.parametrize(("precision", "difference"), [("bfloat16", 0.02), ("float16", 0.002)])
+def test_half_precision_changes_the_upscaling_slightly_and_the_adaptation_not_at_all(precision, difference):
     rng = np.random.default_rng(3)
     faces, photo = small_faces(rng, 2, 8, 8), rng.random((1, 12, 12, 3), np.float32)
     outputs, adapted = [], []
-    for precision in ("float32", "bfloat16"):
-        resolver = SuperResolver(as_tensors(small_generator()), None, precision=precision)
+    for kind in ("float32", precision):
+        resolver = SuperResolver(as_tensors(small_generator()), None, precision=kind)
         adapted.append(resolver.adapt([resolver.weigh_patches(*faces)], learning_rate=0.01, num_steps=1).params)
         outputs.append(resolver.upscaler(adapted[-1])(photo))
     for name in adapted[0]:
         np.testing.assert_array_equal(adapted[0][name], adapted[1][name])
-    assert 0 < np.abs(outputs[0] - outputs[1]).max() < 0.02
+    assert 0 < np.abs(outputs[0] - outputs[1]).max() < difference
+
+
+def test_what_xla_compiles_gives_the_same_for_photos_of_two_sizes():
+    rng = np.random.default_rng(5)
+    faces, photos = small_faces(rng, 2, 8, 6), [rng.random((1, *size, 3), np.float32) for size in ((9, 12), (5, 4))]
+    results = []
+    for xla in (False, True):
+        resolver = SuperResolver(small_generator(), small_masknet(), xla=xla)
+        adapted = resolver.adapt([resolver.weigh_patches(*faces)], learning_rate=0.5, num_steps=2)
+        results.append([*adapted.params.values(), adapted.losses, *map(resolver.upscaler(adapted.params), photos)])
+    for plain, compiled in zip(*results, strict=True):
+        np.testing.assert_allclose(compiled, plain, atol=1e-6)
 
 
 def test_other_weights_of_the_same_architecture_take_over_without_another_trace():
