@@ -163,9 +163,9 @@ def write_tf1_checkpoint(prefix: Path | str, tensors: Mapping[str, np.ndarray]) 
 
 
 def _first_line(error: Exception) -> str:
-    """Give the first line of a message, without the names of TensorFlow's nodes and operations around it."""
+    """Give the first line of a message, without the names of TensorFlow's nodes, operations and files around it."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    return re.sub(r"\{\{.*?\}\} ?| ?\[Op:\w+\]", "", line).rstrip(". ")
+    return re.sub(r"\{\{.*?\}\} ?| ?\[Op:\w+\]|/.*\.tempstate\d+; ", "", line).rstrip(". ")
 
 
 def find_checkpoint(path: Path | str) -> Path:

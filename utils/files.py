@@ -92,7 +92,8 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     except BlockingIOError as error:
         raise UserError(f"another process is working on {what}. Wait for it, or stop it.") from error
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}. Check the folder's permissions.") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}. Check the folder's permissions and the free "
+                        "space.") from error
     with file:
         try:
             yield

@@ -204,15 +204,23 @@ class Checkpoints:
                     if name.startswith(AVERAGE_SCOPE)}
         if averages:  # first: a run that finds the checkpoint does not save it again
             write_tf1_checkpoint(self.folder / f"{AVERAGE_PREFIX}{trainer.iteration}", averages)
-        write_tf1_checkpoint(self.prefix(trainer.iteration), tensors)
+        try:
+            write_tf1_checkpoint(self.prefix(trainer.iteration), tensors)
+        except UserError:
+            with contextlib.suppress(OSError):  # what was wrong first is said
+                self._remove(f"{AVERAGE_PREFIX}{trainer.iteration}")  # of no use alone, and the disk may be full
+            raise
         self._mark_latest(trainer.iteration)
         earlier = [number for number in self.iterations() if number <= trainer.iteration]
         with self._disk_errors("clean"):
             for number in earlier[:-self._keep]:
                 if not self._keep_every or number % self._keep_every:
-                    for prefix in (PREFIX, AVERAGE_PREFIX):
-                        for file in sorted(self.folder.glob(f"{prefix}{number}.*"), reverse=True):  # the index first
-                            file.unlink(missing_ok=True)
+                    self._remove(f"{PREFIX}{number}")
+                    self._remove(f"{AVERAGE_PREFIX}{number}")
+
+    def _remove(self, name: str) -> None:
+        for file in sorted(self.folder.glob(f"{name}.*"), reverse=True):  # the index first
+            file.unlink(missing_ok=True)
 
     def set_aside(self, iteration: int) -> Path | None:
         """Move the checkpoints of later iterations into a folder of their own, out of the way of new ones.
