@@ -18,6 +18,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from utils.errors import UserError
 from utils.files import atomic_path
+from utils.jpeg_data import ends_in_gray, lengthened
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601, full range
 EXIF_ORIENTATION = 274
@@ -76,6 +77,9 @@ def read_image(path: Path) -> Photo:
             if image.mode in WIDE_MODES and not deep:
                 raise UserError(f"{path} has 32-bit samples, which are not supported. Convert it to 8 or 16 bits.")
             image.load()
+            if image.format in JPEG_FORMATS and _is_cut_off(image, data):
+                raise UserError(f"cannot read the image {path}: its data end before its lower right corner, which "
+                                "would be gray. Replace or remove it.")
             samples = _decode_16_bit(path, data, image) if deep else _to_array(image, data)
             return _to_photo(_upright(samples, _orientation(image)), image)
     except UserError:
@@ -140,6 +144,17 @@ def _iso_picture(path: Path) -> str | None:
     with Path(path).open("rb") as file:
         head = file.read(12)
     return ISO_PICTURES.get(head[8:]) if head[4:8] == b"ftyp" else None
+
+
+def _is_cut_off(image: Image.Image, data: bytes) -> bool:
+    """Whether blocks of a decoded JPEG are missing at its end; it costs time only if its corner is gray."""
+    if not ends_in_gray(image.getpixel((image.width - 1, image.height - 1))):
+        return False
+    longer = lengthened(data)
+    if longer is None:
+        return False
+    with Image.open(io.BytesIO(longer), formats=FORMATS) as other:
+        return not np.array_equal(np.asarray(image), np.asarray(other))
 
 
 def _orientation(image: Image.Image) -> int:
