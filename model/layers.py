@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
-from scipy.stats import truncnorm
 
 Params = Mapping[str, tf.Tensor]
 LEAKY_SLOPE = 0.2
@@ -134,6 +133,8 @@ def variance_scaling(rng: np.random.Generator, shape: tuple[int, int, int, int],
     """
     scale = np.sqrt(gain / (shape[0] * shape[1] * shape[2]))
     if truncated:
+        from scipy.stats import truncnorm  # a quarter of a second, which only new networks need
+
         values = truncnorm.rvs(-2, 2, size=shape, random_state=rng) / truncnorm.std(-2, 2)
     else:
         values = rng.normal(size=shape)

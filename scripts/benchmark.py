@@ -4,6 +4,12 @@ Seconds differ from machine to machine and from minute to minute; the rate of a 
 directly before and after each part, is what the networks are compared with.
 """
 
+import argparse
+import contextlib
+import os
+import platform
+import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -18,20 +24,25 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 
 from config import AdaptationConfig, UpscalingConfig
-from scripts import metrics_benchmark, training_benchmark
+from scripts import face_benchmark, metrics_benchmark, speed_benchmark, training_benchmark
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
+from utils.files import atomic_path
 from utils.images import quantize, read_image, write_png
 from utils.tensorflow_setup import start_tensorflow
 
 UPSCALING = UpscalingConfig()
+BEFORE = "481cb6a"
+TABLE_HEAD = "| measurement | value |\n|---|---|"
 MATRIX_SIZE = 2048
 PIXELS_PER_LQ_PIXEL = {"conv_up1": 4, "conv_up2": 16, "conv_hr": 16, "conv_last": 16}  # the other layers: 1
 PARTS = ("forward", "bfloat16", "adaptation", "overhead", "tiling", "retinaface", "gpen", "restorers", "training",
-         "degradation", "waiting", "metrics", "memory", "training_memory", "faces")
-SLOW_PARTS = ("memory", "training_memory", "faces")
-RESTORED = 100  # faces of `restorers`
-CROWD = 40  # faces in the photo of `faces`
+         "degradation", "waiting", "metrics", "upsampling", "overlap", "memory", "training_memory", "faces", "photos",
+         "iterations")
+SLOW_PARTS = ("memory", "training_memory", "faces", "photos", "iterations")
+# what depends on the weights; the other parts run once
+MODEL_PARTS = ("forward", "bfloat16", "adaptation", "overhead", "tiling", "memory", "upsampling", "photos")
+BEFORE_AFTER = ("upsampling", "overlap", "photos", "iterations")  # ratios of times, before over after
 MEMORY_PHOTO_SIZE = 1000  # LQ pixels, both sides
 
 
@@ -88,10 +99,10 @@ def psnr(left: np.ndarray, right: np.ndarray) -> float:
 class Benchmark:
     """The parts, over one set of weights, which are loaded by the parts that need them, and one photo."""
 
-    def __init__(self, model: str, weights_dir: Path | None):
+    def __init__(self, model: str, weights_dir: Path | None, before: str):
         import skimage.data
 
-        self.model, self.weights_dir = model, weights_dir
+        self.model, self.weights_dir, self.before = model, weights_dir, before
         self.photo = skimage.data.astronaut().astype(np.float32) / 255
 
     @cached_property
@@ -175,46 +186,20 @@ class Benchmark:
         yield f"2x2 tiles of {tile} with overlap {overlap} against the whole, PSNR", f"{value:.1f} dB"
 
     def retinaface(self) -> Iterator[tuple[str, str]]:
-        """Compare RetinaFace's rate with the product's, with drawn weights."""
-        from model.retinaface import compile_retinaface, init_retinaface, preprocess, retinaface
-
-        params, images = init_retinaface(0), preprocess(np.resize(self.photo, (640, 640, 3)))
-        forward = compile_retinaface(params)
-        rate = relative_rate(graph_operations(retinaface, params, images.shape), lambda: forward(images))
-        yield "RetinaFace, 640x640, rate over tf.matmul's", f"{rate:.0%}"
+        """Compare RetinaFace's rate with the product's."""
+        yield from face_benchmark.retinaface_rate(self.photo, relative_rate, graph_operations)
 
     def gpen(self) -> Iterator[tuple[str, str]]:
-        """Compare GPEN's rate with the product's, with drawn weights."""
-        from model.gpen import GPEN_256, GPEN_512, gpen, init_gpen
-        from utils.face_restorers import compile_gpen
-
-        for architecture in (GPEN_512, GPEN_256):
-            params, size = init_gpen(0, architecture), architecture.size
-            faces = quantize(np.resize(self.photo, (2, size, size, 3)).reshape(2 * size, size, 3))
-            faces = faces.reshape(2, size, size, 3)
-            restore = compile_gpen(params)
-            restore(faces)
-            rate = relative_rate(graph_operations(gpen, params, faces.shape), lambda run=restore, x=faces: run(x))
-            yield f"GPEN-{size}, 2 faces, rate over tf.matmul's", f"{rate:.0%}"
+        """Compare GPEN's rate with the product's."""
+        yield from face_benchmark.gpen_rate(self.photo, relative_rate, graph_operations)
 
     def restorers(self) -> Iterator[tuple[str, str]]:
-        """Restore aligned faces with `rrdb-face` and, in turn with it, with GPEN-256 of drawn weights."""
-        from model.gpen import GPEN_256, init_gpen
-        from utils.face_preparation import BATCH
-        from utils.face_restorers import compile_gpen, open_restorer
+        """Compare `rrdb-face` with GPEN-256."""
+        yield from face_benchmark.restorers(self.photo)
 
-        faces = np.stack([quantize(np.resize(self.photo, (512, 512, 3)))] * BATCH)
-        restorers = [open_restorer("rrdb-face", None), compile_gpen(init_gpen(0, GPEN_256))]
-        seconds = np.zeros(2)
-        for restore in restorers:
-            restore(faces)
-        for _ in range(RESTORED // BATCH):
-            for number, restore in enumerate(restorers):
-                start = time.perf_counter()
-                restore(faces)
-                seconds[number] += time.perf_counter() - start
-        yield f"{RESTORED} faces, rrdb-face, time per face", f"{seconds[0] / RESTORED:.3f} s"
-        yield "the same: time over that of GPEN-256", f"{seconds[0] / seconds[1]:.2f}"
+    def faces(self) -> Iterator[tuple[str, str]]:
+        """Prepare the faces of a crowd."""
+        yield from face_benchmark.faces(self.photo)
 
     def training(self) -> Iterator[tuple[str, str]]:
         """Compare the rate of a meta-training step with the product's, with drawn weights."""
@@ -236,31 +221,23 @@ class Benchmark:
         """Time the metrics of `calculate_metrics.py`, with drawn weights."""
         yield from metrics_benchmark.metrics(self.photo)
 
-    def faces(self) -> Iterator[tuple[str, str]]:
-        """Prepare a crowd in one large photo with GPEN-512 (drawn weights), and read this process's peak memory."""
-        import resource
+    def upsampling(self) -> Iterator[tuple[str, str]]:
+        """Compare convolutions of enlarged features that are not enlarged with such that are."""
+        yield from speed_benchmark.upsampling(self.exact.generator, self.model)
 
-        from model.gpen import init_gpen
-        from utils.face_detection import Face
-        from utils.face_preparation import FacePreparer, Options
-        from utils.face_restorers import compile_gpen
+    def overlap(self) -> Iterator[tuple[str, str]]:
+        """Compare photos worked through beside each other with one after the other."""
+        yield from speed_benchmark.overlap(self.photo)
 
-        landmarks = np.array([[203.4, 102.1], [247.4, 103.8], [224.9, 128.3], [206.6, 142.1], [243.4, 142.8]])
-        corners = [(left, top) for top in range(0, 2000, 250) for left in range(0, 3000, 500)][:CROWD]
-        crowd = [Face(np.array([left + 100, top + 20, left + 180, top + 120]),
-                      landmarks + np.array([left - 80, top - 50]), 0.99) for left, top in corners]
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            write_png(folder / "crowd.png", quantize(np.tile(self.photo, (4, 6, 1))[:2000, :3000]))
-            preparer = FacePreparer(lambda *_: crowd, compile_gpen(init_gpen(0)), folder,
-                                    Options(detector="boxes", restorer="gpen-512"))
-            start = time.perf_counter()
-            rows = preparer.prepare(folder / "crowd.png", lambda _: None)
-            seconds = (time.perf_counter() - start) / len(rows)
-            pairs = len(list((folder / "Face_HQ").iterdir()))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
-        yield f"{pairs} faces in a 3000x2000 photo, GPEN-512: peak resident memory", f"{peak:.2f} GiB"
-        yield "the same, time per face", f"{seconds:.2f} s"
+    def photos(self) -> Iterator[tuple[str, str]]:
+        """Compare `test.py` with that of an earlier commit."""
+        with speed_benchmark.tree_of(self.before) as tree:
+            yield from speed_benchmark.photos(tree, self.model, self.weights_dir, self.photo)
+
+    def iterations(self) -> Iterator[tuple[str, str]]:
+        """Compare `main.py` with that of an earlier commit."""
+        with speed_benchmark.tree_of(self.before) as tree:
+            yield from speed_benchmark.training(tree, self.photo)
 
     def memory(self) -> Iterator[tuple[str, str]]:
         """Run test.py on a large photo in a process of its own and read its peak memory."""
@@ -312,22 +289,58 @@ class _Timed:
         return self._time(self._resolver.upscaler(params))
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the tool."""
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = ArgumentParser(__doc__.split("\n\n")[0])
-    parser.add_argument("--model_dir", default="realesrgan", help="weights to measure with, as for test.py")
+    parser.add_argument("--model_dir", nargs="+", default=["realesrgan"], metavar="M",
+                        help="weights to measure with, as for test.py; several are measured one after the other")
     parser.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     parser.add_argument("--parts", nargs="+", choices=PARTS,
                         default=[part for part in PARTS if part not in SLOW_PARTS],
-                        help="what to measure; memory, training_memory and faces take minutes, and faces is to be run "
-                             "alone")
-    args = parser.parse_args(argv)
+                        help=f"what to measure; {', '.join(SLOW_PARTS)} take minutes, and faces is to be run alone")
+    parser.add_argument("--before", default=BEFORE, metavar="COMMIT",
+                        help="what photos and iterations compare this tree with (default: the last commit before work "
+                             "on speed)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the table there, as Markdown")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the tool."""
+    args = parse_args(argv)
     start_tensorflow()
-    benchmark = Benchmark(args.model_dir, args.weights_dir)
-    print(f"weights: {args.model_dir}\n\n| measurement | value |\n|---|---|", flush=True)
-    for part in args.parts:
-        for what, value in getattr(benchmark, part)():
-            print(f"| {what} | {value} |", flush=True)
+    made = [f"`python scripts/benchmark.py {shlex.join(sys.argv[1:] if argv is None else argv)}`", describe_machine()]
+    if set(args.parts) & set(BEFORE_AFTER):
+        made.append(f"Speed-ups are ratios: time before over time after, above 1 is faster; `photos` and `iterations` "
+                    f"compare with commit {args.before}.")
+    rows: list[tuple[str, str]] = []
+    print("\n\n".join(made), f"weights: {', '.join(args.model_dir)}", TABLE_HEAD, sep="\n\n", flush=True)
+    for model in args.model_dir:
+        benchmark = Benchmark(model, args.weights_dir, args.before)
+        for part in args.parts:
+            if model == args.model_dir[0] or part in MODEL_PARTS:
+                for what, value in getattr(benchmark, part)():
+                    rows.append((what, value))
+                    print(f"| {what} | {value} |", flush=True)
+    if args.output:
+        table = "\n".join([TABLE_HEAD, *(f"| {what} | {value} |" for what, value in rows)])
+        with atomic_path(args.output) as temporary:
+            temporary.write_text("\n\n".join(["# Benchmarks", *made, table]) + "\n", encoding="utf-8")
+
+
+def describe_machine() -> str:
+    """Name processor, cores and versions."""
+    import tensorflow as tf
+
+    with contextlib.suppress(OSError):
+        words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        found = re.search(r"model name\s*: (.*)", words)
+        name = f"{found[1] if found else platform.machine()}{' with AVX512-BF16' * ('avx512_bf16' in words)}"
+        gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+                for gpu in tf.config.list_physical_devices("GPU")]
+        return (f"{os.cpu_count()} cores of {name}; {', '.join(gpus) or 'no GPU'}; Python {platform.python_version()}, "
+                f"TensorFlow {tf.__version__}; {time.strftime('%Y-%m-%d')}.")
+    return f"{os.cpu_count()} cores of {platform.machine()}; TensorFlow {tf.__version__}; {time.strftime('%Y-%m-%d')}."
 
 
 if __name__ == "__main__":

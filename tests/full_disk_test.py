@@ -37,9 +37,6 @@ class SmallRecords(Records):
 class SmallAdaptation(Adaptation):
     """Three photos, with a face and without."""
 
-    def arguments(self, out, again):
-        return [text for text in super().arguments(out, again) if text != "--save_comparison"]
-
     def prepare(self):
         place = Workplace(self.root / "photos")
         for number in range(3):

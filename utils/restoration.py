@@ -17,7 +17,7 @@ from model.layers import Params
 from model.super_resolver import SuperResolver
 from utils.comparison import compose_comparison, locate_face
 from utils.console import interruptible
-from utils.errors import UserError
+from utils.errors import DiskFullError, UserError
 from utils.faces import FaceFolder, read_face
 from utils.images import Photo, image_size, quantize, read_image, resize_bicubic, to_8_bit, write_png
 from utils.patches import Patches, batch_patches, hold_out, sample_patches
@@ -149,6 +149,8 @@ class PhotoRestorer:
             try:
                 write_png(self._output_dir / "comparison" / f"{path.stem}.png",
                           compose_comparison(restored.comparison, face=face))
+            except DiskFullError:
+                raise
             except UserError as error:  # the result is there, and good
                 row["reason"] = f"no comparison: {error}"
 
