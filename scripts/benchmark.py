@@ -37,8 +37,8 @@ TABLE_HEAD = "| measurement | value |\n|---|---|"
 MATRIX_SIZE = 2048
 PIXELS_PER_LQ_PIXEL = {"conv_up1": 4, "conv_up2": 16, "conv_hr": 16, "conv_last": 16}  # the other layers: 1
 PARTS = ("forward", "bfloat16", "adaptation", "overhead", "tiling", "retinaface", "gpen", "restorers", "training",
-         "degradation", "waiting", "metrics", "upsampling", "overlap", "memory", "training_memory", "faces", "photos",
-         "iterations")
+         "degradation", "waiting", "metrics", "upsampling", "overlap", "step", "memory", "training_memory", "faces",
+         "photos", "iterations")
 SLOW_PARTS = ("memory", "training_memory", "faces", "photos", "iterations")
 # what depends on the weights; the other parts run once
 MODEL_PARTS = ("forward", "bfloat16", "adaptation", "overhead", "tiling", "memory", "upsampling", "photos")
@@ -204,6 +204,10 @@ class Benchmark:
     def training(self) -> Iterator[tuple[str, str]]:
         """Compare the rate of a meta-training step with the product's, with drawn weights."""
         yield from training_benchmark.training(relative_rate, forward_operations)
+
+    def step(self) -> Iterator[tuple[str, str]]:
+        """Say where the time of a training iteration goes."""
+        yield from training_benchmark.step_profile()
 
     def training_memory(self) -> Iterator[tuple[str, str]]:
         """Read the peak memory of meta-training steps."""

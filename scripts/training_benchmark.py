@@ -84,6 +84,52 @@ def training(relative_rate: Callable, forward_operations: Callable) -> Iterator[
     yield "meta-training, gradients of one published-size task of one sample, rate over tf.matmul's", f"{rate:.0%}"
 
 
+def step_profile(repeats: int = 3) -> Iterator[tuple[str, str]]:
+    """Say where the time of an iteration of the preset `metaf2n-small` goes, data apart.
+
+    Parts are what an iteration takes less without them.
+    """
+    from model.masknet import init_masknet
+    from model.meta_learner import Networks, Task
+    from model.meta_trainer import MetaTrainer
+    from model.rrdbnet import init_rrdbnet
+
+    whole = resolve_config(META_TRAINING, "metaf2n-small")
+    variants = {"whole": whole,
+                "without un-adapted": replace(whole, loss=replace(whole.loss, unadapted=0.0)),
+                "of first order": replace(whole, inner=replace(whole.inner, second_order_from=1000)),
+                "plain": replace(whole, inner=replace(whole.inner, num_steps=0))}
+    face, scene, samples = whole.data.face_patch_size, whole.data.scene_patch_size, whole.data.samples_per_task
+    rng = np.random.default_rng(0)
+    tasks = Task(*(rng.random((1, samples, side, side, 3), np.float32)
+                   for side in (face // 4, face, scene // 4, scene, scene)))
+    networks = Networks(init_rrdbnet(0, num_blocks=whole.generator.num_blocks), init_masknet(0, last_bias=1.0))
+    seconds = {}
+    for name, config in variants.items():
+        trainer = MetaTrainer(config, networks)
+        trainer.apply(trainer.compute(lambda _: tasks))  # traces
+        computing, updating = [], []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            update = trainer.compute(lambda _: tasks)
+            computed = time.perf_counter()
+            trainer.apply(update)
+            computing.append(computed - start)
+            updating.append(time.perf_counter() - computed)
+        seconds[name] = min(computing)
+        if config is whole:
+            seconds["update"] = min(updating)
+    total = seconds["whole"] + seconds["update"]
+    parts = {"Adam and the moving average": seconds["update"],
+             "scenes of the network without adaptation": seconds["whole"] - seconds["without un-adapted"],
+             "second order": seconds["whole"] - seconds["of first order"],
+             "scenes, as in plain training": seconds["plain"],
+             "faces, first order (the rest)": seconds["of first order"] + seconds["without un-adapted"]
+             - seconds["whole"] - seconds["plain"]}
+    for name, part in parts.items():
+        yield f"share of an iteration of metaf2n-small: {name}", f"{part / total:.0%}"
+
+
 def training_memory() -> Iterator[tuple[str, str]]:
     """Read the peak memory of steps of one and of four tasks, each in a process of its own."""
     peaks = []

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from config import TrainingConfig
+from model import rrdbnet
 from model.meta_learner import Networks
 from model.rrdbnet import rrdbnet_shapes
 from scripts import benchmark, training_benchmark
 from tests.small_networks import small_generator
 from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
+from utils.configuration import META_TRAINING, resolve_config
 
 
 def test_operations_of_the_published_forward_are_counted_by_hand():
@@ -54,6 +56,16 @@ def test_degradation_is_timed_for_scenes_and_faces(monkeypatch, capsys):
     times = re.findall(r"^\| degradation of a (\w+) .* \| ([\d.]+) ms \|$", capsys.readouterr().out, re.MULTILINE)
     assert [name for name, _ in times] == ["scene", "face"]
     assert all(0.1 < float(value) < 1000 for _, value in times)
+
+
+def test_shares_of_a_training_iteration_add_up_to_all_of_it(monkeypatch, capsys):
+    config = resolve_config(META_TRAINING, "smoke", ["loss.gan=0", "loss.unadapted=0.5", "meta.tasks_per_batch=1"])
+    monkeypatch.setattr(training_benchmark, "resolve_config", lambda *_: config)
+    monkeypatch.setattr(rrdbnet, "init_rrdbnet", lambda *_, **__: small_generator())
+    benchmark.main(["--parts", "step"])
+    shares = re.findall(r"^\| share of an iteration .* \| (-?\d+)% \|$", capsys.readouterr().out, re.MULTILINE)
+    assert len(shares) == 5
+    assert sum(map(int, shares)) == pytest.approx(100, abs=3)  # each is rounded
 
 
 def test_every_quick_part_prints_its_figures(tmp_path, capsys):
