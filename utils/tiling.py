@@ -14,7 +14,7 @@ from config import SCALE, UpscalingConfig
 UPSCALING = UpscalingConfig()
 # Measured on the 23-block generator in float32 (see scripts/benchmark.py): memory beyond the process's own grows by
 # this much per low-quality pixel of a tile, and the process with TensorFlow and the weights takes this much by itself.
-BYTES_PER_PIXEL = 16_000
+BYTES_PER_PIXEL = 13_000
 BYTES_OF_PROCESS = 1_700_000_000
 STRIP = 64  # rows quantised at once: that takes several copies of them
 BYTES_PER_RESULT_SAMPLE = 4  # at most 2 for the result and as much again for the copy that is being encoded
