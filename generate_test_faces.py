@@ -134,7 +134,8 @@ def _prepare_photos(args: argparse.Namespace, photos: list[Path], report_path: P
     outcomes: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         preparer = _build(args, stack)
-        report = Report(report_path, COLUMNS, keep=FINISHED if args.skip_existing else (), digits=17)
+        report = Report(report_path, COLUMNS, keep=FINISHED if args.skip_existing else (),
+                        order=[photo.name for photo in photos], digits=17)
         done = [photo for photo in photos
                 if preparer.options.is_done(args.output_dir, photo.stem, report.earlier(photo.name))]
         report.add_present(photo.name for photo in done)

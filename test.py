@@ -159,7 +159,7 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Pa
     restorer = _build(args, faces) if todo else None
     losses = [f"loss_{step}" for step in range(args.fine_tune_num + 1)] if args.fine_tune_num else []
     report = Report(report_path, [*BEFORE_LOSSES, *losses, *AFTER_LOSSES],
-                    keep=("adapted", "base") if args.skip_existing else ())
+                    keep=("adapted", "base") if args.skip_existing else (), order=[photo.name for photo in photos])
     report.add_present(photo.name for photo in there)
     outcomes = Counter({"there already": len(there)})
     planned = [_plan(args, photo) for photo in todo]
@@ -175,10 +175,10 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Pa
             return lambda what, done: progress.update(done, f"{name}: {what}")
 
         def on_done(row: dict) -> None:
-            if row["status"] == "error":
-                progress.write(f"error: {shown_name(Path(row['file']))}: {' '.join(row['reason'].splitlines())}")
             report.add(row)
             outcomes[row["status"]] += 1
+            if row["status"] == "error":
+                progress.write(f"error: {shown_name(Path(row['file']))}: {' '.join(row['reason'].splitlines())}")
 
         if todo:
             from utils.photo_pipeline import restore_photos
@@ -222,6 +222,9 @@ def _build(args: argparse.Namespace, faces: FaceFolder | None):
         print("note: this CPU has no bfloat16 arithmetic: float32 is faster", file=sys.stderr)
     if args.precision == "float16" and not gpus:
         print("note: float16 is for GPUs: on a CPU float32 is faster", file=sys.stderr)
+    if args.xla and not gpus:
+        print("note: XLA is for GPUs: on a CPU it compiles for a minute or more for every size of photos, and gains "
+              "little", file=sys.stderr)
     weights = load_super_resolver(args.model_dir, weights_dir=args.weights_dir)
     if args.fine_tune_num and weights.mask is None:
         print(f"note: {weights.source} has no MaskNet: all pixels of the faces count alike", file=sys.stderr)

@@ -27,7 +27,7 @@ from config import AdaptationConfig, UpscalingConfig
 from scripts import face_benchmark, metrics_benchmark, speed_benchmark, training_benchmark
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, check_writable
 from utils.images import quantize, read_image, write_png
 from utils.tensorflow_setup import start_tensorflow
 
@@ -312,6 +312,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Run the tool."""
     args = parse_args(argv)
+    if args.output:
+        check_writable(args.output.parent)
     start_tensorflow()
     made = [f"`python scripts/benchmark.py {shlex.join(sys.argv[1:] if argv is None else argv)}`", describe_machine()]
     if set(args.parts) & set(BEFORE_AFTER):

@@ -42,7 +42,8 @@ def tree_of(commit: str) -> Iterator[Path]:
         folder = Path(name) / "tree"
         made = _git("worktree", "add", "--detach", str(folder), commit)
         if made.returncode:
-            raise UserError(f"cannot check {commit} out: {made.stderr.strip().splitlines()[-1]}. Give --before one "
+            reason = " ".join(made.stderr.split()) or "git failed"
+            raise UserError(f"cannot check {commit} out: {reason}. Give --before one "
                             "that this clone holds (git fetch --unshallow).")
         try:
             yield folder
@@ -51,7 +52,10 @@ def tree_of(commit: str) -> Iterator[Path]:
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["git", "-C", str(ROOT), *arguments], check=False, capture_output=True, text=True)
+    try:
+        return subprocess.run(["git", "-C", str(ROOT), *arguments], check=False, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise UserError("git is not installed: an earlier commit cannot be measured.") from error
 
 
 def in_turns(functions: dict[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, float]:

@@ -200,6 +200,30 @@ def test_a_second_process_is_refused_and_another_shard_is_not(place, capsys):
     assert sorted(path.name for path in place.out.iterdir()) == ["a.png", "report-0-of-2.csv"]
 
 
+def test_a_photo_that_is_mended_gets_its_row_where_it_would_have_been(place):
+    for name in ("a.png", "b.png", "c.png"):
+        place.add_photo(name)
+    sound = (place.lq / "b.png").read_bytes()
+    (place.lq / "b.png").write_bytes(sound[:100])
+    assert place.run() == 2
+    (place.lq / "b.png").write_bytes(sound)
+    assert place.run("--skip_existing") == 0
+    assert list(place.report()) == ["a.png", "b.png", "c.png"]
+
+
+def test_the_row_of_a_photo_that_failed_is_there_before_its_message(place, monkeypatch):
+    """Who reads the messages may have gone: the message then ends the run."""
+    def nobody_reads(*_):
+        raise BrokenPipeError
+
+    place.add_photo("a.png")
+    (place.lq / "a.png").write_bytes(b"")
+    monkeypatch.setattr(cli.Progress, "write", nobody_reads)
+    with pytest.raises(BrokenPipeError):
+        place.run()
+    assert [row["status"] for row in place.report().values()] == ["error"]
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
 def test_a_disk_that_takes_no_more_costs_nothing_that_is_there(place, capsys, monkeypatch, number):
     for name in ("a.png", "b.png", "c.png"):

@@ -31,8 +31,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled batch job cleans up as Ctrl-C does
-    if sys.stdout is None:  # `>&-`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    _open_closed_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
     try:
         status = main()
@@ -50,6 +49,17 @@ def run_cli(main: Callable[[], int | None]) -> None:
         sys.stderr.flush()
         os._exit(EXIT_INTERRUPTED)  # a computation may still run in its thread; nobody waits for it
     sys.exit(status or 0)
+
+
+def _open_closed_streams() -> None:
+    """Let streams that were closed (`>&- 2>&-`) lead nowhere: the next file that is opened would take their number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
 
 
 def interruptible(function: Callable[..., Result], *args, **kwargs) -> Result:

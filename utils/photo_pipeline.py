@@ -4,8 +4,10 @@ One thread reads, the caller's computes, one encodes, writes and reports. Result
 the other.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
 
 from config import UpscalingConfig
 from utils.errors import FatalError, UserError
@@ -13,7 +15,7 @@ from utils.photos import PlannedPhoto
 from utils.restoration import OnProgress, PhotoRestorer, Restored
 from utils.tiling import choose_tile_size, memory_needed
 
-BYTES_PER_PIXEL_READ = 12  # float32 RGB of a photo that waits for its turn
+BYTES_PER_PIXEL_READ = 40  # of a photo with alpha while it is decoded; float32 RGB, once it waits, takes 12
 
 
 def restore_photos(restorer: PhotoRestorer, photos: Sequence[PlannedPhoto], upscaling: UpscalingConfig, *,
@@ -38,39 +40,57 @@ def restore_photos(restorer: PhotoRestorer, photos: Sequence[PlannedPhoto], upsc
     reading: Future | None = None
     writing: Future | None = None
     waiting = 0  # bytes of the result that is being written
-
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        for number, photo in enumerate(photos):
-            if writing and not _fits(photo, waiting, upscaling):
-                writing.result()
-                waiting = 0
-            on_progress = on_turn(photo)
-            restored, error = None, None
-            try:
-                loaded = (reading or reader.submit(restorer.read, photo.path, rows[number])).result()
-            except FatalError:
-                raise
-            except UserError as raised:
-                loaded, error = None, raised
-            following = photos[number + 1] if number + 1 < len(photos) else None
-            reading = None
-            if following and _fits(photo, waiting + BYTES_PER_PIXEL_READ * following.height * following.width,
-                                   upscaling):
-                reading = reader.submit(restorer.read, following.path, rows[number + 1])
-            if loaded:
-                try:
-                    restored = restorer.compute(loaded, rows[number], on_progress)
-                except FatalError:
-                    raise
-                except UserError as raised:
-                    error = raised
+        try:
+            for number, (photo, row) in enumerate(zip(photos, rows, strict=True)):
+                following = photos[number + 1] if number + 1 < len(photos) else None
+                if writing and not _fits(photo, waiting, upscaling):
+                    writing.result()
+                    waiting = 0
+                on_progress = on_turn(photo)
+                reading = reading or reader.submit(restorer.read, photo.path, row)
+                loaded, reason = _attempt(reading.result)
+                reading = None
+                if following and _fits(photo, waiting + _bytes_of_reading(following), upscaling):
+                    reading = reader.submit(restorer.read, following.path, rows[number + 1])
+                restored = None
+                if loaded:
+                    restored, reason = _attempt(restorer.compute, loaded, row, on_progress)
+                if writing:
+                    writing.result()  # at most one result waits
+                waiting = restored.num_bytes if restored else 0
+                writing = writer.submit(_finish, restorer, restored, reason, row, on_done)
+                del loaded, restored  # the writer frees them
             if writing:
-                writing.result()  # at most one result waits
-            writing = writer.submit(_finish, restorer, restored, error, rows[number], on_done)
-            waiting = restored.num_bytes if restored else 0
-            loaded = restored = None  # the writer frees them
-        if writing:
-            writing.result()
+                writing.result()
+        except BaseException:
+            _settle(writing)
+            raise
+
+
+def _attempt(function: Callable, *arguments) -> tuple[Any, str]:
+    """Call a stage of a photo; gives what it gives, and why the photo failed if it did.
+
+    Raises:
+        FatalError: it does.
+    """
+    try:
+        return function(*arguments), ""
+    except FatalError:
+        raise
+    except UserError as error:
+        return None, str(error)
+
+
+def _settle(writing: Future | None) -> None:
+    """Wait for what is being written, though the user interrupts again: cut off, it would leave half a file."""
+    while writing and not writing.done():
+        with contextlib.suppress(KeyboardInterrupt):
+            wait([writing])
+
+
+def _bytes_of_reading(photo: PlannedPhoto) -> int:
+    return BYTES_PER_PIXEL_READ * photo.height * photo.width
 
 
 def _fits(photo: PlannedPhoto, waiting: int, upscaling: UpscalingConfig) -> bool:
@@ -79,15 +99,11 @@ def _fits(photo: PlannedPhoto, waiting: int, upscaling: UpscalingConfig) -> bool
     return memory_needed(photo.height, photo.width, tile_size) + waiting <= upscaling.memory_gib * 2**30
 
 
-def _finish(restorer: PhotoRestorer, restored: Restored | None, error: UserError | None, row: dict,
+def _finish(restorer: PhotoRestorer, restored: Restored | None, reason: str, row: dict,
             on_done: Callable[[dict], None]) -> None:
-    try:
-        if restored:
-            restorer.write(restored, row)
-    except FatalError:
-        raise
-    except UserError as raised:
-        error = raised
-    if error:
-        row.update(status="error", reason=str(error))
+    """Write a result, if there is one, and report it."""
+    if restored:
+        _, reason = _attempt(restorer.write, restored, row)
+    if reason:
+        row.update(status="error", reason=reason)
     on_done(row)

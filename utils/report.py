@@ -15,7 +15,8 @@ class Report:
     Every row has the columns `file` and `status`.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], *, keep: Collection[str] = (), digits: int = 6):
+    def __init__(self, path: Path, columns: Sequence[str], *, keep: Collection[str] = (), order: Sequence[str] = (),
+                 digits: int = 6):
         """Begin a report.
 
         Args:
@@ -24,6 +25,7 @@ class Report:
             keep: statuses of photos that an earlier run finished; rows of the report that is there are taken over for
                 photos all of whose rows have one of them. They stay in the file even while this run has not come to
                 them, so that interrupting it loses nothing.
+            order: of the files, by name; rows of others come behind them, as they were added.
             digits: significant ones that floats are written with; 17 are read back exactly.
 
         Raises:
@@ -32,6 +34,7 @@ class Report:
         self.path = path
         self._digits = digits
         self._columns = columns
+        self._rank = {file: number for number, file in enumerate(order)}
         self._rows: dict[str, list[dict]] = {}
         self._earlier = _read_rows(path, keep) if keep else {}
         self._write()
@@ -59,9 +62,10 @@ class Report:
                                                                  errors="surrogateescape") as file:
             writer = csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
             writer.writeheader()
-            for rows in {**self._rows, **{name: rows for name, rows in self._earlier.items()
-                                          if name not in self._rows}}.values():
-                writer.writerows(rows)
+            earlier = {name: rows for name, rows in self._earlier.items() if name not in self._rows}
+            everything = {**self._rows, **earlier}
+            for name in sorted(everything, key=lambda name: self._rank.get(name, len(self._rank))):
+                writer.writerows(everything[name])
 
 
 def report_name(kind: str, shard: tuple[int, int]) -> str:

@@ -60,8 +60,9 @@ class Restored:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that it takes until it is written, encoding included."""
-        return 2 * self.samples.nbytes + sum(version.nbytes for version in self.comparison.values())
+        """Memory that it takes, at most, until it is written: with its copy in OpenCV's order, its alpha, its file."""
+        copies = 3 if self.loaded.photo.alpha is None else 6
+        return copies * self.samples.nbytes + 3 * sum(version.nbytes for version in self.comparison.values())
 
 
 class PhotoRestorer:

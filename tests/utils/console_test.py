@@ -106,6 +106,26 @@ def test_closed_output_is_no_error():
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_with_closed_streams_a_tool_works_and_no_file_of_its_takes_their_place(tmp_path, closed):
+    body = f"""
+import pathlib, sys, tempfile
+from utils.console import Progress
+from utils.tensorflow_setup import start_tensorflow
+start_tensorflow("-1")
+with pathlib.Path({str(tmp_path / 'file')!r}).open("w") as file, Progress(2, description="d") as progress:
+    progress.update(2, "note")
+    progress.write("a line")
+    print("out")
+    print("error", file=sys.stderr, flush=True)
+    print("kept", file=file)
+"""
+    done = subprocess.run(["/bin/sh", "-c", f'exec "$@" {closed}', "sh", *command(body)], capture_output=True,
+                          timeout=120, env=environment())
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_text() == "kept\n"
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_any_file_name_can_be_printed(encoding):
     done = run(r"print('\u5199\u771f \udce9.png'); raise UserError('no \u5199 \udce9')", PYTHONIOENCODING=encoding)

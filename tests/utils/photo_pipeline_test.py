@@ -1,11 +1,13 @@
 """Photos are read, computed and written beside each other: what is promised of order, faults and memory."""
 
 import threading
+from concurrent.futures import wait
 from types import SimpleNamespace
 
 import pytest
 
 from config import UpscalingConfig
+from utils import photo_pipeline
 from utils.errors import DiskFullError, UserError
 from utils.photo_pipeline import BYTES_PER_PIXEL_READ, restore_photos
 from utils.photos import PlannedPhoto
@@ -140,6 +142,25 @@ def test_an_interrupted_run_still_writes_and_reports_what_is_finished(tmp_path):
         run(stages, plan(tmp_path, "a", "b", "c"))
     assert [row["file"] for row in stages.rows] == ["a"]
     assert ("end", "write", "a") in stages.notes
+
+
+def test_interrupting_again_does_not_cut_off_what_is_being_written(tmp_path, monkeypatch):
+    stages, waits = Stages(), []
+    stages.hold("write", "a", until=("second", "interrupt"))
+    stages.fail("compute", "b", KeyboardInterrupt())
+
+    def interrupted(futures):
+        waits.append(1)
+        if len(waits) < 3:
+            raise KeyboardInterrupt
+        stages.reached["second", "interrupt"].set()
+        return wait(futures)
+
+    monkeypatch.setattr(photo_pipeline, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(stages, plan(tmp_path, "a", "b", "c"))
+    assert len(waits) >= 3
+    assert [row["file"] for row in stages.rows] == ["a"]
 
 
 def test_no_photo_is_no_work(tmp_path):

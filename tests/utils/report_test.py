@@ -113,6 +113,16 @@ def test_skipped_photos_keep_their_earlier_rows(tmp_path):
         ("c.png", "skipped", "", "", "the result was there")]
 
 
+def test_rows_stand_in_the_given_order_whenever_they_come(tmp_path):
+    first_run(tmp_path / "report.csv", "d.png", "b.png", "other.png")
+    report = Report(tmp_path / "report.csv", COLUMNS, keep=FINISHED, order=["a.png", "b.png", "c.png", "d.png"])
+    assert files(tmp_path / "report.csv") == ["b.png", "d.png", "other.png"]
+    report.add_present(["d.png"])
+    report.add({"file": "c.png", "status": "error"})
+    report.add({"file": "a.png", "status": "adapted"})
+    assert files(tmp_path / "report.csv") == ["a.png", "b.png", "c.png", "d.png", "other.png"]
+
+
 def test_without_keep_earlier_rows_are_gone(tmp_path):
     first_run(tmp_path / "report.csv", "a.png")
     report = Report(tmp_path / "report.csv", COLUMNS)
