@@ -84,7 +84,7 @@ def training(relative_rate: Callable, forward_operations: Callable) -> Iterator[
     yield "meta-training, gradients of one published-size task of one sample, rate over tf.matmul's", f"{rate:.0%}"
 
 
-def step_profile(repeats: int = 3) -> Iterator[tuple[str, str]]:
+def step_profile(repeats: int = 5) -> Iterator[tuple[str, str]]:
     """Say where the time of an iteration of the preset `metaf2n-small` goes, data apart.
 
     Parts are what an iteration takes less without them.
@@ -104,21 +104,18 @@ def step_profile(repeats: int = 3) -> Iterator[tuple[str, str]]:
     tasks = Task(*(rng.random((1, samples, side, side, 3), np.float32)
                    for side in (face // 4, face, scene // 4, scene, scene)))
     networks = Networks(init_rrdbnet(0, num_blocks=whole.generator.num_blocks), init_masknet(0, last_bias=1.0))
-    seconds = {}
-    for name, config in variants.items():
-        trainer = MetaTrainer(config, networks)
+    trainers = {name: MetaTrainer(config, networks) for name, config in variants.items()}
+    for trainer in trainers.values():
         trainer.apply(trainer.compute(lambda _: tasks))  # traces
-        computing, updating = [], []
-        for _ in range(repeats):
+    seconds = dict.fromkeys([*variants, "update"], float("inf"))
+    for _ in range(repeats):  # in turns, so that a slow minute meets all
+        for name, trainer in trainers.items():
             start = time.perf_counter()
             update = trainer.compute(lambda _: tasks)
             computed = time.perf_counter()
             trainer.apply(update)
-            computing.append(computed - start)
-            updating.append(time.perf_counter() - computed)
-        seconds[name] = min(computing)
-        if config is whole:
-            seconds["update"] = min(updating)
+            seconds[name] = min(seconds[name], computed - start)
+            seconds["update"] = min(seconds["update"], time.perf_counter() - computed)
     total = seconds["whole"] + seconds["update"]
     parts = {"Adam and the moving average": seconds["update"],
              "scenes of the network without adaptation": seconds["whole"] - seconds["without un-adapted"],
