@@ -14,8 +14,6 @@ from model.layers import Params, check_shapes, conv2d, leaky_relu, upsampled_con
 RESIDUAL_SCALE = 0.2
 DENSE_LAYERS = 5
 DENSE_BLOCKS = 3
-BLOCK_LEAVES = tuple(f"rdb{dense}/conv{layer}/{leaf}" for dense in range(1, DENSE_BLOCKS + 1)
-                     for layer in range(1, DENSE_LAYERS + 1) for leaf in ("weight", "bias"))
 PUBLISHED = GeneratorConfig()
 
 
@@ -117,19 +115,10 @@ def _num_blocks(params: Params, scope: str) -> int:
 
 
 def _residual_in_residual(params: Params, name: str, inputs: tf.Tensor) -> tf.Tensor:
-    block = {leaf: params[f"{name}/{leaf}"] for leaf in BLOCK_LEAVES}
-    # blocks are alike: in a graph all of them call one function, which is traced (and differentiated) once
-    return (_traced_block if tf.inside_function() else _block)(block, inputs)
-
-
-def _block(params: Params, inputs: tf.Tensor) -> tf.Tensor:
     features = inputs
     for dense in range(1, DENSE_BLOCKS + 1):
-        features = _residual_dense(params, f"rdb{dense}", features)
+        features = _residual_dense(params, f"{name}/rdb{dense}", features)
     return inputs + RESIDUAL_SCALE * features
-
-
-_traced_block = tf.function(_block, autograph=False)
 
 
 def _residual_dense(params: Params, name: str, inputs: tf.Tensor) -> tf.Tensor:
