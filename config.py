@@ -130,6 +130,11 @@ class LossConfig:
     gan: float = 0.1
     mask: float = 0.001  # of mean((W - 1)^2)
     unadapted: float = 0.0  # of the same terms of the network without adaptation, for photos without faces
+    # the target of L1 and LPIPS is the photograph with so much of its details replaced by those of a frozen teacher:
+    # L1 against true details, which nothing in the photo tells, gives averages; a teacher's can be learnt
+    details: float = 0.0
+    details_sigma: float = 4.0  # pixels: details are what a Gaussian blur of this deviation removes
+    teacher: str = "realesrgan"  # as meta.init; used if `details` is not 0
 
 
 @dataclass(frozen=True)

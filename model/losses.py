@@ -4,6 +4,8 @@ The perceptual term is in `model.lpips`. BCE is the binary cross-entropy of logi
 BCE(x, 1) = softplus(-x) and BCE(x, 0) = softplus(x).
 """
 
+import math
+
 import tensorflow as tf
 
 DECAY_ITERATIONS = 10_000  # in which the weight of an early inner step would fall by three times 1 / K
@@ -30,6 +32,30 @@ def frequency_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
     spectrum = tf.signal.rfft2d(tf.transpose(target - output, [0, 3, 1, 2]))
     num_pixels = tf.cast(tf.size(target[0, :, :, 0]), target.dtype)
     return tf.reduce_mean(tf.abs(spectrum)) / tf.sqrt(num_pixels)
+
+
+def replace_details(image: tf.Tensor, source: tf.Tensor, share: float, sigma: float) -> tf.Tensor:
+    """Replace an image's details by another's: image + share * details(source - image).
+
+    Details are what a Gaussian blur removes; at the edges it averages over what is there. Values are not clipped.
+
+    Args:
+        image: [n, h, w, c].
+        source: likewise.
+        share: how much of them is replaced; 1: all.
+        sigma: the blur's standard deviation, in pixels.
+    """
+    difference = source - image
+    reach = math.ceil(3 * sigma)
+    taps = tf.exp(-tf.square(tf.range(-reach, reach + 1, dtype=difference.dtype) / sigma) / 2)
+
+    def blur(values: tf.Tensor, shape: list[int]) -> tf.Tensor:
+        kernel = tf.tile(tf.reshape(taps, [*shape, 1, 1]), [1, 1, tf.shape(values)[-1], 1])
+        return tf.nn.depthwise_conv2d(values, kernel, [1, 1, 1, 1], "SAME")
+
+    across, down = [1, -1], [-1, 1]
+    weight = blur(blur(tf.ones_like(difference[:1, :, :, :1]), across), down)
+    return image + share * (difference - blur(blur(difference, across), down) / weight)
 
 
 def gan_loss(fake_logits: tf.Tensor) -> tf.Tensor:

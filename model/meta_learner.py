@@ -6,7 +6,8 @@ generator (Yin et al., section 3.3):
 
     outer loss = L1 + 0.5 * LPIPS + 0.1 * BCE(D(output), 1) + 0.001 * mean((W - 1)^2)
 
-Beyond the paper, the same terms of the generator that was not moved may be added, for photos without faces.
+Beyond the paper, the same terms of the generator that was not moved may be added, for photos without faces; and the
+target of L1 and LPIPS may have the details that a frozen teacher, another generator, gives the scene.
 """
 
 import functools
@@ -19,7 +20,7 @@ from config import InnerConfig, LossConfig
 from model.adaptation import InnerStep, Support, inner_steps, support_loss_and_gradients
 from model.discriminator import discriminate, normalize
 from model.layers import Params
-from model.losses import discriminator_loss, gan_loss, inner_step_weights, l1_loss, mask_loss
+from model.losses import discriminator_loss, gan_loss, inner_step_weights, l1_loss, mask_loss, replace_details
 from model.lpips import lpips
 from model.masknet import masknet
 from model.rrdbnet import rrdbnet
@@ -43,13 +44,17 @@ class Task(NamedTuple):
 
 
 class Networks(NamedTuple):
-    """Parameters. `discriminator` and its spectral-norm `vectors` are None without, and `lpips` without that term."""
+    """Parameters. `discriminator` and its spectral-norm `vectors` are None without, `lpips` without that term.
+
+    `teacher` is a generator of any size, not trained; None without.
+    """
 
     generator: Params
     mask: Params
     discriminator: Params | None = None
     vectors: Params | None = None
     lpips: Params | None = None
+    teacher: Params | None = None
 
 
 class Gradients(NamedTuple):
@@ -66,7 +71,7 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
     """Give the gradients of one task's losses and the value of every term, from one forward pass.
 
     Args:
-        networks: `discriminator` and `lpips` are used if they are there.
+        networks: `discriminator`, `lpips` and `teacher` are used if they are there.
         task: without the axis of tasks.
         inner: rate and number of inner steps.
         loss: weights of the terms.
@@ -83,6 +88,9 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
         `discriminator_loss`; `mask_mean`, `mask_min` and `mask_max` of W.
     """
     generator = functools.partial(_rounded_rrdbnet, _compiled_rrdbnet if xla else rrdbnet, precision)
+    if networks.teacher is not None:
+        taught = tf.clip_by_value(generator(networks.teacher, task.scene_lq), 0, 1)
+        task = task._replace(scene_target=replace_details(task.scene_target, taught, loss.details, loss.details_sigma))
     with tf.GradientTape() as tape:
         tape.watch([networks.generator, networks.mask])
         weights = masknet(networks.mask, task.face_lq, task.face_hq)

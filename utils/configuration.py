@@ -152,10 +152,10 @@ def check_config(config: TrainingConfig) -> None:
     check_positive(config, "generator.num_blocks", "generator.num_features", "generator.growth",
                    "discriminator.num_features", "inner.learning_rate", "meta.num_iterations",
                    "meta.tasks_per_batch", "meta.learning_rate", "meta.epsilon", "discriminator.learning_rate",
-                   "data.samples_per_task", "run.validation_patches")
+                   "loss.details_sigma", "data.samples_per_task", "run.validation_patches")
     check_not_negative(config, "inner.num_steps", "inner.second_order_from", "meta.clip_norm", "meta.seed",
                        "discriminator.freeze_until", "loss.l1", "loss.lpips", "loss.gan", "loss.mask",
-                       "loss.unadapted", "data.max_redraws", "data.num_workers", "data.num_validation",
+                       "loss.unadapted", "loss.details", "data.max_redraws", "data.num_workers", "data.num_validation",
                        "run.image_tasks")
     check_run(config)
     for key in ("data.min_log_gradient", "meta.mask_bias"):

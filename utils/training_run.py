@@ -243,6 +243,8 @@ class MetaRun(Run):
                            (("L1", config.loss.l1), ("LPIPS", config.loss.lpips), ("adversarial", config.loss.gan),
                             ("mean((W - 1)^2)", config.loss.mask)) if weight)
         without = ["LPIPS"] * (not config.loss.lpips) + ["discriminator"] * (not config.loss.gan)
+        taught = (f"; {config.loss.details:.0%} of the target's details are those of {config.loss.teacher}" if
+                  config.loss.details else "")
         order = ("second order" if not config.inner.second_order_from else
                  f"first order, second order from iteration {config.inner.second_order_from} on")
         begun = (f"goes on from iteration {trainer.iteration}" if trainer.iteration else
@@ -251,7 +253,7 @@ class MetaRun(Run):
             f"{self.folder} {begun}; {config.meta.num_iterations} iterations of {config.meta.tasks_per_batch} tasks "
             f"with {config.data.samples_per_task} sample(s), on {trainer.strategy.num_replicas_in_sync} device(s); "
             f"{order}",
-            f"outer loss: {terms}" + (f" (without {', '.join(without)})" if without else ""),
+            f"outer loss: {terms}" + (f" (without {', '.join(without)})" if without else "") + taught,
             f"faces: {config.data.restorer} of {config.data.face_record}; scenes: {config.data.scene_record}",
             *self.faults))
 

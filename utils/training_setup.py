@@ -93,6 +93,9 @@ def load_networks(config: TrainingConfig, weights_dir: Path | None) -> Networks:
         networks = networks._replace(discriminator=params, vectors=vectors)
     if config.loss.lpips:
         networks = networks._replace(lpips=load_lpips(weights_dir, alternative="Or give --lpips_weight 0."))
+    if config.loss.details:
+        teacher = load_super_resolver(config.loss.teacher, weights_dir=weights_dir).generator
+        networks = networks._replace(teacher={name: tf.convert_to_tensor(value) for name, value in teacher.items()})
     return networks
 
 
@@ -155,6 +158,7 @@ def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
     wanted = [config.data.restorer] * (config.data.restorer in RESTORERS)
     wanted = [name for name in wanted if not get_entry(load_manifest(), name).in_repository]  # nothing fetches that
     wanted += [config.meta.init] * config.meta.init.startswith(REALESRGAN)
+    wanted += [config.loss.teacher] * (bool(config.loss.details) and config.loss.teacher.startswith(REALESRGAN))
     wanted += [config.discriminator.init] * (bool(config.loss.gan) and config.discriminator.init.startswith(REALESRGAN))
     wanted += [BACKBONE, HEADS] * bool(config.loss.lpips)
     missing = []

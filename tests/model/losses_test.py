@@ -1,6 +1,9 @@
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.ndimage import gaussian_filter
 
 from model.losses import (
     discriminator_loss,
@@ -10,6 +13,7 @@ from model.losses import (
     inner_step_weights,
     l1_loss,
     mask_loss,
+    replace_details,
 )
 
 
@@ -63,6 +67,34 @@ def test_equal_images_cost_nothing_and_have_a_finite_gradient(term):
         loss = term(tf.identity(images), images)
     assert loss.numpy() == 0
     assert np.isfinite(tape.gradient(loss, images)).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("sigma", [1.5, 4.0])
+def test_details_are_what_scipys_gaussian_removes(share, sigma):
+    """Wherever it does not reach over the edge; elsewhere SciPy has no such rule."""
+    image, source = draw_images(7, 2, 40, 50, 3), draw_images(8, 2, 40, 50, 3)
+    difference = (source - image).astype(np.float64)
+    reach = math.ceil(3 * sigma)
+    blurred = gaussian_filter(difference, (0, sigma, sigma, 0), radius=(0, reach, reach, 0))
+    expected = image + share * (difference - blurred)
+    inner = np.s_[:, 12:-12, 12:-12]
+    result = replace_details(tf.constant(image), tf.constant(source), share, sigma).numpy()
+    np.testing.assert_allclose(result[inner], expected[inner], atol=1e-5)
+
+
+def test_another_exposure_and_colour_is_no_detail_up_to_the_edges():
+    image = draw_images(9, 1, 9, 21, 3)
+    shifted = image + np.float32([0.1, -0.2, 0.3])
+    np.testing.assert_allclose(replace_details(tf.constant(image), tf.constant(shifted), 1.0, 4.0), image, atol=1e-6)
+
+
+def test_single_pixels_are_details_and_come_from_the_source():
+    """On a 1x1 board of 0.5 +- 0.25; a Gaussian of 2 pixels leaves e^(-4 pi^2) of it."""
+    board = 0.5 + 0.25 * (np.indices([24, 24]).sum(0) % 2 * 2 - 1).astype(np.float32)[None, :, :, None]
+    plain = np.full_like(board, 0.4)
+    result = replace_details(tf.constant(plain), tf.constant(board), 1.0, 2.0).numpy()
+    np.testing.assert_allclose(result[:, 6:-6, 6:-6], (board - 0.1)[:, 6:-6, 6:-6], atol=2e-3)
 
 
 def test_gan_loss_is_the_mean_of_minus_the_logarithm_of_the_probability_of_real():

@@ -22,12 +22,13 @@ from utils.errors import UserError
 resolve, parse = partial(resolve_config, META_TRAINING), partial(parse_config, META_TRAINING)
 POSITIVE = ("generator.num_blocks", "generator.num_features", "generator.growth", "discriminator.num_features",
             "inner.learning_rate", "meta.num_iterations", "meta.tasks_per_batch",
-            "meta.learning_rate", "meta.epsilon", "discriminator.learning_rate", "data.samples_per_task",
-            "run.log_every", "run.validate_every", "run.save_every", "run.validation_patches",
+            "meta.learning_rate", "meta.epsilon", "discriminator.learning_rate", "loss.details_sigma",
+            "data.samples_per_task", "run.log_every", "run.validate_every", "run.save_every", "run.validation_patches",
             "run.keep_checkpoints")
 NOT_NEGATIVE = ("inner.num_steps", "inner.second_order_from", "meta.clip_norm", "meta.seed",
                 "discriminator.freeze_until", "loss.l1", "loss.lpips", "loss.gan", "loss.mask", "loss.unadapted",
-                "data.max_redraws", "data.num_workers", "data.num_validation", "run.image_tasks", "run.keep_every")
+                "loss.details", "data.max_redraws", "data.num_workers", "data.num_validation", "run.image_tasks",
+                "run.keep_every")
 BELOW_ONE = ("meta.beta1", "meta.beta2", "meta.ema_decay")
 PROBABILITIES = (*(f"degradation.{stage}.{name}" for stage in ("first", "second") for name in
                    ("blur_prob", "sinc_prob", "gaussian_noise_prob", "gray_noise_prob")),
