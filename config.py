@@ -130,7 +130,8 @@ class LossConfig:
     gan: float = 0.1
     mask: float = 0.001  # of mean((W - 1)^2)
     unadapted: float = 0.0  # of the same terms of the network without adaptation, for photos without faces
-    # the target of L1 and LPIPS is the photograph with so much of its details replaced by those of a frozen teacher:
+    gradient: float = 0.0  # of the L1 distance of differences between neighbours, which weighs what is finest
+    # the target of all three is the photograph with so much of its details replaced by those of a frozen teacher:
     # L1 against true details, which nothing in the photo tells, gives averages; a teacher's can be learnt
     details: float = 0.0
     details_sigma: float = 4.0  # pixels: details are what a Gaussian blur of this deviation removes

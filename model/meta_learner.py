@@ -6,8 +6,9 @@ generator (Yin et al., section 3.3):
 
     outer loss = L1 + 0.5 * LPIPS + 0.1 * BCE(D(output), 1) + 0.001 * mean((W - 1)^2)
 
-Beyond the paper, the same terms of the generator that was not moved may be added, for photos without faces; and the
-target of L1 and LPIPS may have the details that a frozen teacher, another generator, gives the scene.
+Beyond the paper, the same terms of the generator that was not moved may be added, for photos without faces; the L1
+distance of differences between neighbours; and the target may have the details that a frozen teacher, another
+generator, gives the scene.
 """
 
 import functools
@@ -20,7 +21,15 @@ from config import InnerConfig, LossConfig
 from model.adaptation import InnerStep, Support, inner_steps, support_loss_and_gradients
 from model.discriminator import discriminate, normalize
 from model.layers import Params
-from model.losses import discriminator_loss, gan_loss, inner_step_weights, l1_loss, mask_loss, replace_details
+from model.losses import (
+    discriminator_loss,
+    gan_loss,
+    gradient_loss,
+    inner_step_weights,
+    l1_loss,
+    mask_loss,
+    replace_details,
+)
 from model.lpips import lpips
 from model.masknet import masknet
 from model.rrdbnet import rrdbnet
@@ -83,9 +92,9 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
 
     Returns:
         The gradients: of the outer loss for generator and MaskNet, of the discriminator's loss for the discriminator.
-        The scalars: `inner_loss`, before the first inner step; `l1`, `lpips`, `gan`, unweighted, after the last and, as
-        `l1_step1`, ..., after earlier ones; `l1_unadapted`, ..., if they count; `mask_loss`, unweighted; `outer_loss`;
-        `discriminator_loss`; `mask_mean`, `mask_min` and `mask_max` of W.
+        The scalars: `inner_loss`, before the first inner step; `l1`, `gradient`, `lpips`, `gan`, unweighted, after the
+        last and, as `l1_step1`, ..., after earlier ones; `l1_unadapted`, ..., if they count; `mask_loss`, unweighted;
+        `outer_loss`; `discriminator_loss`; `mask_mean`, `mask_min` and `mask_max` of W.
     """
     generator = functools.partial(_rounded_rrdbnet, _compiled_rrdbnet if xla else rrdbnet, precision)
     if networks.teacher is not None:
@@ -102,7 +111,7 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
             learning_rate=inner.learning_rate, num_steps=inner.num_steps, second_order=second_order)
         for stage in _stages(networks.generator, steps, inner, loss, iteration):
             output = generator(stage.params, task.scene_lq)
-            terms = reconstruction_terms(networks, output, task)
+            terms = reconstruction_terms(networks, output, task, with_gradient=bool(loss.gradient))
             value = slope = sum(getattr(loss, name) * term for name, term in terms.items())
             if networks.discriminator is not None:
                 # One forward pass of the discriminator serves both sides, on a tape of its own. What reaches this tape
@@ -159,9 +168,12 @@ def _stages(generator: Params, steps: Iterator[InnerStep], inner: InnerConfig, l
         yield _Stage(step.params, shares[number - 1], "" if number == inner.num_steps else f"_step{number}", step.loss)
 
 
-def reconstruction_terms(networks: Networks, output: tf.Tensor, task: Task) -> dict[str, tf.Tensor]:
+def reconstruction_terms(networks: Networks, output: tf.Tensor, task: Task, *,
+                         with_gradient: bool = False) -> dict[str, tf.Tensor]:
     """Give the terms that compare an output [n, 4h, 4w, 3] with the scenes, by name, unweighted."""
     terms = {"l1": l1_loss(task.scene_target, output)}
+    if with_gradient:
+        terms["gradient"] = gradient_loss(task.scene_target, output)
     if networks.lpips is not None:
         terms["lpips"] = tf.reduce_mean(lpips(networks.lpips, task.scene_target, output))
     return terms
@@ -189,7 +201,8 @@ def _ask_discriminator(networks: Networks, output: tf.Tensor, real: tf.Tensor) -
 
 def scalar_names(networks: Networks, inner: InnerConfig, loss: LossConfig) -> list[str]:
     """Give the names of the scalars of `task_gradients`, sorted."""
-    terms = ["l1"] + ["lpips"] * (networks.lpips is not None) + ["gan"] * (networks.discriminator is not None)
+    terms = ["l1"] + ["gradient"] * bool(loss.gradient) + ["lpips"] * (networks.lpips is not None)
+    terms += ["gan"] * (networks.discriminator is not None)
     names = [*terms, *(f"{term}_step{step}" for term in terms for step in range(1, inner.num_steps))]
     names += [f"{term}{UNADAPTED}" for term in terms] * bool(loss.unadapted and inner.num_steps)
     names += ["inner_loss"] * bool(inner.num_steps)

@@ -155,8 +155,8 @@ def check_config(config: TrainingConfig) -> None:
                    "loss.details_sigma", "data.samples_per_task", "run.validation_patches")
     check_not_negative(config, "inner.num_steps", "inner.second_order_from", "meta.clip_norm", "meta.seed",
                        "discriminator.freeze_until", "loss.l1", "loss.lpips", "loss.gan", "loss.mask",
-                       "loss.unadapted", "loss.details", "data.max_redraws", "data.num_workers", "data.num_validation",
-                       "run.image_tasks")
+                       "loss.unadapted", "loss.gradient", "loss.details", "data.max_redraws", "data.num_workers",
+                       "data.num_validation", "run.image_tasks")
     check_run(config)
     for key in ("data.min_log_gradient", "meta.mask_bias"):
         require(math.isfinite(values[key]), f"{key} must be finite", values[key])

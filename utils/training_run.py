@@ -240,7 +240,8 @@ class MetaRun(Run):
         """Say what the run does, in a few lines."""
         config, trainer = self.config, self.trainer
         terms = " + ".join(f"{weight:g} * {name}" for name, weight in
-                           (("L1", config.loss.l1), ("LPIPS", config.loss.lpips), ("adversarial", config.loss.gan),
+                           (("L1", config.loss.l1), ("L1 of differences", config.loss.gradient),
+                            ("LPIPS", config.loss.lpips), ("adversarial", config.loss.gan),
                             ("mean((W - 1)^2)", config.loss.mask)) if weight)
         without = ["LPIPS"] * (not config.loss.lpips) + ["discriminator"] * (not config.loss.gan)
         taught = (f"; {config.loss.details:.0%} of the target's details are those of {config.loss.teacher}" if
@@ -272,6 +273,6 @@ def meta_panels(training: History, validation: History) -> list[Panel]:
     iterations, after = validation.column("psnr_after")
     gain = {label: (iterations, np.subtract(after, validation.column(name)[1])) for label, name in
             (("over un-adapted", "psnr_before"), ("over another task's faces", "psnr_other_faces"))}
-    losses = ("outer_loss", "inner_loss", "l1", "lpips", "gan", "discriminator_loss")
+    losses = ("outer_loss", "inner_loss", "l1", "gradient", "lpips", "gan", "discriminator_loss")
     return [Panel("validation: PSNR-Y", {label: validation.column(name) for label, name in scores.items()}, "dB"),
             Panel("validation: gain of the adapted", gain, "dB", zero=True), losses_panel(training, losses)]

@@ -270,6 +270,24 @@ def test_unadapted_loss_is_added_with_its_weight(plain, tasks):
         np.testing.assert_allclose(gradients.mask[name], value, rtol=1e-4, atol=1e-9)
 
 
+def test_differences_between_neighbours_are_added_with_their_weight(plain, tasks):
+    task = Task(*(images[0] for images in tasks))
+    loss = LossConfig(lpips=0.0, gan=0.0, l1=0.5, mask=0.0, gradient=3.0)
+    inner = InnerConfig(num_steps=0)
+    gradients, scalars = task_gradients(plain, task, inner=inner, loss=loss, second_order=True)
+    with tf.GradientTape() as tape:
+        tape.watch(plain.generator)
+        error = task.scene_target - rrdbnet(plain.generator, task.scene_lq)
+        distance = sum(tf.reduce_mean(tf.abs(error - tf.roll(error, 1, axis))[:, 1:] if axis == 1 else
+                                      tf.abs(error - tf.roll(error, 1, axis))[:, :, 1:]) for axis in (1, 2))
+        total = 0.5 * tf.reduce_mean(tf.abs(error)) + 3 * distance
+    assert float(scalars["gradient"]) == pytest.approx(float(distance), rel=1e-5)
+    assert float(scalars["outer_loss"]) == pytest.approx(float(total), rel=1e-5)
+    assert sorted(scalars) == scalar_names(plain, inner, loss)
+    for name, value in tape.gradient(total, plain.generator).items():
+        np.testing.assert_allclose(gradients.generator[name], value, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("num_steps", [0, 1])
 def test_a_teachers_details_take_the_place_of_the_targets(plain, tasks, num_steps):
     """As if that image were the scene; the faces' loss, the un-adapted loss and everything else stay."""

@@ -27,8 +27,8 @@ POSITIVE = ("generator.num_blocks", "generator.num_features", "generator.growth"
             "run.keep_checkpoints")
 NOT_NEGATIVE = ("inner.num_steps", "inner.second_order_from", "meta.clip_norm", "meta.seed",
                 "discriminator.freeze_until", "loss.l1", "loss.lpips", "loss.gan", "loss.mask", "loss.unadapted",
-                "loss.details", "data.max_redraws", "data.num_workers", "data.num_validation", "run.image_tasks",
-                "run.keep_every")
+                "loss.gradient", "loss.details", "data.max_redraws", "data.num_workers", "data.num_validation",
+                "run.image_tasks", "run.keep_every")
 BELOW_ONE = ("meta.beta1", "meta.beta2", "meta.ema_decay")
 PROBABILITIES = (*(f"degradation.{stage}.{name}" for stage in ("first", "second") for name in
                    ("blur_prob", "sinc_prob", "gaussian_noise_prob", "gray_noise_prob")),
