@@ -12,9 +12,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
+from utils.npz_weights import MANTISSA
 from utils.tensorflow_setup import start_tensorflow
 from utils.weights import sha256_of
 
+SMALLEST_MANTISSA = 4  # bits
 TAKEN_ENDINGS = (".index", ".meta", ".data-00000-of-00001", ".pth", ".bin", ".param")  # test.py reads these otherwise
 
 
@@ -29,11 +31,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="a file that ends in .npz: rounded to float16; "
                         "anything else: prefix of a TF1 name-based checkpoint, float32")
     parser.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
+    parser.add_argument("--mantissa_bits", type=int, default=MANTISSA, help="of a .npz: with fewer, down to 4, values "
+                        "are rounded to so many and the file is compressed")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     args = parser.parse_args(argv)
     if args.output.is_dir() or args.output.name.endswith(TAKEN_ENDINGS):
         raise UserError("--output is a file that ends in .npz, or the prefix of a checkpoint, which has no ending. "
                         f"Received: {args.output}.")
+    if not SMALLEST_MANTISSA <= args.mantissa_bits <= MANTISSA:
+        raise UserError(f"--mantissa_bits must be from {SMALLEST_MANTISSA} to {MANTISSA}. Received: "
+                        f"{args.mantissa_bits}.")
+    if args.mantissa_bits < MANTISSA and args.output.suffix != ".npz":
+        raise UserError(f"--mantissa_bits is for a .npz; a checkpoint is float32. Received: --output {args.output}.")
     return args
 
 
@@ -61,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     if not weights.meta_trained:
         print("note: these weights are not meta-trained; test.py will not say so of the export", file=sys.stderr)
     if args.output.suffix == ".npz":
-        save_super_resolver(args.output, weights.generator, weights.mask)
+        save_super_resolver(args.output, weights.generator, weights.mask, mantissa_bits=args.mantissa_bits)
     else:
         write_tf1_checkpoint(args.output, checkpoint_tensors(weights.generator, weights.mask))
 

@@ -22,7 +22,7 @@ from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_architecture
 from utils.errors import UserError, printable
 from utils.ncnn_files import rrdbnet_state_from_ncnn
-from utils.npz_weights import Shapes, not_finite, read_npz_weights, write_npz_weights
+from utils.npz_weights import MANTISSA, Shapes, not_finite, read_npz_weights, write_npz_weights
 from utils.torch_files import load_state_dict
 from utils.weights import find_weights
 
@@ -83,13 +83,15 @@ def is_weights_name(path: str) -> bool:
 
 
 def save_super_resolver(path: Path | str, generator: Mapping[str, np.ndarray],
-                        mask: Mapping[str, np.ndarray] | None = None) -> None:
+                        mask: Mapping[str, np.ndarray] | None = None, *, mantissa_bits: int = MANTISSA) -> None:
     """Write a .npz of float16 that `load_super_resolver` reads: equal parameters give equal bytes.
+
+    `mantissa_bits`: as for `write_npz_weights`.
 
     Raises:
         UserError: it cannot be written, or a value is not finite or too large for float16.
     """
-    write_npz_weights(path, checkpoint_tensors(generator, mask))
+    write_npz_weights(path, checkpoint_tensors(generator, mask), mantissa_bits=mantissa_bits)
 
 
 def read_tf1_checkpoint(path: Path | str) -> dict[str, np.ndarray]:

@@ -154,6 +154,23 @@ def test_an_output_that_test_py_would_take_for_something_else_is_refused(model, 
     fails(rf"^--output is a file that ends in \.npz, or the prefix of a .* Received: {output}\.$", model, output)
 
 
+def test_fewer_bits_of_mantissa_make_a_smaller_file_that_test_py_reads(model, tmp_path):
+    export(model, tmp_path / "all.npz")
+    export(model, tmp_path / "some.npz", "--mantissa_bits", 7)
+    assert (tmp_path / "some.npz").stat().st_size < 0.85 * (tmp_path / "all.npz").stat().st_size
+    whole, rounded = (load_super_resolver(str(tmp_path / name)) for name in ("all.npz", "some.npz"))
+    for name, value in whole.generator.items():
+        np.testing.assert_allclose(rounded.generator[name], value, rtol=2**-8, atol=2**-18)
+    assert any((rounded.mask[name] != value).any() for name, value in whole.mask.items())
+
+
+@pytest.mark.parametrize(("bits", "output", "match"), [
+    (3, "x.npz", "must be from 4 to 10. Received: 3"), (11, "x.npz", "must be from 4 to 10"),
+    (7, "x", "a checkpoint is float32")])
+def test_bits_that_no_file_can_have_are_refused(model, tmp_path, bits, output, match):
+    fails(match, model, tmp_path / output, "--mantissa_bits", bits)
+
+
 def test_a_mistake_is_one_line_and_status_2(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["export_checkpoint.py", "--model_dir", str(model)])
     with pytest.raises(SystemExit) as caught:

@@ -38,6 +38,32 @@ def test_values_are_rounded_to_the_nearest_half_and_ties_to_even(tmp_path):
                                   np.array([1, 1 + 2**-9, 1 + 2**-10, 2048, -65504, 0, 2**-24], np.float32))
 
 
+def test_values_are_rounded_to_fewer_bits_to_the_nearest_and_ties_to_even(tmp_path):
+    """With 2 bits of mantissa 1, 1.25, 1.5, 1.75, 2, 2.5 follow each other."""
+    values = np.float32([1.12, 1.125, 1.13, 1.375, 1.88, 2.2, -1.13, 0.0, 2**-24, 5 * 2**-24])
+    write_npz_weights(tmp_path / "a.npz", {"a": values}, mantissa_bits=2)
+    expected = [1.0, 1.0, 1.25, 1.5, 2.0, 2.0, -1.25, 0.0, 0.0, 0.0]  # the last ones are below half of 2^-16
+    np.testing.assert_array_equal(read(tmp_path / "a.npz")["a"], np.float32(expected))
+
+
+@pytest.mark.parametrize("bits", [9, 7, 4])
+def test_rounded_files_are_smaller_and_off_by_half_of_the_last_bit(tmp_path, bits):
+    values = np.random.default_rng(0).normal(size=20_000).astype(np.float16).astype(np.float32)
+    for name, kept in (("all", 10), ("some", bits)):
+        write_npz_weights(tmp_path / f"{name}.npz", {"a": values}, mantissa_bits=kept)
+    rounded = read(tmp_path / "some.npz")["a"]
+    assert (np.abs(rounded - values) <= np.maximum(2.0 ** -(bits + 1) * np.exp2(np.floor(np.log2(np.abs(values)))),
+                                                   2.0**-25)).all()
+    assert len(set(rounded.tolist())) < 0.7 * len(set(values.tolist()))
+    assert (tmp_path / "some.npz").stat().st_size < 0.96 * (tmp_path / "all.npz").stat().st_size
+
+
+def test_what_rounds_up_beyond_float16_is_named(tmp_path):
+    with pytest.raises(UserError, match="a has values that are not finite or beyond 65504"):
+        write_npz_weights(tmp_path / "a.npz", {"a": np.float32([65500.0])}, mantissa_bits=4)
+    assert not list(tmp_path.iterdir())
+
+
 def test_names_come_back_sorted_as_float32(tmp_path):
     write_npz_weights(tmp_path / "x.npz", {"b": np.ones(2), "a/c": np.zeros((1, 2)), "a": np.float32(3)})
     arrays = read(tmp_path / "x.npz")
