@@ -123,7 +123,7 @@ class DiscriminatorConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the outer loss's terms (Yin et al., section 3.3; the code's values where the paper is silent)."""
+    """The outer loss: its terms' weights (Yin et al., section 3.3; the code's values where the paper is silent)."""
 
     l1: float = 1.0
     lpips: float = 0.5
@@ -131,11 +131,13 @@ class LossConfig:
     mask: float = 0.001  # of mean((W - 1)^2)
     unadapted: float = 0.0  # of the same terms of the network without adaptation, for photos without faces
     gradient: float = 0.0  # of the L1 distance of differences between neighbours, which weighs what is finest
-    # the target of all three is the photograph with so much of its details replaced by those of a frozen teacher:
-    # L1 against true details, which nothing in the photo tells, gives averages; a teacher's can be learnt
+    # the target of L1, LPIPS and the differences is the sharpened photograph with so much of its details, 0 to 1,
+    # replaced by those that a frozen teacher gives the degraded one: L1 against true details, which nothing in a
+    # degraded photo tells, gives averages; a teacher's can be learnt. What degradation.tone_prob does to contrast is
+    # in them
     details: float = 0.0
     details_sigma: float = 4.0  # pixels: details are what a Gaussian blur of this deviation removes
-    teacher: str = "realesrgan"  # as meta.init; used if `details` is not 0
+    teacher: str = "realesrgan"  # what test.py takes as --model_dir; used if `details` is not 0
 
 
 @dataclass(frozen=True)

@@ -40,17 +40,17 @@ def replace_details(image: tf.Tensor, source: tf.Tensor, share: float, sigma: fl
     Details are what a Gaussian blur removes; at the edges it averages over what is there. Values are not clipped.
 
     Args:
-        image: [n, h, w, c].
+        image: [n, h, w, c], of static size.
         source: likewise.
         share: how much of them is replaced; 1: all.
         sigma: the blur's standard deviation, in pixels.
     """
     difference = source - image
-    reach = math.ceil(3 * sigma)
+    reach = min(math.ceil(3 * sigma), max(image.shape[1:3]) - 1)  # farther taps meet no pixel
     taps = tf.exp(-tf.square(tf.range(-reach, reach + 1, dtype=difference.dtype) / sigma) / 2)
 
     def blur(values: tf.Tensor, shape: list[int]) -> tf.Tensor:
-        kernel = tf.tile(tf.reshape(taps, [*shape, 1, 1]), [1, 1, tf.shape(values)[-1], 1])
+        kernel = tf.tile(tf.reshape(taps, [*shape, 1, 1]), [1, 1, values.shape[-1], 1])
         return tf.nn.depthwise_conv2d(values, kernel, [1, 1, 1, 1], "SAME")
 
     across, down = [1, -1], [-1, 1]

@@ -41,8 +41,8 @@ class Task(NamedTuple):
     """One task of n samples. Sides of faces and of scenes may differ.
 
     `face_lq` [n, h, w, 3], `face_hq` [n, 4h, 4w, 3] (restored), `scene_lq` [n, h, w, 3], `scene_target` [n, 4h, 4w, 3]
-    (sharpened, for L1 and LPIPS) and `scene_real` (not sharpened, for the discriminator). A meta-batch has one more
-    axis in front.
+    (sharpened, for L1, LPIPS and differences) and `scene_real` (not sharpened, for the discriminator). A meta-batch has
+    one more axis in front.
     """
 
     face_lq: tf.Tensor

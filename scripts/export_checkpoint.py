@@ -24,7 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse and check the command line.
 
     Raises:
-        UserError: --output cannot be a file or prefix of ours.
+        UserError: --output cannot be a file or prefix of ours, or --mantissa_bits does not fit it.
     """
     parser = ArgumentParser(__doc__.split("\n\n")[0])
     parser.add_argument("--model_dir", required=True, help="weights, as for test.py")

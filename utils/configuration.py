@@ -12,6 +12,7 @@ from utils.blur_kernels import GAUSSIAN_KINDS
 from utils.errors import UserError, require
 from utils.plain_data import from_plain, to_plain
 
+SMALLEST_SIGMA = 0.3  # pixels: a narrower Gaussian removes nothing
 SMALLEST_LPIPS_SIZE = 32  # pixels: AlexNet reduces its input to a sixteenth
 # a checkpoint fits no other values of these
 ARCHITECTURE = ("generator.num_blocks", "generator.num_features", "generator.growth", "discriminator.num_features")
@@ -152,10 +153,10 @@ def check_config(config: TrainingConfig) -> None:
     check_positive(config, "generator.num_blocks", "generator.num_features", "generator.growth",
                    "discriminator.num_features", "inner.learning_rate", "meta.num_iterations",
                    "meta.tasks_per_batch", "meta.learning_rate", "meta.epsilon", "discriminator.learning_rate",
-                   "loss.details_sigma", "data.samples_per_task", "run.validation_patches")
+                   "data.samples_per_task", "run.validation_patches")
     check_not_negative(config, "inner.num_steps", "inner.second_order_from", "meta.clip_norm", "meta.seed",
                        "discriminator.freeze_until", "loss.l1", "loss.lpips", "loss.gan", "loss.mask",
-                       "loss.unadapted", "loss.gradient", "loss.details", "data.max_redraws", "data.num_workers",
+                       "loss.unadapted", "loss.gradient", "data.max_redraws", "data.num_workers",
                        "data.num_validation", "run.image_tasks")
     check_run(config)
     for key in ("data.min_log_gradient", "meta.mask_bias"):
@@ -164,8 +165,15 @@ def check_config(config: TrainingConfig) -> None:
             "faces to compare with", config.run.validation_tasks)
     for key in ("meta.beta1", "meta.beta2", "meta.ema_decay"):
         require(0 <= values[key] < 1, f"{key} must be at least 0 and below 1", values[key])
-    require(config.loss.l1 + config.loss.lpips + config.loss.gan > 0, "one of loss.l1, loss.lpips and loss.gan must be "
-            "positive", "all 0")
+    loss = config.loss
+    require(loss.l1 + loss.lpips + loss.gan > 0, "one of loss.l1, loss.lpips and loss.gan must be positive "
+            "(differences alone, loss.gradient, leave colours free)", "all 0")
+    require(0 <= loss.details <= 1, "loss.details must be between 0 and 1", loss.details)
+    require(not loss.details or loss.l1 + loss.lpips + loss.gradient > 0, "loss.details changes the target of loss.l1, "
+            "loss.lpips and loss.gradient: one of them must be positive", "all 0")
+    require(not loss.details or SMALLEST_SIGMA <= loss.details_sigma <= config.data.scene_patch_size,
+            f"loss.details_sigma must be at least {SMALLEST_SIGMA} and at most data.scene_patch_size, "
+            f"{config.data.scene_patch_size}", loss.details_sigma)
     _check_sizes(config)
     check_degradation("degradation", config.degradation)
 

@@ -94,7 +94,10 @@ def load_networks(config: TrainingConfig, weights_dir: Path | None) -> Networks:
     if config.loss.lpips:
         networks = networks._replace(lpips=load_lpips(weights_dir, alternative="Or give --lpips_weight 0."))
     if config.loss.details:
-        teacher = load_super_resolver(config.loss.teacher, weights_dir=weights_dir).generator
+        try:
+            teacher = load_super_resolver(config.loss.teacher, weights_dir=weights_dir).generator
+        except UserError as error:
+            raise UserError(f"loss.teacher: {str(error).rstrip('.')}. Or give --set loss.details=0.") from error
         networks = networks._replace(teacher={name: tf.convert_to_tensor(value) for name, value in teacher.items()})
     return networks
 
@@ -162,7 +165,7 @@ def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
     wanted += [config.discriminator.init] * (bool(config.loss.gan) and config.discriminator.init.startswith(REALESRGAN))
     wanted += [BACKBONE, HEADS] * bool(config.loss.lpips)
     missing = []
-    for name in wanted:
+    for name in dict.fromkeys(wanted):
         try:
             find_weights(name, weights_dir)
         except UserError:
@@ -171,7 +174,7 @@ def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
         option = f" --weights_dir {weights_dir}" if weights_dir else ""
         raise UserError(f"weights are missing: {', '.join(missing)}. Get them with: python scripts/download_weights.py "
                         f"{' '.join(missing)}{option}. Or do without: --restorer {GROUND_TRUTH}, --gan_weight 0, "
-                        "--lpips_weight 0.")
+                        "--lpips_weight 0, --set loss.details=0.")
 
 
 def _check_agreement(trainer: MetaTrainer) -> None:

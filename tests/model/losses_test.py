@@ -83,6 +83,14 @@ def test_details_are_what_scipys_gaussian_removes(share, sigma):
     np.testing.assert_allclose(result[inner], expected[inner], atol=1e-5)
 
 
+def test_a_blur_wider_than_the_image_leaves_its_mean_alone():
+    """Every tap weighs nearly the same; those beyond the image are not even made."""
+    image, source = draw_images(10, 1, 6, 9, 2), draw_images(11, 1, 6, 9, 2)
+    result = replace_details(tf.constant(image), tf.constant(source), 1.0, 1e4).numpy()
+    expected = source + (image - source).mean(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
 def test_another_exposure_and_colour_is_no_detail_up_to_the_edges():
     image = draw_images(9, 1, 9, 21, 3)
     shifted = image + np.float32([0.1, -0.2, 0.3])

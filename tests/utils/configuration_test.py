@@ -22,12 +22,12 @@ from utils.errors import UserError
 resolve, parse = partial(resolve_config, META_TRAINING), partial(parse_config, META_TRAINING)
 POSITIVE = ("generator.num_blocks", "generator.num_features", "generator.growth", "discriminator.num_features",
             "inner.learning_rate", "meta.num_iterations", "meta.tasks_per_batch",
-            "meta.learning_rate", "meta.epsilon", "discriminator.learning_rate", "loss.details_sigma",
+            "meta.learning_rate", "meta.epsilon", "discriminator.learning_rate",
             "data.samples_per_task", "run.log_every", "run.validate_every", "run.save_every", "run.validation_patches",
             "run.keep_checkpoints")
 NOT_NEGATIVE = ("inner.num_steps", "inner.second_order_from", "meta.clip_norm", "meta.seed",
                 "discriminator.freeze_until", "loss.l1", "loss.lpips", "loss.gan", "loss.mask", "loss.unadapted",
-                "loss.gradient", "loss.details", "data.max_redraws", "data.num_workers", "data.num_validation",
+                "loss.gradient", "data.max_redraws", "data.num_workers", "data.num_validation",
                 "run.image_tasks", "run.keep_every")
 BELOW_ONE = ("meta.beta1", "meta.beta2", "meta.ema_decay")
 PROBABILITIES = (*(f"degradation.{stage}.{name}" for stage in ("first", "second") for name in
@@ -191,6 +191,12 @@ def test_rules_of_a_stage(stage, setting, message):
     (["run.validation_scene_size=0"], "run.validation_scene_size must be positive and divisible by 4"),
     (["run.validation_scene_size=66"], "run.validation_scene_size must be positive and divisible by 4. Received: 66"),
     (["run.validation_patch_size=2"], "run.validation_patch_size must be positive and divisible by 4. Received: 2"),
+    (["loss.details=1.5"], "loss.details must be between 0 and 1. Received: 1.5"),
+    (["loss.details=-0.1"], "loss.details must be between 0 and 1"),
+    (["loss.details=1", "loss.details_sigma=0.2"], "loss.details_sigma must be at least 0.3 and at most data.scene"),
+    (["loss.details=1", "loss.details_sigma=257"], "at most data.scene_patch_size, 256. Received: 257"),
+    (["loss.details=1", "loss.l1=0", "loss.lpips=0"], "loss.details changes the target of loss.l1, loss.lpips and l"),
+    (["loss.gradient=1", "loss.l1=0", "loss.lpips=0", "loss.gan=0"], "differences alone, loss.gradient, leave colours"),
     (["loss.l1=0", "loss.lpips=0", "loss.gan=0"], "one of loss.l1, loss.lpips and loss.gan must be positive")])
 def test_rules_of_sizes_and_losses(settings, message):
     fails(message, *settings)

@@ -40,8 +40,17 @@ def test_a_run_goes_on_with_its_teacher_and_without_it_only_when_told(place, tea
     assert place.checkpoints()[-1] == "model-3"
 
 
-def test_a_missing_teacher_comes_with_the_command_that_fetches_it(place):
-    with pytest.raises(UserError, match=r"realesrgan.*download_weights.py realesrgan\b") as caught:
-        place.run(loss__details=1)
+@pytest.mark.parametrize("init", ["random", "realesrgan"])
+def test_a_missing_teacher_comes_with_the_command_once_even_if_the_run_begins_with_it(place, init):
+    with pytest.raises(UserError, match=r"download_weights.py realesrgan[^-]* ") as caught:
+        place.run(loss__details=1, meta__init=init, generator__num_blocks=23, generator__num_features=64,
+                  generator__growth=32)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).count("realesrgan is") <= 1
+    assert ("loss.teacher" in str(caught.value)) == (init == "random")
     assert not place.folder().exists()
+
+
+def test_a_teacher_that_is_gone_is_named_with_what_to_set(place, tmp_path):
+    with pytest.raises(UserError, match=r"^loss.teacher: .*gone.npz.*--set loss.details=0"):
+        place.run(loss__details=1, loss__teacher=tmp_path / "gone.npz")
