@@ -338,15 +338,15 @@ def describe_machine() -> str:
     """Name processor, cores and versions."""
     import tensorflow as tf
 
-    with contextlib.suppress(OSError):
+    name = platform.machine()
+    with contextlib.suppress(OSError):  # where there is no such file
         words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         found = re.search(r"model name\s*: (.*)", words)
-        name = f"{found[1] if found else platform.machine()}{' with AVX512-BF16' * ('avx512_bf16' in words)}"
-        gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-                for gpu in tf.config.list_physical_devices("GPU")]
-        return (f"{os.cpu_count()} cores of {name}; {', '.join(gpus) or 'no GPU'}; Python {platform.python_version()}, "
-                f"TensorFlow {tf.__version__}; {time.strftime('%Y-%m-%d')}.")
-    return f"{os.cpu_count()} cores of {platform.machine()}; TensorFlow {tf.__version__}; {time.strftime('%Y-%m-%d')}."
+        name = f"{found[1] if found else name}{' with AVX512-BF16' * ('avx512_bf16' in words)}"
+    gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+            for gpu in tf.config.list_physical_devices("GPU")]
+    return (f"{os.cpu_count()} cores of {name}; {', '.join(gpus) or 'no GPU'}; Python {platform.python_version()}, "
+            f"TensorFlow {tf.__version__}; {time.strftime('%Y-%m-%d')}.")
 
 
 if __name__ == "__main__":

@@ -23,14 +23,14 @@ class History:
         """Open it.
 
         Rows of iterations after `until`, where training goes on from, are dropped: they will come again. So is a last
-        row that was cut off when the process was killed.
+        row that was cut off when the process was killed. Columns of terms that no longer count stay, after the others.
 
         Raises:
             UserError: it cannot be read or written.
         """
         self.path = path
-        self._columns = [ITERATION, *columns]
         self.rows = [row for row in _read_rows(path) if row[ITERATION] <= until]
+        self._columns = list(dict.fromkeys([ITERATION, *columns, *(name for row in self.rows for name in row)]))
         with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
             writer.writeheader()

@@ -82,7 +82,9 @@ def test_lines_that_are_no_rows_are_dropped(path, line):
 def test_columns_may_come_and_go(path):
     history = reopened(path, until=2, columns=["b", "c"])
     history.add(3, {"b": 1, "c": 2})
-    assert path.read_text() == "iteration,b,c\n1,0.1,\n2,0.01,\n3,1,2\n"
+    assert path.read_text() == "iteration,b,c,a\n1,0.1,,0.125\n2,0.01,,0.25\n3,1,2,\n"
+    again = reopened(path, until=3, columns=["b"])
+    assert (again.column("a"), again.column("c")) == (([1, 2], [0.125, 0.25]), ([3], [2]))
     assert history.column("c") == ([3], [2])
     assert history.column("b") == ([1, 2, 3], [0.1, 0.01, 1])
     assert history.column("unknown") == ([], [])
