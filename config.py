@@ -133,8 +133,8 @@ class LossConfig:
     gradient: float = 0.0  # of the L1 distance of differences between neighbours, which weighs what is finest
     # the target of L1, LPIPS and the differences is the sharpened photograph with so much of its details, 0 to 1,
     # replaced by those that a frozen teacher gives the degraded one: L1 against true details, which nothing in a
-    # degraded photo tells, gives averages; a teacher's can be learnt. What degradation.tone_prob does to contrast is
-    # in them
+    # degraded photo tells, gives averages; a teacher's can be learnt. Where degradation.tone_prob changed a photo's
+    # exposure, they have that photo's contrast, not the target's
     details: float = 0.0
     details_sigma: float = 4.0  # pixels: details are what a Gaussian blur of this deviation removes
     teacher: str = "realesrgan"  # what test.py takes as --model_dir; used if `details` is not 0

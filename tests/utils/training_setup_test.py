@@ -40,15 +40,21 @@ def test_a_run_goes_on_with_its_teacher_and_without_it_only_when_told(place, tea
     assert place.checkpoints()[-1] == "model-3"
 
 
-@pytest.mark.parametrize("init", ["random", "realesrgan"])
-def test_a_missing_teacher_comes_with_the_command_once_even_if_the_run_begins_with_it(place, init):
-    with pytest.raises(UserError, match=r"download_weights.py realesrgan[^-]* ") as caught:
-        place.run(loss__details=1, meta__init=init, generator__num_blocks=23, generator__num_features=64,
-                  generator__growth=32)
+def test_a_missing_teacher_comes_with_the_command_that_fetches_it(place):
+    with pytest.raises(UserError, match=r"^loss.teacher: .*download_weights.py realesrgan .*loss.details=0") as caught:
+        place.run(loss__details=1)
     assert "\n" not in str(caught.value)
-    assert str(caught.value).count("realesrgan is") <= 1
-    assert ("loss.teacher" in str(caught.value)) == (init == "random")
     assert not place.folder().exists()
+
+
+def test_weights_that_are_missing_for_two_reasons_are_named_once_and_with_all_that_does_without(place):
+    published = {"generator__num_blocks": 23, "generator__num_features": 64, "generator__growth": 32}
+    with pytest.raises(UserError, match=r"download_weights\.py realesrgan(?! realesrgan)") as caught:
+        place.run(loss__details=1, meta__init="realesrgan", **published)
+    assert "weights are missing: " not in str(caught.value)  # that is of several
+    with pytest.raises(UserError, match=r"missing: realesrgan, realesrgan-netd\. .*, --set loss\.details=0\.$"):
+        place.run(loss__details=1, meta__init="realesrgan", loss__gan=0.1, discriminator__init="realesrgan-netd",
+                  **published)
 
 
 def test_a_teacher_that_is_gone_is_named_with_what_to_set(place, tmp_path):
