@@ -2,7 +2,9 @@
 
 TF1 name-based checkpoints (`PREFIX.index`, `PREFIX.data-00000-of-00001`) are what the original code writes and reads:
 generator parameters are called `MODEL/...` there, MaskNet's `Mask/...`; optimiser slots and the discriminator's
-variables beside them are left alone. Our own .npz (float16) holds the same names, and nothing but the networks.
+variables beside them are left alone. Our own .npz (float16) holds the same names, and nothing but the networks; or, far
+smaller, the generator's difference from Real-ESRGAN's weights (`utils.ternary_differences`), which must then be there
+too.
 """
 
 import math
@@ -22,13 +24,17 @@ from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_architecture
 from utils.errors import UserError, printable
 from utils.ncnn_files import rrdbnet_state_from_ncnn
-from utils.npz_weights import MANTISSA, Shapes, not_finite, read_npz_weights, write_npz_weights
+from utils.npz_weights import MANTISSA, Shapes, not_finite, one_line, read_npz_weights, write_npz_weights
+from utils.ternary_differences import ARRAYS, decode_difference, encode_difference
 from utils.torch_files import load_state_dict
 from utils.weights import find_weights
 
 GENERATOR_SCOPE = "MODEL/"
 MASK_SCOPE = "Mask/"
 DISCRIMINATOR_SCOPE = "Discriminator/"
+BASE_SCOPE = "BASE/"  # in our .npz, before the name of the weights from which it is the difference
+DIFFERENCE_FORMAT = np.uint8(1)
+BASES = ("realesrgan", "realesrgan-anime")  # names in the weights manifest
 OPTIMIZER_SLOTS = ("/Adam", "/Adam_1")
 REALESRGAN = "realesrgan"
 OWN = "metaf2n-small"  # the checkpoint that comes with this repository
@@ -68,7 +74,7 @@ def load_super_resolver(path: str, *, weights_dir: Path | str | None = None) -> 
     if is_weights_name(path):
         file = next(iter(find_weights(path, weights_dir).values()))
     if file.suffix == ".npz":
-        return _from_tensors(read_npz_weights(file, holds="super-resolver", check=_check_tensor_shapes), file)
+        return _from_tensors(_read_npz(file, weights_dir), file)
     if file.suffix == ".pth":
         return _from_torch_names(load_state_dict(file), file)
     if file.suffix in (".bin", ".param"):
@@ -83,15 +89,61 @@ def is_weights_name(path: str) -> bool:
 
 
 def save_super_resolver(path: Path | str, generator: Mapping[str, np.ndarray],
-                        mask: Mapping[str, np.ndarray] | None = None, *, mantissa_bits: int = MANTISSA) -> None:
+                        mask: Mapping[str, np.ndarray] | None = None, *, mantissa_bits: int = MANTISSA,
+                        base: str | None = None, weights_dir: Path | str | None = None) -> None:
     """Write a .npz of float16 that `load_super_resolver` reads: equal parameters give equal bytes.
 
-    `mantissa_bits`: as for `write_npz_weights`.
+    Args:
+        path: the file.
+        generator: its parameters.
+        mask: MaskNet's.
+        mantissa_bits: as for `write_npz_weights`.
+        base: one of `BASES`: the generator's difference from it is written.
+        weights_dir: where that is looked up.
 
     Raises:
-        UserError: it cannot be written, or a value is not finite or too large for float16.
+        UserError: it cannot be written, a value is not finite or too large for float16, or the base is not there or
+            another network.
     """
-    write_npz_weights(path, checkpoint_tensors(generator, mask), mantissa_bits=mantissa_bits)
+    tensors = checkpoint_tensors(generator, mask)
+    if base is not None:
+        base_generator = load_base(base, weights_dir)
+        try:
+            difference = encode_difference(generator, base_generator)
+        except ValueError as error:
+            raise UserError(f"these weights cannot be kept as a difference from {base}: {error}. Name the weights that "
+                            "they were trained from.") from error
+        tensors = {BASE_SCOPE + base: DIFFERENCE_FORMAT, **difference, **checkpoint_tensors({}, mask)}
+    write_npz_weights(path, tensors, mantissa_bits=mantissa_bits)
+
+
+def load_base(name: str, weights_dir: Path | str | None = None) -> dict[str, np.ndarray]:
+    """Load a generator from which others may be kept as a difference: its file of the weights manifest.
+
+    Raises:
+        UserError: it is none of `BASES`, or not there.
+    """
+    if name not in BASES:
+        raise UserError(f"a difference is from {' or '.join(BASES)}. Received: {printable(name)}.")
+    return load_super_resolver(str(next(iter(find_weights(name, weights_dir).values())))).generator
+
+
+def _read_npz(file: Path, weights_dir: Path | str | None) -> dict[str, np.ndarray]:
+    tensors = read_npz_weights(file, holds="super-resolver", check=_check_npz_shapes)
+    named = _scope(tensors, BASE_SCOPE)
+    if not named:
+        return tensors
+    [(base, version)] = named.items()
+    if version != DIFFERENCE_FORMAT:
+        raise UserError(f"{file} is a difference of format {version:g}, which this version does not know. Get a later "
+                        "version of this project.")
+    base_generator = load_base(base, weights_dir)
+    try:
+        generator = decode_difference({name: tensors[name] for name in ARRAYS}, base_generator)
+    except ValueError as error:
+        raise UserError(f"{file} holds no difference from {base}: {one_line(error)}. Fetch or make it again."
+                        ) from error
+    return checkpoint_tensors(generator, _scope(tensors, MASK_SCOPE))
 
 
 def read_tf1_checkpoint(path: Path | str) -> dict[str, np.ndarray]:
@@ -229,6 +281,25 @@ def _check(generator: Mapping[str, np.ndarray], mask: Mapping[str, np.ndarray] |
         raise UserError(f"{file} holds values that are not finite, in {bad[0]} first. Copy or download it again.")
 
 
+def _check_npz_shapes(shapes: Shapes) -> None:
+    """Check full names and shapes of a .npz, as far as that can be done without the base of a difference.
+
+    Raises:
+        ValueError: they are those of other networks.
+    """
+    bases = _scope(shapes, BASE_SCOPE)
+    if not bases:
+        return _check_tensor_shapes(shapes)
+    if len(bases) != 1 or set(bases) - set(BASES) or any(bases.values()):
+        raise ValueError(f"it must be a difference from {' or '.join(BASES)}")
+    missing = [name for name in ARRAYS if name not in shapes]
+    foreign = [name for name in shapes if not name.startswith((BASE_SCOPE, MASK_SCOPE)) and name not in ARRAYS]
+    if missing or foreign:
+        raise ValueError(f"the array {missing[0]} is missing" if missing else
+                         f"the name {printable(foreign[0])} is none of a difference's")
+    return _check_mask_shapes(shapes)
+
+
 def _check_tensor_shapes(shapes: Shapes) -> None:
     """Check full names and shapes of both networks.
 
@@ -239,6 +310,10 @@ def _check_tensor_shapes(shapes: Shapes) -> None:
     if foreign:
         raise ValueError(f"the name {printable(foreign[0])} begins neither with {GENERATOR_SCOPE} nor {MASK_SCOPE}")
     rrdbnet_architecture(_scope(shapes, GENERATOR_SCOPE))
+    _check_mask_shapes(shapes)
+
+
+def _check_mask_shapes(shapes: Shapes) -> None:
     if mask := _scope(shapes, MASK_SCOPE):
         features = math.prod(mask.get("conv1/bias", (64,)))
         check_shapes(mask, masknet_shapes(features), network="MaskNet")

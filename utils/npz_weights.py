@@ -39,10 +39,14 @@ def read_npz_weights(path: Path | str, *, holds: str, check: Callable[[Shapes], 
         if wrong := not_finite(arrays):
             raise ValueError(f"{wrong[0]} has values that are not finite")
     except Exception as error:  # NumPy and zipfile raise a dozen kinds for what is damaged
-        reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__  # it may quote the file
-        reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
-        raise UserError(f"{path} holds no {holds}: {reason.rstrip('.')}. Fetch or make it again.") from error
+        raise UserError(f"{path} holds no {holds}: {one_line(error)}. Fetch or make it again.") from error
     return arrays
+
+
+def one_line(error: Exception) -> str:
+    """Give an error's message, which may quote a file, as one short printable line without a full stop."""
+    reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in reason).rstrip(".")
 
 
 def _read_arrays(content: bytes) -> dict[str, np.ndarray]:
@@ -75,27 +79,31 @@ def _read_array(content: bytes) -> np.ndarray:
 def write_npz_weights(path: Path | str, arrays: Mapping[str, np.ndarray], *, mantissa_bits: int = MANTISSA) -> None:
     """Write arrays as float16, sorted by name: equal ones give equal bytes, whatever their order or layout in memory.
 
+    Arrays of uint8 are codes: they stay as they are.
+
     Args:
         path: the file.
         arrays: name -> values.
         mantissa_bits: with fewer than 10, values are rounded to so many and the file is compressed: with 7 it is 22 %
-            smaller. Its bytes then depend on the version of zlib, its values do not.
+            smaller. A file with codes is compressed in any case. The bytes of what is compressed depend on the version
+            of zlib, its values do not.
 
     Raises:
         UserError: the file cannot be written, or a value is not finite or too large for float16.
     """
     kept = {name: np.asarray(arrays[name]) for name in sorted(arrays)}
+    codes = {name for name, values in kept.items() if values.dtype == np.uint8}
     if mantissa_bits < MANTISSA:
-        kept = {name: _round_mantissas(values, mantissa_bits) for name, values in kept.items()}
+        kept |= {name: _round_mantissas(kept[name], mantissa_bits) for name in kept.keys() - codes}
     with np.errstate(over="ignore"):
-        halves = {name: values.astype(np.float16, order="C") for name, values in kept.items()}
-    if wrong := not_finite(halves):
+        kept |= {name: kept[name].astype(np.float16, order="C") for name in kept.keys() - codes}
+    if wrong := not_finite(kept):
         largest = (2 - 2**-mantissa_bits) * 2**15
         raise UserError(f"these weights cannot be written as float16: {wrong[0]} has values that are not finite or "
                         f"beyond {largest:.0f}. Take an earlier checkpoint"
                         f"{', or more bits of mantissa' * (mantissa_bits < MANTISSA)}.")
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        (np.savez_compressed if mantissa_bits < MANTISSA else np.savez)(file, **halves)
+        (np.savez_compressed if codes or mantissa_bits < MANTISSA else np.savez)(file, **kept)
 
 
 def _round_mantissas(values: np.ndarray, bits: int) -> np.ndarray:

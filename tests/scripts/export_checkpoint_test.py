@@ -1,6 +1,7 @@
 """The tool: values in both formats, what it prints, and errors of one line."""
 
 import hashlib
+import math
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from scripts.export_checkpoint import main
+from tests.reference_weights import reference_generator
 from tests.small_networks import small_generator, small_masknet
 from tests.workplace import Workplace
 from utils import weights
@@ -169,6 +171,27 @@ def test_fewer_bits_of_mantissa_make_a_smaller_file_that_test_py_reads(model, tm
     (7, "x", "a checkpoint is float32")])
 def test_bits_that_no_file_can_have_are_refused(model, tmp_path, bits, output, match):
     fails(match, model, tmp_path / output, "--mantissa_bits", bits)
+
+
+def test_a_difference_from_the_base_is_written_and_how_far_it_was_rounded_is_said(tmp_path, monkeypatch, capsys):
+    base = reference_generator(num_blocks=1, num_features=32, growth=16)
+    random = np.random.default_rng(0)
+    tuned = {name: value + random.normal(0, 0.01, value.shape).astype(np.float32) for name, value in base.items()}
+    save_super_resolver(tmp_path / "weights" / "base.npz", base)
+    entry = Entry("realesrgan", "base", "BSD", (), (Variant("", (WeightFile("base.npz", None, ""),), ()),), ("x",))
+    monkeypatch.setattr(weights, "load_manifest", lambda: {"realesrgan": entry})
+    write_tf1_checkpoint(tmp_path / "tuned", checkpoint_tensors(tuned, small_masknet()))
+    there = ("--weights_dir", tmp_path / "weights")
+    export(tmp_path / "tuned", tmp_path / "x.npz", "--difference_from", "realesrgan", "--mantissa_bits", 8, *there)
+    found = load_super_resolver(str(tmp_path / "x.npz"), weights_dir=tmp_path / "weights").generator
+    moved, learnt = (math.sqrt(sum(((one[name] - other[name])**2).sum() for name in base))
+                     for one, other in ((found, tuned), (tuned, base)))
+    assert f"a difference from realesrgan: rounding moved the generator by {moved / learnt:.0%} of" in (
+        capsys.readouterr().out)
+    assert 0.4 < moved / learnt < 0.48  # the root of 0.23, and less for the small kernels
+    fails("--difference_from is for a .npz", tmp_path / "tuned", tmp_path / "y", "--difference_from", "realesrgan")
+    fails("from realesrgan or realesrgan-anime. Received: gpen", tmp_path / "tuned", tmp_path / "y.npz",
+          "--difference_from", "gpen", *there)
 
 
 def test_a_mistake_is_one_line_and_status_2(model, tmp_path, monkeypatch, capsys):
