@@ -30,7 +30,7 @@ def encode_difference(weights: Mapping[str, np.ndarray], base: Mapping[str, np.n
         base: likewise.
 
     Returns:
-        `CODES` uint8, of five trits each, `STEPS` and `PLAIN` float32: all of one dimension, in the order of sorted names.
+        `CODES` uint8, of five trits each, `STEPS` and `PLAIN` float32: of one dimension, in the order of sorted names.
 
     Raises:
         ValueError: names or shapes differ.
