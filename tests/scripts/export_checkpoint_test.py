@@ -188,7 +188,7 @@ def test_a_difference_from_the_base_is_written_and_how_far_it_was_rounded_is_sai
                      for one, other in ((found, tuned), (tuned, base)))
     assert f"a difference from realesrgan: rounding moved the generator by {moved / learnt:.0%} of" in (
         capsys.readouterr().out)
-    assert 0.4 < moved / learnt < 0.48  # the root of 0.23, and less for the small kernels
+    assert 0.45 < moved / learnt < 0.55  # the root of 0.3, and less for the small kernels
     fails("--difference_from is for a .npz", tmp_path / "tuned", tmp_path / "y", "--difference_from", "realesrgan")
     fails("from realesrgan or realesrgan-anime. Received: gpen", tmp_path / "tuned", tmp_path / "y.npz",
           "--difference_from", "gpen", *there)

@@ -65,7 +65,7 @@ def test_a_difference_gives_the_weights_back_as_rounding_allows(tmp_path, weight
     for name, value in small_masknet().items():
         np.testing.assert_array_equal(found.mask[name], value.astype(np.float16))
     moved = np.concatenate([(found.generator[name] - value).ravel() for name, value in learnt().items()])
-    assert 0.0007 < moved.std() < 0.0011  # sqrt(0.23) * 0.002, and less for what is kept exactly
+    assert 0.0008 < moved.std() < 0.0011  # sqrt(0.3) * 0.002, and less for what is kept exactly
 
 
 def test_it_takes_less_than_a_quarter_of_float16_and_less_again_with_fewer_bits(tmp_path, weights_dir):
@@ -73,7 +73,7 @@ def test_it_takes_less_than_a_quarter_of_float16_and_less_again_with_fewer_bits(
     sizes = [path.stat().st_size for path in (
         tmp_path / "whole.npz", save(tmp_path / "a.npz", weights_dir),
         save(tmp_path / "b.npz", weights_dir, mantissa_bits=5))]
-    # at best 1.32 bits for 16, but the small kernels and the archive's own entries weigh more in so small a network
+    # at best 1.11 bits for 16, but the small kernels and the archive's own entries weigh more in so small a network
     assert sizes[1] < sizes[0] / 4
     assert sizes[2] < sizes[1]
 
