@@ -131,9 +131,10 @@ class LossConfig:
     mask: float = 0.001  # of mean((W - 1)^2)
     unadapted: float = 0.0  # of the same terms of the network without adaptation, for photos without faces
     gradient: float = 0.0  # of the L1 distance of differences between neighbours, which weighs what is finest
-    # the target of L1, LPIPS and the differences is the sharpened photograph with so much of its details, 0 to 1,
-    # replaced by those that a frozen teacher gives the degraded one: L1 against true details, which nothing in a
-    # degraded photo tells, gives averages; a teacher's can be learnt. Where degradation.tone_prob changed a photo's
+    contrast: float = 0.0  # of the L1 distance of local contrasts: how much detail there is, wherever it is
+    # the target of all but the adversary is the sharpened photograph with so much of its details, 0 to 1,
+    # replaced by those that a frozen teacher gives the degraded one: L1 against true details, which nothing in
+    # a degraded photo tells, gives averages; a teacher's can be learnt. Where degradation.tone_prob changed a photo's
     # exposure, they have that photo's contrast, not the target's
     details: float = 0.0
     details_sigma: float = 4.0  # pixels: details are what a Gaussian blur of this deviation removes

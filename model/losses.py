@@ -10,6 +10,9 @@ import tensorflow as tf
 
 DECAY_ITERATIONS = 10_000  # in which the weight of an early inner step would fall by three times 1 / K
 SMALLEST_SHARE = 0.03  # of 1 / K, that an early inner step keeps
+CONTRAST_SCALES = 3  # sizes at which contrasts are compared, each half of the one before
+CONTRAST_WINDOW, CONTRAST_STRIDE = 8, 4  # pixels
+CONTRAST_FLOOR = 3e-3  # of a range of 1; smaller contrasts hardly count
 
 
 def l1_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
@@ -22,6 +25,27 @@ def gradient_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
     error = target - output
     return (tf.reduce_mean(tf.abs(error[:, 1:] - error[:, :-1]))
             + tf.reduce_mean(tf.abs(error[:, :, 1:] - error[:, :, :-1])))
+
+
+def contrast_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+    """Mean of |local contrast of target - local contrast of output| at three sizes, added: [n, h, w, c] each.
+
+    The contrast of a window is the root of the mean square of its differences between neighbours. It tells how much
+    detail there is and not where, so unlike the terms that compare pixels this one does not prefer averages.
+    """
+    total = tf.zeros((), target.dtype)
+    for scale in range(CONTRAST_SCALES):
+        if scale:
+            target, output = (tf.nn.avg_pool2d(image, 2, 2, "VALID") for image in (target, output))
+        total += l1_loss(_local_contrast(target), _local_contrast(output))
+    return total
+
+
+def _local_contrast(image: tf.Tensor) -> tf.Tensor:
+    down = image[:, 1:, :-1] - image[:, :-1, :-1]
+    across = image[:, :-1, 1:] - image[:, :-1, :-1]
+    energy = tf.reduce_mean(tf.square(down) + tf.square(across), axis=-1, keepdims=True)
+    return tf.sqrt(tf.nn.avg_pool2d(energy, CONTRAST_WINDOW, CONTRAST_STRIDE, "SAME") + CONTRAST_FLOOR**2)
 
 
 def frequency_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:

@@ -7,8 +7,8 @@ generator (Yin et al., section 3.3):
     outer loss = L1 + 0.5 * LPIPS + 0.1 * BCE(D(output), 1) + 0.001 * mean((W - 1)^2)
 
 Beyond the paper, the same terms of the generator that was not moved may be added, for photos without faces; the L1
-distance of differences between neighbours; and the target may have the details that a frozen teacher, another
-generator, gives the scene.
+distance of differences between neighbours, and that of local contrasts; and the target may have the details that a
+frozen teacher, another generator, gives the scene.
 """
 
 import functools
@@ -22,6 +22,7 @@ from model.adaptation import InnerStep, Support, inner_steps, support_loss_and_g
 from model.discriminator import discriminate, normalize
 from model.layers import Params
 from model.losses import (
+    contrast_loss,
     discriminator_loss,
     gan_loss,
     gradient_loss,
@@ -35,6 +36,7 @@ from model.masknet import masknet
 from model.rrdbnet import rrdbnet
 
 UNADAPTED = "_unadapted"  # after a term's name
+OPTIONAL_TERMS = {"gradient": gradient_loss, "contrast": contrast_loss}
 
 
 class Task(NamedTuple):
@@ -92,9 +94,9 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
 
     Returns:
         The gradients: of the outer loss for generator and MaskNet, of the discriminator's loss for the discriminator.
-        The scalars: `inner_loss`, before the first inner step; `l1`, `gradient`, `lpips`, `gan`, unweighted, after the
-        last and, as `l1_step1`, ..., after earlier ones; `l1_unadapted`, ..., if they count; `mask_loss`, unweighted;
-        `outer_loss`; `discriminator_loss`; `mask_mean`, `mask_min` and `mask_max` of W.
+        The scalars: `inner_loss`, before the first inner step; `l1`, `gradient`, `contrast`, `lpips`, `gan`, without
+        their weights, after the last and, as `l1_step1`, ..., after earlier ones; `l1_unadapted`, ..., if they count;
+        `mask_loss`, likewise; `outer_loss`; `discriminator_loss`; `mask_mean`, `mask_min` and `mask_max` of W.
     """
     generator = functools.partial(_rounded_rrdbnet, _compiled_rrdbnet if xla else rrdbnet, precision)
     if networks.teacher is not None:
@@ -111,7 +113,7 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
             learning_rate=inner.learning_rate, num_steps=inner.num_steps, second_order=second_order)
         for stage in _stages(networks.generator, steps, inner, loss, iteration):
             output = generator(stage.params, task.scene_lq)
-            terms = reconstruction_terms(networks, output, task, with_gradient=bool(loss.gradient))
+            terms = reconstruction_terms(networks, output, task, loss)
             value = slope = sum(getattr(loss, name) * term for name, term in terms.items())
             if networks.discriminator is not None:
                 # One forward pass of the discriminator serves both sides, on a tape of its own. What reaches this tape
@@ -168,12 +170,11 @@ def _stages(generator: Params, steps: Iterator[InnerStep], inner: InnerConfig, l
         yield _Stage(step.params, shares[number - 1], "" if number == inner.num_steps else f"_step{number}", step.loss)
 
 
-def reconstruction_terms(networks: Networks, output: tf.Tensor, task: Task, *,
-                         with_gradient: bool = False) -> dict[str, tf.Tensor]:
+def reconstruction_terms(networks: Networks, output: tf.Tensor, task: Task, loss: LossConfig) -> dict[str, tf.Tensor]:
     """Give the terms that compare an output [n, 4h, 4w, 3] with the scenes, by name, unweighted."""
     terms = {"l1": l1_loss(task.scene_target, output)}
-    if with_gradient:
-        terms["gradient"] = gradient_loss(task.scene_target, output)
+    terms.update({name: term(task.scene_target, output) for name, term in OPTIONAL_TERMS.items()
+                  if getattr(loss, name)})
     if networks.lpips is not None:
         terms["lpips"] = tf.reduce_mean(lpips(networks.lpips, task.scene_target, output))
     return terms
@@ -201,7 +202,7 @@ def _ask_discriminator(networks: Networks, output: tf.Tensor, real: tf.Tensor) -
 
 def scalar_names(networks: Networks, inner: InnerConfig, loss: LossConfig) -> list[str]:
     """Give the names of the scalars of `task_gradients`, sorted."""
-    terms = ["l1"] + ["gradient"] * bool(loss.gradient) + ["lpips"] * (networks.lpips is not None)
+    terms = ["l1", *(name for name in OPTIONAL_TERMS if getattr(loss, name))] + ["lpips"] * (networks.lpips is not None)
     terms += ["gan"] * (networks.discriminator is not None)
     names = [*terms, *(f"{term}_step{step}" for term in terms for step in range(1, inner.num_steps))]
     names += [f"{term}{UNADAPTED}" for term in terms] * bool(loss.unadapted and inner.num_steps)

@@ -156,7 +156,7 @@ def check_config(config: TrainingConfig) -> None:
                    "data.samples_per_task", "run.validation_patches")
     check_not_negative(config, "inner.num_steps", "inner.second_order_from", "meta.clip_norm", "meta.seed",
                        "discriminator.freeze_until", "loss.l1", "loss.lpips", "loss.gan", "loss.mask",
-                       "loss.unadapted", "loss.gradient", "data.max_redraws", "data.num_workers",
+                       "loss.unadapted", "loss.gradient", "loss.contrast", "data.max_redraws", "data.num_workers",
                        "data.num_validation", "run.image_tasks")
     check_run(config)
     for key in ("data.min_log_gradient", "meta.mask_bias"):
@@ -167,10 +167,10 @@ def check_config(config: TrainingConfig) -> None:
         require(0 <= values[key] < 1, f"{key} must be at least 0 and below 1", values[key])
     loss = config.loss
     require(loss.l1 + loss.lpips + loss.gan > 0, "one of loss.l1, loss.lpips and loss.gan must be positive "
-            "(differences alone, loss.gradient, leave colours free)", "all 0")
+            "(loss.gradient and loss.contrast alone leave colours free)", "all 0")
     require(0 <= loss.details <= 1, "loss.details must be between 0 and 1", loss.details)
-    require(not loss.details or loss.l1 + loss.lpips + loss.gradient > 0, "loss.details changes the target of loss.l1, "
-            "loss.lpips and loss.gradient: one of them must be positive", "all 0")
+    require(not loss.details or loss.l1 + loss.lpips + loss.gradient + loss.contrast > 0, "loss.details changes the "
+            "target of loss.l1, loss.lpips, loss.gradient and loss.contrast: one of them must be positive", "all 0")
     require(not loss.details or SMALLEST_SIGMA <= loss.details_sigma <= config.data.scene_patch_size,
             f"loss.details_sigma must be at least {SMALLEST_SIGMA} and at most data.scene_patch_size, "
             f"{config.data.scene_patch_size}", loss.details_sigma)

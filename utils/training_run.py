@@ -241,6 +241,7 @@ class MetaRun(Run):
         config, trainer = self.config, self.trainer
         terms = " + ".join(f"{weight:g} * {name}" for name, weight in
                            (("L1", config.loss.l1), ("L1 of differences", config.loss.gradient),
+                            ("L1 of contrasts", config.loss.contrast),
                             ("LPIPS", config.loss.lpips), ("adversarial", config.loss.gan),
                             ("mean((W - 1)^2)", config.loss.mask)) if weight)
         without = ["LPIPS"] * (not config.loss.lpips) + ["discriminator"] * (not config.loss.gan)
@@ -273,6 +274,6 @@ def meta_panels(training: History, validation: History) -> list[Panel]:
     iterations, after = validation.column("psnr_after")
     gain = {label: (iterations, np.subtract(after, validation.column(name)[1])) for label, name in
             (("over un-adapted", "psnr_before"), ("over another task's faces", "psnr_other_faces"))}
-    losses = ("outer_loss", "inner_loss", "l1", "gradient", "lpips", "gan", "discriminator_loss")
+    losses = ("outer_loss", "inner_loss", "l1", "gradient", "contrast", "lpips", "gan", "discriminator_loss")
     return [Panel("validation: PSNR-Y", {label: validation.column(name) for label, name in scores.items()}, "dB"),
             Panel("validation: gain of the adapted", gain, "dB", zero=True), losses_panel(training, losses)]

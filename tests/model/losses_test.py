@@ -6,6 +6,7 @@ import tensorflow as tf
 from scipy.ndimage import gaussian_filter
 
 from model.losses import (
+    contrast_loss,
     discriminator_loss,
     frequency_loss,
     gan_loss,
@@ -59,7 +60,46 @@ def test_white_noise_of_any_size_costs_what_its_deviation_says(size):
     assert frequency_loss(3 * noise, tf.zeros_like(noise)).numpy() == pytest.approx(3 * np.sqrt(np.pi) / 2, rel=0.02)
 
 
-@pytest.mark.parametrize("term", [l1_loss, gradient_loss, frequency_loss])
+def window_starts(side):
+    """Give where windows of 8, 4 apart, begin that cover a side and stand out as little at its end as at its start."""
+    count = -(-side // 4)
+    return [4 * number - (4 * count + 4 - side) // 2 for number in range(count)]
+
+
+def local_contrasts(image):
+    """Give the contrasts of [h, w] in float64."""
+    energy = np.square(np.diff(image, axis=0)[:, :-1]) + np.square(np.diff(image, axis=1)[:-1])
+    return np.array([[np.sqrt(energy[max(y, 0):y + 8, max(x, 0):x + 8].mean() + 9e-6)
+                      for x in window_starts(energy.shape[1])] for y in window_starts(energy.shape[0])])
+
+
+def test_contrast_loss_adds_the_errors_of_local_contrasts_at_three_sizes():
+    images = draw_images(12, 1, 24, 32, 1), 0.5 * draw_images(13, 1, 24, 32, 1)
+    expected = 0
+    for size in (1, 2, 4):
+        target, output = (local_contrasts(image.reshape(24 // size, size, 32 // size, size).mean(axis=(1, 3)))
+                          for image in images)
+        expected += np.abs(target - output).mean()
+    assert expected > 0.1
+    assert contrast_loss(*map(tf.constant, images)).numpy() == pytest.approx(expected, rel=1e-4)
+
+
+def test_contrasts_tell_how_much_detail_there_is_and_not_where():
+    """White noise has the contrast of other white noise, for which L1 would take an even image."""
+    noise, other = (np.random.default_rng(seed).normal(0.5, 0.1, (1, 128, 128, 3)).astype(np.float32)
+                    for seed in (0, 1))
+    even = np.full_like(noise, 0.5)
+    assert l1_loss(noise, even) < 0.8 * l1_loss(noise, other)
+    assert contrast_loss(tf.constant(noise), tf.constant(other)) < 0.2 * contrast_loss(
+        tf.constant(noise), tf.constant(even))
+
+
+def test_contrasts_see_neither_another_exposure_nor_colour():
+    image = draw_images(14, 1, 16, 16, 3)
+    assert contrast_loss(tf.constant(image), tf.constant(image + np.float32([0.1, -0.2, 0.3]))).numpy() < 1e-6
+
+
+@pytest.mark.parametrize("term", [l1_loss, gradient_loss, frequency_loss, contrast_loss])
 def test_equal_images_cost_nothing_and_have_a_finite_gradient(term):
     images = tf.constant(draw_images(6, 1, 8, 8, 3))
     with tf.GradientTape() as tape:

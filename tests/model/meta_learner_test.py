@@ -10,7 +10,7 @@ from config import InnerConfig, LossConfig
 from model.adam import AdamState, adam
 from model.adaptation import Support, inner_steps, support_loss_and_gradients
 from model.discriminator import discriminator_params_from_torch
-from model.losses import replace_details
+from model.losses import contrast_loss, gradient_loss, replace_details
 from model.lpips import lpips_params_from_torch
 from model.masknet import init_masknet, masknet
 from model.meta_learner import Networks, Task, batch_gradients, reconstruction_terms, scalar_names, task_gradients
@@ -121,7 +121,7 @@ def test_mask_and_outputs_equal_the_original(networks, tasks, second):
     np.testing.assert_allclose(scalars["mask_min"], np.min(weights, axis=(1, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(scalars["mask_max"], np.max(weights, axis=(1, 2, 3)), rtol=1e-5)
     task = Task(*(images[0] for images in tasks))
-    start = reconstruction_terms(networks, rrdbnet(networks.generator, task.scene_lq), task)
+    start = reconstruction_terms(networks, rrdbnet(networks.generator, task.scene_lq), task, LossConfig())
     assert float(start["l1"]) == pytest.approx(float(GOLDEN["second/l1"][0, 0]), rel=1e-5)
     assert float(start["lpips"]) == pytest.approx(float(GOLDEN["second/vgg"][0, 0]), rel=1e-5)
 
@@ -270,18 +270,19 @@ def test_unadapted_loss_is_added_with_its_weight(plain, tasks):
         np.testing.assert_allclose(gradients.mask[name], value, rtol=1e-4, atol=1e-9)
 
 
-def test_differences_between_neighbours_are_added_with_their_weight(plain, tasks):
+@pytest.mark.parametrize(("name", "term"), [("gradient", gradient_loss), ("contrast", contrast_loss)])
+def test_differences_between_neighbours_and_contrasts_are_added_with_their_weight(plain, tasks, name, term):
     task = Task(*(images[0] for images in tasks))
-    loss = LossConfig(lpips=0.0, gan=0.0, l1=0.5, mask=0.0, gradient=3.0)
+    loss = LossConfig(**{"lpips": 0.0, "gan": 0.0, "l1": 0.5, "mask": 0.0, name: 3.0})
     inner = InnerConfig(num_steps=0)
     gradients, scalars = task_gradients(plain, task, inner=inner, loss=loss, second_order=True)
     with tf.GradientTape() as tape:
         tape.watch(plain.generator)
-        error = task.scene_target - rrdbnet(plain.generator, task.scene_lq)
-        down, across = error[:, 1:] - error[:, :-1], error[:, :, 1:] - error[:, :, :-1]
-        distance = tf.reduce_mean(tf.abs(down)) + tf.reduce_mean(tf.abs(across))
-        total = 0.5 * tf.reduce_mean(tf.abs(error)) + 3 * distance
-    assert float(scalars["gradient"]) == pytest.approx(float(distance), rel=1e-5)
+        output = rrdbnet(plain.generator, task.scene_lq)
+        distance = term(task.scene_target, output)
+        total = 0.5 * tf.reduce_mean(tf.abs(task.scene_target - output)) + 3 * distance
+    assert float(distance) > 0.01
+    assert float(scalars[name]) == pytest.approx(float(distance), rel=1e-5)
     assert float(scalars["outer_loss"]) == pytest.approx(float(total), rel=1e-5)
     assert sorted(scalars) == scalar_names(plain, inner, loss)
     for name, value in tape.gradient(total, plain.generator).items():

@@ -27,7 +27,7 @@ POSITIVE = ("generator.num_blocks", "generator.num_features", "generator.growth"
             "run.keep_checkpoints")
 NOT_NEGATIVE = ("inner.num_steps", "inner.second_order_from", "meta.clip_norm", "meta.seed",
                 "discriminator.freeze_until", "loss.l1", "loss.lpips", "loss.gan", "loss.mask", "loss.unadapted",
-                "loss.gradient", "data.max_redraws", "data.num_workers", "data.num_validation",
+                "loss.gradient", "loss.contrast", "data.max_redraws", "data.num_workers", "data.num_validation",
                 "run.image_tasks", "run.keep_every")
 BELOW_ONE = ("meta.beta1", "meta.beta2", "meta.ema_decay")
 PROBABILITIES = (*(f"degradation.{stage}.{name}" for stage in ("first", "second") for name in
@@ -195,8 +195,8 @@ def test_rules_of_a_stage(stage, setting, message):
     (["loss.details=-0.1"], "loss.details must be between 0 and 1"),
     (["loss.details=1", "loss.details_sigma=0.2"], "loss.details_sigma must be at least 0.3 and at most data.scene"),
     (["loss.details=1", "loss.details_sigma=257"], "at most data.scene_patch_size, 256. Received: 257"),
-    (["loss.details=1", "loss.l1=0", "loss.lpips=0"], "loss.details changes the target of loss.l1, loss.lpips and l"),
-    (["loss.gradient=1", "loss.l1=0", "loss.lpips=0", "loss.gan=0"], "differences alone, loss.gradient, leave colours"),
+    (["loss.details=1", "loss.l1=0", "loss.lpips=0"], "loss.details changes the target of loss.l1, loss.lpips, l"),
+    (["loss.gradient=1", "loss.l1=0", "loss.lpips=0", "loss.gan=0"], "loss.gradient and loss.contrast alone leave"),
     (["loss.l1=0", "loss.lpips=0", "loss.gan=0"], "one of loss.l1, loss.lpips and loss.gan must be positive")])
 def test_rules_of_sizes_and_losses(settings, message):
     fails(message, *settings)
