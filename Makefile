@@ -10,7 +10,7 @@ SHELL = /bin/sh
 CHOSEN = $(if $(filter file,$(origin PYTHON)),,--chosen)
 
 DEMO_ARGS = --input_dir datasets/demo/LQ --face_dir datasets/demo --overwrite
-OWN_MODEL = --model_dir metaf2n-small
+OWN_MODEL = --model_dir metaf2n-x4plus
 
 # the detector and the restorer that need no download
 DEMO_FACES = --input_dir datasets/demo/LQ --output_dir datasets/demo --detector mtcnn --restorer rrdb-face --overwrite

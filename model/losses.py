@@ -28,7 +28,9 @@ def gradient_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
 
 
 def contrast_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
-    """Mean of |local contrast of target - local contrast of output| at three sizes, added: [n, h, w, c] each.
+    """Mean of |local contrast of target - local contrast of output| at three sizes, added.
+
+    Both are [n, h, w, c], of a range of 1 and of at least 8x8 pixels.
 
     The contrast of a window is the root of the mean square of its differences between neighbours. It tells how much
     detail there is and not where, so unlike the terms that compare pixels this one does not prefer averages.

@@ -80,8 +80,8 @@ def summarize(folder: Path, results: Path) -> None:
     picture = results / "comparison.png"
     write_png(picture, compose_comparison({**versions, "ground truth": ground_truth}, face=face))
     _show_face(folder, results / "face.png", versions["bicubic"], ground_truth, face)
-    print("un-adapted, adapted: metaf2n-small, which was trained so that a step on a photo's faces helps.\n"
-          "What that gains, on which photos, and what it does not: pretrained_models/metaf2n-small.md")
+    print("un-adapted, adapted: metaf2n-x4plus, which was trained so that a step on a photo's faces helps.\n"
+          "What that gains, on which photos, and what it does not: pretrained_models/metaf2n-x4plus.md")
     print(f"comparison: {picture}")
 
 

@@ -34,14 +34,14 @@ MASK_SCOPE = "Mask/"
 DISCRIMINATOR_SCOPE = "Discriminator/"
 BASE_SCOPE = "BASE/"  # in our .npz, before the name of the weights from which it is the difference
 DIFFERENCE_FORMAT = np.uint8(1)
-BASES = ("realesrgan", "realesrgan-anime")  # names in the weights manifest
 OPTIMIZER_SLOTS = ("/Adam", "/Adam_1")
 REALESRGAN = "realesrgan"
-OWN = "metaf2n-small"  # the checkpoint that comes with this repository
+BASES = (REALESRGAN, f"{REALESRGAN}-anime")  # names in the weights manifest
+OWN_DIFFERENCE = "metaf2n-x4plus"  # this repository's checkpoint that is a difference from Real-ESRGAN's weights
 NAMES = (REALESRGAN, "metaf2n")  # what the names of super-resolvers in the weights manifest begin with
 WHERE_TO_GET_ONE = ("Put a MetaF2N checkpoint there (pretrained_models/README.md says where they are), or give "
-                    f"`{OWN}` for the small one of this repository, or `{REALESRGAN}` for Real-ESRGAN's weights, "
-                    "which are not meta-trained.")
+                    "`metaf2n-small` or `metaf2n-x4plus` (needs `realesrgan`) of this repository, or `realesrgan` "
+                    "for Real-ESRGAN's weights, which are not meta-trained.")
 Item = TypeVar("Item")
 
 
@@ -137,8 +137,16 @@ def _read_npz(file: Path, weights_dir: Path | str | None) -> dict[str, np.ndarra
     if version != DIFFERENCE_FORMAT:
         raise UserError(f"{file} is a difference of format {version:g}, which this version does not know. Get a later "
                         "version of this project.")
-    base_generator = load_base(base, weights_dir)
     try:
+        base_generator = load_base(base, weights_dir)
+    except UserError as error:
+        raise UserError(f"{file} is a difference from {base}: {error}") from error
+    try:
+        if missing := [name for name in ARRAYS if name not in tensors]:
+            raise ValueError(f"the array {missing[0]} is missing")
+        foreign = tensors.keys() - {BASE_SCOPE + base, *ARRAYS}
+        if foreign := sorted(name for name in foreign if not name.startswith(MASK_SCOPE)):
+            raise ValueError(f"the name {foreign[0]} is none of a difference's")
         generator = decode_difference({name: tensors[name] for name in ARRAYS}, base_generator)
     except ValueError as error:
         raise UserError(f"{file} holds no difference from {base}: {one_line(error)}. Fetch or make it again."
@@ -292,11 +300,6 @@ def _check_npz_shapes(shapes: Shapes) -> None:
         return _check_tensor_shapes(shapes)
     if len(bases) != 1 or set(bases) - set(BASES) or any(bases.values()):
         raise ValueError(f"it must be a difference from {' or '.join(BASES)}")
-    missing = [name for name in ARRAYS if name not in shapes]
-    foreign = [name for name in shapes if not name.startswith((BASE_SCOPE, MASK_SCOPE)) and name not in ARRAYS]
-    if missing or foreign:
-        raise ValueError(f"the array {missing[0]} is missing" if missing else
-                         f"the name {printable(foreign[0])} is none of a difference's")
     return _check_mask_shapes(shapes)
 
 

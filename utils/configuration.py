@@ -12,6 +12,7 @@ from utils.blur_kernels import GAUSSIAN_KINDS
 from utils.errors import UserError, require
 from utils.plain_data import from_plain, to_plain
 
+SMALLEST_CONTRAST = 8  # pixels: a quarter of it still has differences between neighbours
 SMALLEST_SIGMA = 0.3  # pixels: a narrower Gaussian removes nothing
 SMALLEST_LPIPS_SIZE = 32  # pixels: AlexNet reduces its input to a sixteenth
 # a checkpoint fits no other values of these
@@ -174,6 +175,8 @@ def check_config(config: TrainingConfig) -> None:
     require(not loss.details or SMALLEST_SIGMA <= loss.details_sigma <= config.data.scene_patch_size,
             f"loss.details_sigma must be at least {SMALLEST_SIGMA} and at most data.scene_patch_size, "
             f"{config.data.scene_patch_size}", loss.details_sigma)
+    require(not loss.contrast or config.data.scene_patch_size >= SMALLEST_CONTRAST, "loss.contrast needs a "
+            f"data.scene_patch_size of at least {SMALLEST_CONTRAST}", config.data.scene_patch_size)
     _check_sizes(config)
     check_degradation("degradation", config.degradation)
 

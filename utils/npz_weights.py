@@ -91,7 +91,7 @@ def write_npz_weights(path: Path | str, arrays: Mapping[str, np.ndarray], *, man
     Raises:
         UserError: the file cannot be written, or a value is not finite or too large for float16.
     """
-    kept = {name: np.asarray(arrays[name]) for name in sorted(arrays)}
+    kept = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
     codes = {name for name, values in kept.items() if values.dtype == np.uint8}
     if mantissa_bits < MANTISSA:
         kept |= {name: _round_mantissas(kept[name], mantissa_bits) for name in kept.keys() - codes}

@@ -2,8 +2,8 @@
 
 What fine-tuning changes is small and much like noise, so it need not be kept finely. Of a large kernel [h, w, in, out]
 each value's difference is rounded to -s, 0 or s with one step s per output channel, as weights are in ternary weight
-networks (Li et al., 2016); of all else it stays as it is. The base is rounded to float16 first: its float32 and float16
-files then stand for the same weights.
+networks (Li et al., 2016); of all else it stays as it is. The base is rounded to float16 first, kernels towards zero as
+in ncnn's files: Real-ESRGAN's float32 and float16 files then stand for the same weights.
 """
 
 from collections.abc import Mapping
@@ -107,7 +107,8 @@ def _round_to_trits(difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Give trits of the same shape and the step of each output channel that makes the squared error smallest."""
     inputs = tuple(range(difference.ndim - 1))
     size = np.abs(difference)
-    kept = size > THRESHOLD * difference.std(axis=inputs)
+    # where all changed alike, as after a single step of Adam, the deviation is as large as any
+    kept = size > np.minimum(THRESHOLD * difference.std(axis=inputs), size.max(axis=inputs) / 2)
     steps = np.where(kept, size, 0).sum(inputs) / np.maximum(kept.sum(inputs), 1)
     return np.sign(difference) * kept, steps.astype(np.float32)
 
@@ -121,4 +122,7 @@ def _join(pieces: list[np.ndarray]) -> np.ndarray:
 
 
 def _half(value: np.ndarray) -> np.ndarray:
-    return value.astype(np.float16).astype(np.float32)
+    half = value.astype(np.float16)
+    if value.ndim == 4:
+        half = np.where(np.abs(half.astype(np.float32)) > np.abs(value), np.nextafter(half, np.float16(0)), half)
+    return half.astype(np.float32)

@@ -16,7 +16,7 @@ from model.meta_learner import Networks
 from model.meta_trainer import MetaTrainer
 from model.rrdbnet import init_rrdbnet, rrdbnet_architecture
 from utils.adversary import load_discriminator, read_discriminator
-from utils.checkpoints import REALESRGAN, load_super_resolver
+from utils.checkpoints import OWN_DIFFERENCE, REALESRGAN, load_super_resolver
 from utils.errors import UserError, require
 from utils.face_restorers import RESTORERS, Restorer, check_restorer, open_restorer
 from utils.perceptual import BACKBONE, HEADS, load_lpips, make_lpips_distance
@@ -162,6 +162,7 @@ def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
     wanted = [name for name in wanted if not get_entry(load_manifest(), name).in_repository]  # nothing fetches that
     wanted += [config.meta.init] * config.meta.init.startswith(REALESRGAN)
     wanted += [config.loss.teacher] * (bool(config.loss.details) and config.loss.teacher.startswith(REALESRGAN))
+    wanted += [REALESRGAN] * (OWN_DIFFERENCE in (config.meta.init, config.loss.teacher * bool(config.loss.details)))
     wanted += [config.discriminator.init] * (bool(config.loss.gan) and config.discriminator.init.startswith(REALESRGAN))
     wanted += [BACKBONE, HEADS] * bool(config.loss.lpips)
     missing = []

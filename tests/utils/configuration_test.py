@@ -196,6 +196,7 @@ def test_rules_of_a_stage(stage, setting, message):
     (["loss.details=1", "loss.details_sigma=0.2"], "loss.details_sigma must be at least 0.3 and at most data.scene"),
     (["loss.details=1", "loss.details_sigma=257"], "at most data.scene_patch_size, 256. Received: 257"),
     (["loss.details=1", "loss.l1=0", "loss.lpips=0"], "loss.details changes the target of loss.l1, loss.lpips, l"),
+    (["loss.contrast=1", "data.scene_patch_size=4", "loss.lpips=0", "loss.gan=0"], "patch_size of at least 8. Re"),
     (["loss.gradient=1", "loss.l1=0", "loss.lpips=0", "loss.gan=0"], "loss.gradient and loss.contrast alone leave"),
     (["loss.l1=0", "loss.lpips=0", "loss.gan=0"], "one of loss.l1, loss.lpips and loss.gan must be positive")])
 def test_rules_of_sizes_and_losses(settings, message):

@@ -60,3 +60,9 @@ def test_weights_that_are_missing_for_two_reasons_are_named_once_and_with_all_th
 def test_a_teacher_that_is_gone_is_named_with_what_to_set(place, tmp_path):
     with pytest.raises(UserError, match=r"^loss.teacher: .*gone.npz.*--set loss.details=0"):
         place.run(loss__details=1, loss__teacher=tmp_path / "gone.npz")
+
+
+def test_the_base_of_this_repositorys_difference_is_among_the_weights_that_are_missing(place):
+    with pytest.raises(UserError, match=r"^weights are missing: realesrgan, .*weights\.py realesrgan \S+") as caught:
+        place.run(meta__init="metaf2n-x4plus", discriminator__init="realesrgan-netd", loss__gan=0.1)
+    assert "\n" not in str(caught.value)
