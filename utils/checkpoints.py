@@ -297,10 +297,11 @@ def _check_npz_shapes(shapes: Shapes) -> None:
     """
     bases = _scope(shapes, BASE_SCOPE)
     if not bases:
-        return _check_tensor_shapes(shapes)
+        _check_tensor_shapes(shapes)
+        return
     if len(bases) != 1 or set(bases) - set(BASES) or any(bases.values()):
         raise ValueError(f"it must be a difference from {' or '.join(BASES)}")
-    return _check_mask_shapes(shapes)
+    _check_mask_shapes(shapes)
 
 
 def _check_tensor_shapes(shapes: Shapes) -> None:

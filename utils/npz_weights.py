@@ -96,7 +96,7 @@ def write_npz_weights(path: Path | str, arrays: Mapping[str, np.ndarray], *, man
     if mantissa_bits < MANTISSA:
         kept |= {name: _round_mantissas(kept[name], mantissa_bits) for name in kept.keys() - codes}
     with np.errstate(over="ignore"):
-        kept |= {name: kept[name].astype(np.float16, order="C") for name in kept.keys() - codes}
+        kept |= {name: kept[name].astype(np.float16) for name in kept.keys() - codes}
     if wrong := not_finite(kept):
         largest = (2 - 2**-mantissa_bits) * 2**15
         raise UserError(f"these weights cannot be written as float16: {wrong[0]} has values that are not finite or "
