@@ -17,7 +17,7 @@ from utils.comparison import compose_comparison, compose_row, locate_face
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
 from utils.images import quantize, read_image, resize_bicubic, to_float, write_png
-from utils.metrics import psnr_y, ssim
+from utils.metrics import psnr_rgb, psnr_y, ssim
 
 STEM = "astronaut"
 BLUR_SIGMA = 1.6  # HQ pixels: a slightly unsharp lens
@@ -61,19 +61,19 @@ def build(folder: Path) -> None:
 
 def summarize(folder: Path, results: Path) -> None:
     """Print PSNR and SSIM of all results and of bicubic enlargement, and write a picture of them."""
-    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+    from skimage.metrics import structural_similarity
 
     ground_truth = quantize(read_image(folder / "GT" / f"{STEM}.png").pixels)
     low_quality = read_image(folder / "LQ" / f"{STEM}.png").pixels
     versions = {"bicubic": quantize(resize_bicubic(low_quality, *ground_truth.shape[:2]))}
     for label, name in RUNS.items():
         versions[label] = quantize(read_image(results / name / f"{STEM}.png").pixels)
-    print(f"\n{'':32} {'PSNR (dB)':>9} {'SSIM':>7}     (RGB, against the ground truth)")
+    print(f"\n{'against the ground truth':32} {'PSNR-Y':>9} {'SSIM':>7} {'PSNR RGB':>10} {'SSIM RGB':>9}")
     for label, image in versions.items():
-        psnr = peak_signal_noise_ratio(ground_truth, image)
-        similarity = structural_similarity(ground_truth, image, channel_axis=2, gaussian_weights=True, sigma=1.5,
-                                           use_sample_covariance=False)
-        print(f"{label:32} {psnr:9.2f} {similarity:7.4f}")
+        ssim_rgb = structural_similarity(ground_truth, image, channel_axis=2, gaussian_weights=True, sigma=1.5,
+                                         use_sample_covariance=False)
+        print(f"{label:32} {psnr_y(image, ground_truth):9.2f} {ssim(image, ground_truth):7.4f} "
+              f"{psnr_rgb(image, ground_truth):10.2f} {ssim_rgb:9.4f}")
     face = locate_face(low_quality, read_image(folder / "Face_LQ" / f"{STEM}_0.png").pixels)
     if face is None:
         raise UserError(f"the face in {folder / 'Face_LQ'} is not from {folder / 'LQ'}. Run: make demo.")
