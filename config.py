@@ -346,3 +346,11 @@ PRESETS: dict[str, dict[str, object]] = {
         "run.validation_scene_size": 64, "run.save_every": 2, "run.keep_every": 0,
     },
 }
+# how pretrained_models/metaf2n-x4plus goes on, now that the un-adapted network counts again; its card says what came
+# before
+PRESETS["metaf2n-x4plus"] = {
+    **PRESETS["metaf2n-small"], "generator.num_blocks": 23, "meta.init": "metaf2n-x4plus", "meta.num_iterations": 2000,
+    "meta.learning_rate": 3e-5, "meta.ema_decay": 0.98, "loss.details": 1.0, "loss.teacher": "realesrgan",
+    "loss.gradient": 1.0, "loss.contrast": 2.0, "loss.unadapted": 0.1, "run.log_every": 20, "run.validation_tasks": 6,
+    "run.validate_every": 200, "run.save_every": 50,
+}

@@ -2,9 +2,10 @@
 
 python scripts/evaluate.py --portraits PORTRAITS --scenes SCENES --output_dir results/evaluation
 
-People are cut out of portraits and put in front of scenes; every photo is degraded in several ways, its faces are found
-and restored as a user's would be, and it is enlarged in the ways of every row of a table. Without --portraits and
---scenes the only photo is the one inside scikit-image, degraded several times by each preset.
+People are cut out of portraits and put in front of scenes, or photos of people are taken as they are (--input_dir);
+every photo is degraded in several ways, its faces are found and restored as a user's would be, and it is enlarged in
+the ways of every row of a table. Without these options the only photo is the one inside scikit-image, degraded several
+times by each preset.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from utils.evaluation_settings import SETTINGS, check_settings, digest_params, d
 from utils.evaluation_table import Wording, format_made, format_tables, summarize_set, write_json, write_scores
 from utils.face_detection import Detector, open_detector
 from utils.face_restorers import Restorer, check_restorer, open_restorer, restorer_label
-from utils.files import atomic_path, check_writable
+from utils.files import atomic_path, check_writable, exclusive
 from utils.photo_sources import Source, add_source_options, list_chosen, parse_people
 from utils.photos import list_photos
 from utils.portraits import DETECTOR, MIN_CONFIDENCE
@@ -59,16 +60,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     photos = parser.add_argument_group("photos")
     add_source_options(photos, "portraits", "portraits, one person each, in front of an even background")
     add_source_options(photos, "scenes", "photos that people are put in front of")
-    photos.add_argument("--people", default="(.*)", metavar="REGEX", help="what of a portrait's name matches this is "
-                        "the same for portraits of one person, who is not put into a photo twice, as '^[a-z]+_[0-9]+'")
-    photos.add_argument("--photos", type=int, help="only so many scenes, the first ones (default: all); without "
-                                                   f"--scenes, draws of scikit-image's photo (default: {DRAWS})")
+    add_source_options(photos, "input_dir", "photos of people, taken as they are, instead of portraits and scenes")
+    photos.add_argument("--people", default="(.*)", metavar="REGEX", help="what of the name of a portrait, or of a "
+                        "photo in --input_dir, matches this is the same for those of one person, who is not put into a "
+                        "photo twice; the control takes the faces of other people, as '^[a-z]+_[0-9]+'")
+    photos.add_argument("--photos", type=int, help="only so many scenes, or photos of --input_dir, the first ones "
+                        f"(default: all); without either, draws of scikit-image's photo (default: {DRAWS})")
     photos.add_argument("--presets", nargs="+", choices=list(PRESETS), default=list(DEFAULT_PRESETS),
                         help="degradations, a set of photos each; synthesize_testset.py --list_presets says more")
     photos.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     networks = parser.add_argument_group("networks")
     networks.add_argument("--model", default="metaf2n-small", help="what is evaluated, as --model_dir of test.py")
-    networks.add_argument("--base", default="realesrgan", help="what it is compared with, likewise")
+    networks.add_argument("--base", default="realesrgan", help="what it is compared with in the row base, likewise")
     networks.add_argument("--restorer", default="rrdb-face-tone", help="of the faces, as of generate_test_faces.py")
     networks.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW",
                           help=f"of {', '.join(ROWS)} (default: all)")
@@ -81,75 +84,99 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="begin anew, removing what an evaluation left there")
     args = parser.parse_args(argv)
     require((args.portraits is None) == (args.scenes is None), "--portraits and --scenes go together", "one of them")
-    require(args.scenes or not any(getattr(args, name) for name in (
-        "portraits_match", "portraits_exclude", "scenes_match", "scenes_exclude")),
-        "patterns choose from --portraits and --scenes", "patterns alone")
+    require(not (args.input_dir and args.scenes), "--input_dir takes the place of --portraits and --scenes", "all")
+    for name in ("portraits", "scenes", "input_dir"):
+        require(getattr(args, name) or not (getattr(args, f"{name}_match") or getattr(args, f"{name}_exclude")),
+                f"--{name}_match and --{name}_exclude choose from --{name}", "patterns alone")
     require(args.photos is None or args.photos >= 1, "--photos must be at least 1", args.photos)
     require(args.seed >= 0, "--seed must be at least 0", args.seed)
-    require(args.learning_rate > 0 and math.isfinite(args.learning_rate), "--learning_rate must be positive",
-            args.learning_rate)
+    require(args.learning_rate > 0 and math.isfinite(args.learning_rate),
+            "--learning_rate must be positive and finite", args.learning_rate)
     check_restorer(args.restorer)
     args.people = parse_people(args.people)
     args.presets, args.rows = list(dict.fromkeys(args.presets)), [name for name in ROWS if name in args.rows]
     return args
 
 
-def list_inputs(args: argparse.Namespace) -> tuple[list[Source], list[Source]]:
-    """List scenes and portraits; none of either when scikit-image's photo is the only one.
+class Inputs(NamedTuple):
+    """What the photos are made of: scenes and portraits, or those that are taken as they are, or none of either."""
+
+    scenes: list[Source]
+    portraits: list[Source]
+    ready: list[Source]
+
+    @property
+    def only_own(self) -> bool:
+        """Whether scikit-image's photo is the only one, and so there is no sample of photos."""
+        return not self.scenes and not self.ready
+
+
+def list_inputs(args: argparse.Namespace) -> Inputs:
+    """List the files that photos are made of.
 
     Raises:
-        UserError: there are none in the folders, or two scenes would have results of one name.
+        UserError: there are none in the folders, or two photos would have results of one name.
     """
-    if not args.scenes:
-        return [], []
-    scenes, portraits = (list_chosen(args, name) for name in ("scenes", "portraits"))
-    scenes = scenes[:args.photos]
-    for stem, count in Counter([OWN_PHOTO, *(source.path.stem for source in scenes)]).items():
-        require(count == 1, f"scenes must differ in their names, endings apart, and from {OWN_PHOTO}: their results "
-                "would have one name", f"{count} photos {stem}")
-    return scenes, portraits
+    scenes, portraits, ready = (list_chosen(args, name) if getattr(args, name) else []
+                                for name in ("scenes", "portraits", "input_dir"))
+    scenes, ready = scenes[:args.photos], ready[:args.photos]
+    for stem, count in Counter([*[OWN_PHOTO] * bool(scenes),
+                                *(source.path.stem for source in (*scenes, *ready))]).items():
+        require(count == 1, "photos must differ in their names, endings apart"
+                + f", and scenes from {OWN_PHOTO}" * bool(scenes) + ": their results would have one name",
+                f"{count} photos {stem}")
+    return Inputs(scenes, portraits, ready)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; gives the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
-    scenes, portraits = list_inputs(args)
+    inputs = list_inputs(args)
     check_writable(args.output_dir)
     check_all_named(args)
     gpus = start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
     if args.gpu not in (None, "-1") and not gpus:
         print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
+    with exclusive(args.output_dir / ".evaluation.lock", str(args.output_dir)):
+        errors = evaluate(args, inputs, shlex.join(["python", "scripts/evaluate.py", *argv]))
+    print(f"{len(errors)} error{'s' * (len(errors) != 1)}. All of it: {args.output_dir}")
+    return EXIT_USER_ERROR if errors else 0
+
+
+def evaluate(args: argparse.Namespace, inputs: Inputs, command: str) -> list[str]:
+    """Make and measure all results, and write the reports; gives a line for everything that failed."""
     networks, digests = open_networks(args)
     restore = open_restorer(args.restorer, args.weights_dir)
     meter, missing = open_meter(args.weights_dir)
     for line in missing:
         print(line)
-    num_draws = 1 if scenes else args.photos or DRAWS
-    begin(args, {**digests, "draws": num_draws, "scenes": digest_sources(scenes),
-                 "portraits": digest_sources(portraits)})
+    num_draws = (args.photos or DRAWS) if inputs.only_own else 1
+    begin(args, {**digests, "draws": num_draws, "scenes": digest_sources(inputs.scenes),
+                 "portraits": digest_sources(inputs.portraits),
+                 **({"input": digest_sources(inputs.ready)} if inputs.ready else {})})
     with open_detector(DETECTOR, min_confidence=MIN_CONFIDENCE) as detect:
-        photos = make_photos(args.output_dir / "photos", scenes, portraits, detect, seed=args.seed,
-                             num_draws=num_draws, people=args.people)
+        photos = make_photos(args.output_dir / "photos", inputs.scenes, inputs.portraits, detect, seed=args.seed,
+                             num_draws=num_draws, people=args.people, ready=inputs.ready)
         check_no_others(args.output_dir / "photos", photos.faces)
         errors = list(photos.errors)
         sets = {preset: make_set(args, preset, networks, detect, restore, photos, errors) for preset in args.presets}
     print(f"The clean photos have {sum(map(len, photos.faces.values()))} faces.")
     run_rows(args, sets, errors)
     scores = score_sets(args, sets, meter, errors)
-    made = {"command": shlex.join(["python", "scripts/evaluate.py", *argv]), "model": args.model, "base": args.base,
+    made = {"command": command, "model": args.model, "base": args.base,
             "restorer": restorer_label(args.restorer), "detector": f"{DETECTOR}, at least {MIN_CONFIDENCE:g} sure",
-            "learning rate": args.learning_rate, "seed": args.seed, "scenes": len(scenes),
-            "portraits": len(portraits), "photos": len(photos.faces), "date": time.strftime("%Y-%m-%d %H:%M"),
+            "learning rate": args.learning_rate, "seed": args.seed, "scenes": len(inputs.scenes),
+            "portraits": len(inputs.portraits), "photos": len(photos.faces),
+            "date": time.strftime("%Y-%m-%d %H:%M"), "errors": len(errors),
             "minutes of adapting and enlarging": round(sum(one.runner.seconds for one in sets.values()) / 60, 1)}
-    report(args, sets, scores, meter.metrics, made)
+    report(args, sets, scores, meter.metrics, made, one_photo=inputs.only_own)
     if photos.left_out:
-        print(f"{len(photos.left_out)} of {len(portraits)} portraits were left out, as {photos.left_out[0]}")
-    if not scenes:
-        print(f"The only photo is the one inside scikit-image, degraded {num_draws} times by each preset: give "
-              "--portraits and --scenes for more.")
-    print(f"{len(errors)} error{'s' * (len(errors) != 1)}. All of it: {args.output_dir}")
-    return EXIT_USER_ERROR if errors else 0
+        print(f"{len(photos.left_out)} of {len(inputs.portraits)} portraits were left out, as {photos.left_out[0]}")
+    if inputs.only_own:
+        print(f"The only photo is the one inside scikit-image, degraded {num_draws} time{'s' * (num_draws != 1)} by "
+              "each preset: give --input_dir, or --portraits and --scenes, for more.")
+    return errors
 
 
 def check_all_named(args: argparse.Namespace) -> None:
@@ -167,13 +194,16 @@ def check_all_named(args: argparse.Namespace) -> None:
                             "or give --overwrite or another --output_dir.")
 
 
-def open_networks(args: argparse.Namespace) -> tuple[dict, dict[str, str]]:
-    """Load the two networks and compile them; gives them and the digests of their weights, by role."""
+def open_networks(args: argparse.Namespace) -> tuple[dict, dict[str, str | None]]:
+    """Load the networks that the rows need and compile them; gives them and the digests of their weights, by role.
+
+    The digest is None where a network is not needed.
+    """
     from model.super_resolver import SuperResolver
     from utils.checkpoints import load_super_resolver
 
-    weights = {name: load_super_resolver(name, weights_dir=args.weights_dir)
-               for name in dict.fromkeys((args.model, args.base))}
+    names = {MODEL: args.model, **({BASE: args.base} if any(ROWS[row].network == BASE for row in args.rows) else {})}
+    weights = {name: load_super_resolver(name, weights_dir=args.weights_dir) for name in dict.fromkeys(names.values())}
     networks = {name: SuperResolver(found.generator, found.mask) for name, found in weights.items()}
     digests = {name: digest_params({**found.generator, **(found.mask or {})}) for name, found in weights.items()}
     if not weights[args.model].meta_trained:
@@ -181,8 +211,8 @@ def open_networks(args: argparse.Namespace) -> tuple[dict, dict[str, str]]:
               file=sys.stderr)
     if weights[args.model].mask is None:
         print("note: --model has no MaskNet: the row no-masknet is the same as adapted", file=sys.stderr)
-    names = {MODEL: args.model, BASE: args.base}
-    return tuple({role: found[name] for role, name in names.items()} for found in (networks, digests))
+    return ({role: networks[name] for role, name in names.items()},
+            {role: digests.get(names.get(role)) for role in (MODEL, BASE)})
 
 
 def begin(args: argparse.Namespace, inputs: dict) -> None:
@@ -263,15 +293,15 @@ def score_sets(args: argparse.Namespace, sets: Mapping[str, PhotoSet], meter: Re
 
 
 def report(args: argparse.Namespace, sets: Mapping[str, PhotoSet], scores: Mapping[str, Sequence[dict]],
-           metrics: Sequence[str], made: Mapping[str, object]) -> None:
+           metrics: Sequence[str], made: Mapping[str, object], *, one_photo: bool) -> None:
     """Write and print what was found, and what it was made with."""
-    wording = Wording(Path(args.base).name, one_photo=not args.scenes)
+    wording = Wording(Path(args.base).name, one_photo=one_photo)
     summaries, pictures = {}, {}
     for preset, own in scores.items():
         runner = sets[preset].runner
         with_faces = [stem for stem, count in runner.num_faces.items() if count]
         summaries[preset] = summarize_set(own, metrics, with_faces=with_faces, paired=list(runner.partners),
-                                          intervals=bool(args.scenes))
+                                          intervals=not one_photo)
         if own:
             scored = [score["photo"] for score in own]
             shown = [stem for stem in scored if stem in with_faces] or scored

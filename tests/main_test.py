@@ -38,7 +38,7 @@ def fails(place, match, *extra, **options):
 
 
 def test_a_run_leaves_checkpoints_metrics_curves_and_its_configuration(place, capsys):
-    assert place.run(loss__gan=0.1) == 0
+    assert place.run(loss__gan=0.1, loss__unadapted=0.3) == 0
     assert place.checkpoints() == ["model-2", "model-4"]
     assert [row["iteration"] for row in place.rows()] == ["0", "2", "4"]
     assert [row["iteration"] for row in place.rows("train.csv")] == ["1", "2", "3", "4"]
@@ -46,7 +46,8 @@ def test_a_run_leaves_checkpoints_metrics_curves_and_its_configuration(place, ca
     assert json.loads((place.folder() / "config.json").read_text())["data"]["face_size"] == SETTINGS["data.face_size"]
     assert list((place.folder() / "tensorboard").iterdir())
     out = capsys.readouterr().out
-    assert "1 * L1 + 0.1 * adversarial + 0.001 * mean((W - 1)^2) (without LPIPS)" in out
+    assert ("1 * L1 + 0.1 * adversarial + 0.001 * mean((W - 1)^2) (without LPIPS); "
+            "0.3 times that, MaskNet's term apart, before adaptation\n") in out
     assert f"python test.py --model_dir {place.folder() / 'checkpoints' / 'model-4'}" in out
 
 

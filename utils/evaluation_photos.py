@@ -1,4 +1,4 @@
-"""The photos that an evaluation degrades: people composed into scenes, and a photograph inside scikit-image."""
+"""The photos that an evaluation degrades: given ones, or people composed into scenes and scikit-image's photograph."""
 
 import contextlib
 import json
@@ -30,8 +30,8 @@ EVERYONE = re.compile("(.*)")
 class Photos(NamedTuple):
     """What is known of the photos, by stem.
 
-    `faces` are boxes [n, 4] in pixels of the clean photo, `people` the names of those who were put into it; `errors`
-    are lines on files that cannot be used, `left_out` on portraits that show nobody who can be cut out.
+    `faces` are boxes [n, 4] in pixels of the clean photo, `people` the names of those whom it is known to show;
+    `errors` are lines on files that cannot be used, `left_out` on portraits that show nobody who can be cut out.
     """
 
     faces: dict[str, np.ndarray]
@@ -41,8 +41,8 @@ class Photos(NamedTuple):
 
 
 def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Source], detect: Detector, *,
-                seed: int, num_draws: int = 1, people: re.Pattern = EVERYONE) -> Photos:
-    """Write `folder/<stem>.png`: a composite for every scene, and the photograph inside scikit-image.
+                seed: int, num_draws: int = 1, people: re.Pattern = EVERYONE, ready: Sequence[Source] = ()) -> Photos:
+    """Write `folder/<stem>.png`: a composite for every scene, and the photograph inside scikit-image; or `ready` ones.
 
     All portraits are used equally often. What is drawn depends on the seed, the name of the scene and, as to who stands
     in front of it, on the other files. A file that fails is named in a line on the terminal and stops nothing. What an
@@ -57,6 +57,7 @@ def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Sour
         num_draws: copies of scikit-image's photograph, to be degraded in so many ways.
         people: what of a portrait's name matches this is the same for portraits of one person, who is not put into a
             photo twice.
+        ready: photos of people that are taken as they are, instead of all others.
 
     Raises:
         UserError: there are scenes, and no portrait can be used.
@@ -64,27 +65,25 @@ def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Sour
     if (folder / RECORD).exists():
         with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):
             return _read_record(folder / RECORD)
-    stems = [OWN_PHOTO] if num_draws == 1 else [f"{OWN_PHOTO}-{number}" for number in range(1, num_draws + 1)]
     photos = Photos({}, {}, [], [])
-    with Progress(len(scenes) + len(stems), description="photos", unit="photo") as progress:
+    stems = [] if ready else [OWN_PHOTO] if num_draws == 1 else [f"{OWN_PHOTO}-{n}" for n in range(1, num_draws + 1)]
+    with Progress(len(ready) + len(scenes) + len(stems), description="photos", unit="photo") as progress:
         if (folder / RECORD).exists():
             progress.write(f"note: {folder / RECORD} is damaged: the photos are made again")
         deck = _Deck(portraits, people, seed, _cutter(detect, photos, progress.write))
-        for scene in scenes:
+        for source in (*ready, *scenes):
+            stem = source.path.stem
             try:
-                composite, names = _compose(scene.path, deck, seed)
-                photos.faces[scene.path.stem] = _write(folder / f"{scene.path.stem}.png", composite, detect)
-                photos.people[scene.path.stem] = names
+                composite, names = (_take(source.path, people) if ready else _compose(source.path, deck, seed))
+                photos.faces[stem] = _write(folder / f"{stem}.png", composite, detect)
+                photos.people[stem] = names
             except FatalError:
                 raise
             except UserError as error:
                 _note_error(error, photos, progress.write)
-            progress.update(1, shown_name(scene.path))
-        import skimage.data  # takes a while
-
+            progress.update(1, shown_name(source.path))
         for stem in stems:
-            photos.faces[stem] = _write(folder / f"{stem}.png",
-                                        Composite(skimage.data.astronaut(), np.zeros((0, 4))), detect)
+            photos.faces[stem] = _write(folder / f"{stem}.png", _own_photo(), detect)
             photos.people[stem] = [OWN_PHOTO]
             progress.update(1, stem)
     with atomic_path(folder / RECORD) as temporary:
@@ -179,6 +178,21 @@ def _compose(path: Path, deck: _Deck, seed: int) -> tuple[Composite, list[str]]:
         return compose(scene, list(people.values()), rng), list(people)
     except ValueError as error:
         raise UserError(f"{path} cannot be used: {error}. Remove it.") from error
+
+
+def _take(path: Path, people: re.Pattern) -> tuple[Composite, list[str]]:
+    """Give a photo as it is, and whom it shows, by its name.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return Composite(quantize(read_image(path).pixels), np.zeros((0, 4))), [person_of(path.stem, people)]
+
+
+def _own_photo() -> Composite:
+    import skimage.data  # takes a while
+
+    return Composite(skimage.data.astronaut(), np.zeros((0, 4)))
 
 
 def _write(path: Path, composite: Composite, detect: Detector) -> np.ndarray:

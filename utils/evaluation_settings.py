@@ -14,6 +14,7 @@ from utils.photo_sources import Source
 from utils.weights import sha256_of
 
 SETTINGS = "settings.json"
+ALWAYS = {"seed", "scenes"}  # settings that every evaluation has, of whatever format
 FORMAT = 2  # of the output folder; counted up when results change that were made with the same settings
 
 
@@ -43,20 +44,24 @@ def check_settings(path: Path, settings: Mapping, made: Sequence[Path], *, overw
 
     Args:
         path: of the settings.
-        settings: what results depend on; plain data.
+        settings: what results depend on; plain data. None is what no result depends on that is asked for, and agrees
+            with what is there.
         made: folders and files of results that are there.
         overwrite: remove these first.
 
     Raises:
-        UserError: the settings that are there are others, or there are results without settings.
+        UserError: the settings that are there are others, or no evaluation's, or there are results without settings.
     """
     earlier = _read(path)
     if made and earlier is None:
         raise UserError(f"{made[0]} is there, but no {path}: it was not made by an evaluation, and is left alone. "
                         "Choose another --output_dir, or remove it.")
     settings = {"format": FORMAT, **json.loads(json.dumps(settings))}
+    if earlier is not None and not overwrite:
+        settings = {key: earlier.get(key) if value is None else value for key, value in settings.items()}
     differing = [] if earlier is None else [
-        key for key in {**settings, **earlier} if key not in settings or earlier.get(key) != settings[key]]
+        key for key in {**settings, **earlier}
+        if key not in settings or key not in earlier or earlier[key] not in (settings[key], None)]
     if made and differing and not overwrite:
         raise UserError(f"{path.parent} holds an evaluation with other settings ({', '.join(differing)}). Give the "
                         "same ones, --overwrite, or another --output_dir.")
@@ -74,6 +79,9 @@ def _read(path: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        return dict(json.loads(read_bytes(path)))
+        settings = dict(json.loads(read_bytes(path)))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged. Remove it and its folder, or choose another --output_dir.") from error
+    if not settings.keys() >= ALWAYS:
+        raise UserError(f"{path} is not an evaluation's, and is left alone. Choose another --output_dir.")
+    return settings

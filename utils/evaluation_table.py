@@ -13,7 +13,7 @@ from utils.bootstrap import paired_difference
 from utils.files import atomic_path
 from utils.metric_suite import METRICS
 
-BASELINES = ("unadapted", "base")  # that rows are compared with
+BASELINES = ("unadapted", "base", "bicubic")  # that rows are compared with
 OWN_AND_OTHER = (("adapted", "other-faces"), ("oracle", "other-oracle"))
 DIGITS = {"psnr_y": 2, "ssim": 4, "niqe": 2, "lpips": 4}
 SMALL_DIGITS = {"psnr_y": 3, "ssim": 5, "niqe": 3, "lpips": 5}  # of differences between own and other faces

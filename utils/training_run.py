@@ -244,6 +244,8 @@ class MetaRun(Run):
                             ("L1 of contrasts", config.loss.contrast),
                             ("LPIPS", config.loss.lpips), ("adversarial", config.loss.gan),
                             ("mean((W - 1)^2)", config.loss.mask)) if weight)
+        again = (f"; {config.loss.unadapted:g} times that, MaskNet's term apart, before adaptation"
+                 if config.loss.unadapted and config.inner.num_steps else "")
         without = ["LPIPS"] * (not config.loss.lpips) + ["discriminator"] * (not config.loss.gan)
         taught = (f"; {config.loss.details:.0%} of the target's details are those of {config.loss.teacher}" if
                   config.loss.details else "")
@@ -255,7 +257,7 @@ class MetaRun(Run):
             f"{self.folder} {begun}; {config.meta.num_iterations} iterations of {config.meta.tasks_per_batch} tasks "
             f"with {config.data.samples_per_task} sample(s), on {trainer.strategy.num_replicas_in_sync} device(s); "
             f"{order}",
-            f"outer loss: {terms}" + (f" (without {', '.join(without)})" if without else "") + taught,
+            f"outer loss: {terms}" + (f" (without {', '.join(without)})" if without else "") + again + taught,
             f"faces: {config.data.restorer} of {config.data.face_record}; scenes: {config.data.scene_record}",
             *self.faults))
 

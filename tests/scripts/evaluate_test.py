@@ -18,6 +18,7 @@ from utils.comparison import LABEL_HEIGHT, MARGIN
 from utils.errors import UserError
 from utils.face_detection import Face
 from utils.face_restorers import save_face_restorer
+from utils.files import exclusive
 from utils.images import quantize, read_image, write_png
 from utils.metrics import psnr_y
 
@@ -234,7 +235,8 @@ def test_without_folders_the_only_photo_is_degraded_several_times(place, capsys)
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--scenes", "x"], "--portraits and --scenes go together"), (["--scenes_match", "x"], "patterns choose from"),
+    (["--scenes", "x"], "--portraits and --scenes go together"), (["--scenes_match", "x"], "choose from --scenes"),
+    (["--input_dir", "x", "--scenes", "y", "--portraits", "z"], "--input_dir takes the place of"),
     (["--photos", "0"], "--photos"), (["--seed", "-1"], "--seed"), (["--rows", "magic"], "invalid choice"),
     (["--learning_rate", "0"], "--learning_rate"), (["--restorer", "magic"], "--restorer is one of"),
     (["--people", "("], "--people must be a regular expression")])
@@ -243,7 +245,40 @@ def test_wrong_values_are_refused_by_name(flags, message):
         tool.parse_args(flags)
 
 
-def test_scenes_whose_results_would_have_one_name_are_refused(place):
+@pytest.mark.parametrize("ready", [False, True])
+def test_photos_whose_results_would_have_one_name_are_refused(place, ready):
     write_png(place / "scenes" / "inner" / "a.png", texture(5, 130, 165, 0, 255).astype(np.uint8))
-    with pytest.raises(UserError, match=r"scenes must differ in their names.*2 photos a"):
-        run()
+    with pytest.raises(UserError, match=r"photos must differ in their names.*2 photos a"):
+        run(*["--input_dir", "scenes"] * ready, scenes=not ready)
+
+
+def test_photos_of_people_are_taken_as_they_are(place, capsys):
+    write_png(place / "others" / "b.png", texture(5, 130, 165, 0, 255).astype(np.uint8))
+    assert run("--input_dir", "scenes", "others", rows=["bicubic", "adapted", "other-faces"], scenes=False) == 0
+    assert {photo for _, photo, _ in read_scores(place)} == {"a", "b", "empty"}
+    clean, truth = (quantize(read_image(path).pixels) for path in (
+        place / "scenes" / "a.png", place / "out" / "ood-jpeg" / "GT" / "a.png"))
+    np.testing.assert_array_equal(truth, clean[:clean.shape[0] // 4 * 4, :clean.shape[1] // 4 * 4])
+    own = json.loads((place / "out" / "summary.json").read_text())["sets"]["ood-jpeg"]["own_against_other"]
+    assert own["adapted - other-faces"]["psnr_y"]["low"] is not None
+    assert "another photo's faces" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"settings \(input\)"):
+        run("--input_dir", "scenes", rows=["bicubic", "adapted", "other-faces"], scenes=False)
+
+
+def test_weights_to_compare_with_are_needed_for_their_row_alone(place):
+    (place / "base.index").rename(place / "later.index")
+    assert run(rows=["bicubic", "unadapted"]) == 0
+    with pytest.raises(UserError, match="base"):
+        run(rows=["bicubic", "base", "unadapted"])
+    (place / "later.index").rename(place / "base.index")
+    assert run(rows=["bicubic", "base", "unadapted"]) == 0
+    assert {row for _, _, row in read_scores(place)} == {"bicubic", "base", "unadapted"}
+
+
+def test_a_second_evaluation_in_the_same_folder_is_refused(place):
+    (place / "out").mkdir()
+    with exclusive(place / "out" / ".evaluation.lock", "out"), pytest.raises(
+            UserError, match="another process is working on out"):
+        run(rows=["bicubic"])
+    assert list((place / "out").iterdir()) == []

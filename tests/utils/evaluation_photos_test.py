@@ -135,6 +135,23 @@ def test_portraits_without_anybody_are_refused(folders):
         make(folders, Detector())
 
 
+def test_ready_photos_are_taken_as_they_are_and_are_the_only_ones(folders):
+    drawn = {f"anna_{seed}": texture(seed, 60, 90, 0, 255).astype(np.uint8) for seed in (5, 6)}
+    for stem, image in drawn.items():
+        write_png(folders / "ready" / f"{stem}.png", image)
+    (folders / "ready" / "cut.png").write_bytes((folders / "ready" / "anna_5.png").read_bytes()[:90])
+    photos = make_photos(folders / "out", [], [], Detector([[10, 20, 30, 45]]), seed=0, people=re.compile("^[a-z]+"),
+                         ready=list_sources([folders / "ready"]))
+    assert photos.people == {"anna_5": ["anna"], "anna_6": ["anna"]}
+    images = stored(folders)
+    assert list(images) == list(photos.faces) == list(drawn)
+    for stem, image in drawn.items():
+        np.testing.assert_array_equal(images[stem], image)
+        np.testing.assert_array_equal(photos.faces[stem], [[10, 20, 30, 45]])
+    [line] = photos.errors
+    assert "cut.png" in line
+
+
 def test_several_draws_of_the_only_photo(tmp_path):
     photos = make_photos(tmp_path / "out", [], [], Detector(), seed=0, num_draws=2)
     assert list(photos.faces) == ["astronaut-1", "astronaut-2"]

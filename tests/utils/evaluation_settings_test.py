@@ -75,6 +75,29 @@ def test_damaged_settings_are_an_error(tmp_path):
         begin(tmp_path)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_settings_of_another_program_are_left_alone(tmp_path, overwrite):
+    (tmp_path / SETTINGS).write_text('{"editor.tabSize": 4}')
+    (tmp_path / "photos").mkdir()
+    for made in (("photos",), ()):
+        with pytest.raises(UserError, match=r"settings\.json is not an evaluation's"):
+            begin(tmp_path, made=made, overwrite=overwrite)
+    assert (tmp_path / "photos").exists()
+    assert (tmp_path / SETTINGS).read_text() == '{"editor.tabSize": 4}'
+
+
+def test_what_no_result_depends_on_agrees_with_anything(tmp_path):
+    (tmp_path / "iid").mkdir()
+    (tmp_path / SETTINGS).write_text(json.dumps({"format": FORMAT, **OURS, "base": None}))
+    begin(tmp_path, {**OURS, "base": "abc"})
+    begin(tmp_path, {**OURS, "base": None})  # as the row is not asked for
+    assert json.loads((tmp_path / SETTINGS).read_text())["base"] == "abc"
+    with pytest.raises(UserError, match=r"\(base\)"):
+        begin(tmp_path, {**OURS, "base": "def"})
+    begin(tmp_path, {**OURS, "base": None}, overwrite=True)
+    assert json.loads((tmp_path / SETTINGS).read_text())["base"] is None
+
+
 def test_digests_tell_contents_apart(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     sources = [Source("inner/a", tmp_path / "a", 3), Source("b", tmp_path / "missing", 3)]

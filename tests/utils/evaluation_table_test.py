@@ -40,7 +40,8 @@ def test_differences_are_taken_photo_by_photo():
     assert (against["unadapted"]["psnr_y"]["low"], against["unadapted"]["psnr_y"]["high"]) == pytest.approx((0, 2))
     assert against["base"]["psnr_y"]["mean"] == pytest.approx(2.0)
     assert against["base"]["niqe"]["mean"] == pytest.approx(1.0)
-    assert list(summarize()["rows"]["unadapted"]["against"]) == ["base"]
+    assert against["bicubic"]["psnr_y"]["mean"] == pytest.approx(3.0)  # of 3, 4, 2
+    assert list(summarize()["rows"]["unadapted"]["against"]) == ["base", "bicubic"]
 
 
 def test_own_faces_are_compared_with_others_where_both_exist():
@@ -74,10 +75,10 @@ def test_the_tables_show_what_was_found():
     assert "## iid: 3 photos; in 1 no face was found: c" in text
     lines = cells_of(text)
     assert ["adapted", "3", "24.00", "6.00"] in lines
-    assert ["row", "PSNR-Y (dB) - unadapted", "PSNR-Y (dB) - realesrgan", "NIQE - unadapted",
-            "NIQE - realesrgan"] in lines
+    assert ["row", "PSNR-Y (dB) - unadapted", "PSNR-Y (dB) - realesrgan", "PSNR-Y (dB) - bicubic", "NIQE - unadapted",
+            "NIQE - realesrgan", "NIQE - bicubic"] in lines
     [cells] = [line for line in lines if line[0] == "adapted" and "[" in line[1]]
-    assert cells[1] == "+1.00 [+0.00, +2.00]"
+    assert (cells[1], cells[3]) == ("+1.00 [+0.00, +2.00]", "+3.00 [+2.00, +4.00]")
     [cells] = [line for line in lines if line[0] == "iid"]
     assert cells[:4] == ["iid", "adapted - other-faces", "2", "+0.750 [+0.500, +1.000]"]
     assert {line[0] for line in lines if line[0] in ("base", "realesrgan")} == {"realesrgan"}
