@@ -164,7 +164,7 @@ def evaluate(args: argparse.Namespace, inputs: Inputs, command: str) -> list[str
     print(f"The clean photos have {sum(map(len, photos.faces.values()))} faces.")
     run_rows(args, sets, errors)
     scores = score_sets(args, sets, meter, errors)
-    made = {"command": command, "model": args.model, "base": args.base,
+    made = {"command": command, "model": args.model, **({"base": args.base} if BASE in networks else {}),
             "restorer": restorer_label(args.restorer), "detector": f"{DETECTOR}, at least {MIN_CONFIDENCE:g} sure",
             "learning rate": args.learning_rate, "seed": args.seed, "scenes": len(inputs.scenes),
             "portraits": len(inputs.portraits), "photos": len(photos.faces),

@@ -11,6 +11,7 @@ import numpy as np
 
 from config import SCALE
 from utils.console import ArgumentParser, run_cli
+from utils.errors import require
 from utils.face_alignment import align_face, estimate_alignment, intersect_box, paste_region
 from utils.face_detection import open_detector
 from utils.files import atomic_path
@@ -32,8 +33,9 @@ def label(image: np.ndarray, text: str) -> np.ndarray:
 def main(argv: list[str] | None = None) -> None:
     """Run the tool."""
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "alignment.jpg", help="where to, a JPEG")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "alignment.jpg", help="where to; .jpg")
     args = parser.parse_args(argv)
+    require(args.output.suffix in (".jpg", ".jpeg"), "--output must end in .jpg", args.output)
     start_tensorflow("-1")
     import skimage.data
 

@@ -60,7 +60,7 @@ def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Sour
         ready: photos of people that are taken as they are, instead of all others.
 
     Raises:
-        UserError: there are scenes, and no portrait can be used.
+        UserError: there are scenes, and no portrait can be used; or none of those that are ready.
     """
     if (folder / RECORD).exists():
         with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):
@@ -86,6 +86,8 @@ def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Sour
             photos.faces[stem] = _write(folder / f"{stem}.png", _own_photo(), detect)
             photos.people[stem] = [OWN_PHOTO]
             progress.update(1, stem)
+    if not photos.faces:
+        raise FatalError("none of the photos can be used; the lines above say why. Check --input_dir.")
     with atomic_path(folder / RECORD) as temporary:
         plain = {**photos._asdict(), "faces": {stem: boxes.tolist() for stem, boxes in photos.faces.items()}}
         temporary.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
@@ -197,7 +199,7 @@ def _own_photo() -> Composite:
 
 def _write(path: Path, composite: Composite, detect: Detector) -> np.ndarray:
     """Write a photo and give the boxes of its faces: those that are known, and others that are found."""
-    write_png(path, composite.image)
     others = [face.box for face in detect(to_float(composite.image), path.name)
               if not any(box_overlap(face.box, box) > SAME_FACE for box in composite.faces)]
+    write_png(path, composite.image)  # only now: a photo that is not in the record would be a stray one
     return np.array([*composite.faces, *others], np.float64).reshape(-1, 4)

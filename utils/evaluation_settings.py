@@ -57,7 +57,7 @@ def check_settings(path: Path, settings: Mapping, made: Sequence[Path], *, overw
         raise UserError(f"{made[0]} is there, but no {path}: it was not made by an evaluation, and is left alone. "
                         "Choose another --output_dir, or remove it.")
     settings = {"format": FORMAT, **json.loads(json.dumps(settings))}
-    if earlier is not None and not overwrite:
+    if made and earlier is not None and not overwrite:
         settings = {key: earlier.get(key) if value is None else value for key, value in settings.items()}
     differing = [] if earlier is None else [
         key for key in {**settings, **earlier}

@@ -99,7 +99,7 @@ def format_tables(summaries: Mapping[str, Summary], metrics: Sequence[str], word
         remark = f"; in {len(without)} no face was found: {', '.join(without)}" if without else ""
         photos = "over {} degradations of one photo" if wording.one_photo else "{} photos"
         parts += [f"## {name}: {photos.format(summary['photos'])}{remark}", _means_table(summary, metrics, wording)]
-        if any(baseline in summary["rows"] for baseline in BASELINES):
+        if any(row["against"] for row in summary["rows"].values()):
             parts += ["Mean differences over degradations of one photo:" if wording.one_photo else
                       "Differences, with 95 % bootstrap intervals over the photos:",
                       _differences_table(summary, metrics, wording)]

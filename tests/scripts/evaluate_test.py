@@ -219,6 +219,7 @@ def test_a_photo_that_cannot_be_read_is_named_stops_nothing_and_gives_status_2(p
     captured = capsys.readouterr()
     assert "error: cannot read the image" in captured.err
     assert "1 error." in captured.out
+    assert json.loads((place / "out" / "summary.json").read_text())["made"]["errors"] == 1
 
 
 def test_without_folders_the_only_photo_is_degraded_several_times(place, capsys):
@@ -236,9 +237,12 @@ def test_without_folders_the_only_photo_is_degraded_several_times(place, capsys)
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--scenes", "x"], "--portraits and --scenes go together"), (["--scenes_match", "x"], "choose from --scenes"),
+    (["--input_dir", "x", "--portraits_exclude", "y"], "choose from --portraits"),
+    (["--input_dir_match", "x"], "choose from --input_dir"),
     (["--input_dir", "x", "--scenes", "y", "--portraits", "z"], "--input_dir takes the place of"),
     (["--photos", "0"], "--photos"), (["--seed", "-1"], "--seed"), (["--rows", "magic"], "invalid choice"),
-    (["--learning_rate", "0"], "--learning_rate"), (["--restorer", "magic"], "--restorer is one of"),
+    (["--learning_rate", "0"], "--learning_rate"), (["--learning_rate", "inf"], "--learning_rate must be .*finite"),
+    (["--restorer", "magic"], "--restorer is one of"),
     (["--people", "("], "--people must be a regular expression")])
 def test_wrong_values_are_refused_by_name(flags, message):
     with pytest.raises(UserError, match=message):
@@ -250,6 +254,29 @@ def test_photos_whose_results_would_have_one_name_are_refused(place, ready):
     write_png(place / "scenes" / "inner" / "a.png", texture(5, 130, 165, 0, 255).astype(np.uint8))
     with pytest.raises(UserError, match=r"photos must differ in their names.*2 photos a"):
         run(*["--input_dir", "scenes"] * ready, scenes=not ready)
+
+
+def test_only_given_photos_may_be_called_as_scikit_images(place):
+    (place / "scenes" / "a.png").rename(place / "scenes" / "astronaut.png")
+    with pytest.raises(UserError, match=r"and scenes from astronaut.*2 photos astronaut"):
+        run(rows=["bicubic"])
+    assert run("--input_dir", "scenes", rows=["bicubic"], scenes=False) == 0
+    assert {photo for _, photo, _ in read_scores(place)} == {"astronaut", "empty"}
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_only_so_many_photos_are_taken(place, ready):
+    assert run("--photos", "1", *["--input_dir", "scenes"] * ready, rows=["bicubic"], scenes=not ready) == 0
+    assert {photo for _, photo, _ in read_scores(place)} == {"a", *["astronaut"] * (not ready)}
+
+
+def test_the_control_takes_the_faces_of_somebody_else(place):
+    for seed, name in enumerate(("anna_1", "anna_2", "bob_1")):
+        write_png(place / "people" / f"{name}.png", texture(seed, 130, 165, 0, 255).astype(np.uint8))
+    assert run("--input_dir", "people", "--people", "^[a-z]+", rows=["unadapted", "adapted", "other-faces"],
+               scenes=False) == 0
+    partners = {photo: row["partner"] for (_, photo, name), row in read_scores(place).items() if name == "adapted"}
+    assert partners == {"anna_1": "bob_1", "anna_2": "bob_1", "bob_1": "anna_1"}
 
 
 def test_photos_of_people_are_taken_as_they_are(place, capsys):

@@ -152,6 +152,26 @@ def test_ready_photos_are_taken_as_they_are_and_are_the_only_ones(folders):
     assert "cut.png" in line
 
 
+def test_a_photo_in_which_faces_cannot_be_looked_for_leaves_nothing_behind(folders):
+    def detect(photo, name):
+        if name == "scene0.png":
+            raise UserError("the detector failed")
+        return []
+
+    photos = make_photos(folders / "out", [], [], detect, seed=0, ready=list_sources([folders / "scenes"]))
+    assert photos.errors == ["the detector failed"]
+    assert list(photos.faces) == list(stored(folders)) == ["scene1"]
+    check_no_others(folders / "out", photos.faces)
+
+
+def test_ready_photos_of_which_none_can_be_used_are_an_error(folders):
+    (folders / "ready").mkdir()
+    (folders / "ready" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"none of the photos can be used.*Check --input_dir"):
+        make_photos(folders / "out", [], [], Detector(), seed=0, ready=list_sources([folders / "ready"]))
+    assert not (folders / "out" / "photos.json").exists()
+
+
 def test_several_draws_of_the_only_photo(tmp_path):
     photos = make_photos(tmp_path / "out", [], [], Detector(), seed=0, num_draws=2)
     assert list(photos.faces) == ["astronaut-1", "astronaut-2"]

@@ -94,6 +94,8 @@ def test_what_no_result_depends_on_agrees_with_anything(tmp_path):
     assert json.loads((tmp_path / SETTINGS).read_text())["base"] == "abc"
     with pytest.raises(UserError, match=r"\(base\)"):
         begin(tmp_path, {**OURS, "base": "def"})
+    begin(tmp_path, {**OURS, "base": "def"}, made=())  # nothing is left that was made
+    assert json.loads((tmp_path / SETTINGS).read_text())["base"] == "def"
     begin(tmp_path, {**OURS, "base": None}, overwrite=True)
     assert json.loads((tmp_path / SETTINGS).read_text())["base"] is None
 

@@ -67,7 +67,11 @@ def test_without_the_rows_to_compare_with_there_are_only_means():
     rows = [row for row in scores() if row["row"] == "adapted"]
     summary = summarize(rows)
     assert summary["rows"]["adapted"]["against"] == summary["own_against_other"] == {}
-    assert "| adapted | 3      | 24.00 " in format_tables({"iid": summary}, ["psnr_y", "niqe"], Wording())
+    text = format_tables({"iid": summary}, ["psnr_y", "niqe"], Wording())
+    assert "| adapted | 3      | 24.00 " in text
+    assert "Differences" not in text
+    only = {"iid": summarize([row for row in scores() if row["row"] == "bicubic"])}
+    assert "Differences" not in format_tables(only, ["psnr_y", "niqe"], Wording())
 
 
 def test_the_tables_show_what_was_found():
