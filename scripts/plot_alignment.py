@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "alignment.jpg", help="where to; .jpg")
     args = parser.parse_args(argv)
-    require(args.output.suffix in (".jpg", ".jpeg"), "--output must end in .jpg", args.output)
+    require(args.output.suffix.lower() in (".jpg", ".jpeg"), "--output must end in .jpg", args.output)
     start_tensorflow("-1")
     import skimage.data
 
