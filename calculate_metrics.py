@@ -10,9 +10,11 @@ import numpy as np
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, interruptible, run_cli, shown_name
 from utils.errors import require
 from utils.files import check_writable
-from utils.image_sets import ImageGroup, group_images
-from utils.metric_plot import plot_images
-from utils.metric_suite import (
+from utils.image.image_sets import ImageGroup, group_images
+from utils.image.listing import list_images
+from utils.metrics.niqe import NIQE_LUMAS, load_niqe, niqe
+from utils.metrics.plot import plot_images
+from utils.metrics.suite import (
     FAILED,
     MEASURED,
     METRICS,
@@ -22,9 +24,7 @@ from utils.metric_suite import (
     choose_metrics,
     measure_all,
 )
-from utils.metric_summary import Summary, equality_remarks, format_table, summarize, write_csv, write_json
-from utils.niqe import NIQE_LUMAS, load_niqe, niqe
-from utils.photos import list_images
+from utils.metrics.summary import Summary, equality_remarks, format_table, summarize, write_csv, write_json
 from utils.tensorflow_setup import start_tensorflow
 
 DEFAULT_CACHE = Path("~/.cache/metaf2n-tf")
@@ -129,7 +129,7 @@ def _open_meter(args: argparse.Namespace, names: list[str]) -> ImageMeter:
             return niqe(luma(image), model)
 
     if "lpips" in names:
-        from utils.network_metrics import open_lpips
+        from utils.metrics.network_metrics import open_lpips
 
         measure_lpips = open_lpips(args.weights_dir)
     return ImageMeter(names, args.crop_to_common, measure_niqe, measure_lpips)
@@ -137,7 +137,7 @@ def _open_meter(args: argparse.Namespace, names: list[str]) -> ImageMeter:
 
 def _open_set_meter(args: argparse.Namespace, reference: list[Path]):
     """Prepare FID and KID; gives a SetMeter."""
-    from utils.network_metrics import SetMeter
+    from utils.metrics.network_metrics import SetMeter
 
     with Progress(len(reference), description="reference features", unit="image") as progress:
         return SetMeter(reference, args.cache_dir, weights_dir=args.weights_dir, seed=args.seed,

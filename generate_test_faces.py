@@ -8,12 +8,12 @@ from pathlib import Path
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
 from utils.errors import FatalError, UserError, require
-from utils.face_detection import open_detector, read_boxes
-from utils.face_preparation import COLUMNS, FINISHED, FacePreparer, Options
-from utils.face_restorers import check_restorer, open_restorer, restorer_label
-from utils.faces import faces_in, stem_of_face
+from utils.face.detection import open_detector, read_boxes
+from utils.face.pairs import faces_in, stem_of_face
+from utils.face.preparation import COLUMNS, FINISHED, FacePreparer, Options
+from utils.face.restorers import check_restorer, open_restorer, restorer_label
 from utils.files import check_writable
-from utils.photos import list_photos, parse_shard
+from utils.image.listing import list_photos, parse_shard
 from utils.report import Report, claim_report, report_name
 from utils.tensorflow_setup import start_tensorflow
 

@@ -2,10 +2,10 @@
 
 import argparse
 
-from utils.configuration import META_TRAINING
 from utils.console import ArgumentParser, run_cli
 from utils.errors import require
-from utils.training_session import (
+from utils.training.configuration import META_TRAINING
+from utils.training.session import (
     add_run_arguments,
     add_shorthands,
     check_run_arguments,
@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the tool; gives the exit status."""
     args = parse_args(argv)
     folder, config = prepare(META_TRAINING, args)
-    from utils.training_setup import assemble, is_chief, make_strategy
-    from utils.training_state import MetaLayout
+    from utils.training.setup import assemble, is_chief, make_strategy
+    from utils.training.state import MetaLayout
 
     strategy = make_strategy(args.cpu_devices)
     run = run_session(args, config, MetaLayout(), lambda start, checkpoints: assemble(

@@ -10,13 +10,13 @@ from pathlib import Path
 from config import SCALE, AdaptationConfig, UpscalingConfig
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
 from utils.errors import UserError, require
-from utils.faces import FaceFolder, check_face
+from utils.face.pairs import FaceFolder, check_face
 from utils.files import check_writable
-from utils.images import image_size
-from utils.photos import PlannedPhoto, list_photos, parse_shard
+from utils.image.io import image_size
+from utils.image.listing import PlannedPhoto, list_photos, parse_shard
+from utils.inference.tiling import choose_tile_size, count_tiles
 from utils.report import Report, claim_report, report_name
 from utils.tensorflow_setup import cpu_has_bfloat16, start_tensorflow
-from utils.tiling import choose_tile_size, count_tiles
 
 # columns of the report; between them loss_0 ... loss_N, the inner loss before the first and after each of N steps
 BEFORE_LOSSES = ("file", "status", "width", "height", "faces", "patches", "mask_mean", "mask_min", "mask_max")
@@ -181,7 +181,7 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Pa
                 progress.write(f"error: {shown_name(Path(row['file']))}: {' '.join(row['reason'].splitlines())}")
 
         if todo:
-            from utils.photo_pipeline import restore_photos
+            from utils.inference.photo_pipeline import restore_photos
 
             restore_photos(restorer, [photo for photo, _ in planned], _upscaling(args), on_turn=on_turn,
                            on_done=on_done)
@@ -213,8 +213,8 @@ def _build(args: argparse.Namespace, faces: FaceFolder | None):
     # TensorFlow reads its environment at import, and takes seconds: only now that the command line is known to be good
     gpus = start_tensorflow(args.gpu)
     from model.super_resolver import SuperResolver
-    from utils.checkpoints import load_super_resolver
-    from utils.restoration import Options, PhotoRestorer
+    from utils.inference.restoration import Options, PhotoRestorer
+    from utils.weights.checkpoints import load_super_resolver
 
     if args.gpu not in (None, "-1") and not gpus:
         print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)

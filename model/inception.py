@@ -95,8 +95,8 @@ def inception_params_from_torch(state: Mapping[str, np.ndarray]) -> dict[str, tf
     """Fold the arrays of the published file into parameters.
 
     Args:
-        state: as `utils.torch_files.load_state_dict` gives; counters (`num_batches_tracked`) are ignored, and the
-            classifier (`fc`) is looked at to tell the file from those of other Inceptions.
+        state: as `utils.weights.torch_files.load_state_dict` returns it; counters (`num_batches_tracked`) are ignored,
+            and the classifier (`fc`) is looked at to tell the file from those of other Inceptions.
 
     Raises:
         ValueError: in one line, which names are missing, unknown or of another shape.

@@ -82,7 +82,7 @@ def retinaface_params_from_torch(state: Mapping[str, np.ndarray]) -> dict[str, t
     """Fold the arrays of the published file into parameters.
 
     Args:
-        state: as `utils.torch_files.load_state_dict` gives; counters (`num_batches_tracked`) are ignored.
+        state: as `utils.weights.torch_files.load_state_dict` gives; counters (`num_batches_tracked`) are ignored.
 
     Raises:
         ValueError: in one line, which names are missing, unknown or of another shape.

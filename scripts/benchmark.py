@@ -24,11 +24,14 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 
 from config import AdaptationConfig, UpscalingConfig
-from scripts import face_benchmark, metrics_benchmark, speed_benchmark, training_benchmark
+from scripts.benchmarks import faces as face_benchmark
+from scripts.benchmarks import metrics as metrics_benchmark
+from scripts.benchmarks import speed as speed_benchmark
+from scripts.benchmarks import training as training_benchmark
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
 from utils.files import atomic_path, check_writable
-from utils.images import quantize, read_image, write_png
+from utils.image.io import quantize, read_image, write_png
 from utils.tensorflow_setup import start_tensorflow
 
 UPSCALING = UpscalingConfig()
@@ -117,7 +120,7 @@ class Benchmark:
 
     def _resolver(self, precision: str):
         from model.super_resolver import SuperResolver
-        from utils.checkpoints import load_super_resolver
+        from utils.weights.checkpoints import load_super_resolver
 
         weights = load_super_resolver(self.model, weights_dir=self.weights_dir)
         return SuperResolver(weights.generator, weights.mask, precision=precision)
@@ -155,8 +158,8 @@ class Benchmark:
 
     def overhead(self) -> Iterator[tuple[str, str]]:
         """Measure how much of a photo's time is neither adaptation nor forward, in the real pipeline."""
-        from utils.faces import FaceFolder
-        from utils.restoration import Options, PhotoRestorer
+        from utils.face.pairs import FaceFolder
+        from utils.inference.restoration import Options, PhotoRestorer
 
         options = Options(AdaptationConfig(learning_rate=1e-3), UPSCALING)
         with tempfile.TemporaryDirectory() as name:
@@ -175,7 +178,7 @@ class Benchmark:
 
     def tiling(self) -> Iterator[tuple[str, str]]:
         """Compare a tiled photo with the whole at exactly the default overlap."""
-        from utils.tiling import upscale
+        from utils.inference.tiling import upscale
 
         overlap = UPSCALING.tile_overlap
         tile = 192

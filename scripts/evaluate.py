@@ -24,26 +24,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from scripts import synthesize_testset
-from utils.adaptation_rows import BASE, MODEL, PUBLISHED, ROWS
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
+from utils.data.portraits import DETECTOR, MIN_CONFIDENCE
+from utils.data.presets import PRESETS
 from utils.errors import UserError, require
-from utils.evaluation_faces import prepare_faces
-from utils.evaluation_photos import OWN_PHOTO, Photos, check_no_others, make_photos
-from utils.evaluation_plots import plot_gains, plot_own_and_other, write_pictures
-from utils.evaluation_scores import RegionMeter, open_meter, score_photo
-from utils.evaluation_settings import SETTINGS, check_settings, digest_params, digest_sources
-from utils.evaluation_table import Wording, format_made, format_tables, summarize_set, write_json, write_scores
-from utils.face_detection import Detector, open_detector
-from utils.face_restorers import Restorer, check_restorer, open_restorer, restorer_label
+from utils.evaluation.faces import prepare_faces
+from utils.evaluation.photos import OWN_PHOTO, Photos, check_no_others, make_photos
+from utils.evaluation.plots import plot_gains, plot_own_and_other, write_pictures
+from utils.evaluation.scores import RegionMeter, open_meter, score_photo
+from utils.evaluation.settings import SETTINGS, check_settings, digest_params, digest_sources
+from utils.evaluation.table import Wording, format_made, format_tables, summarize_set, write_json, write_scores
+from utils.evaluation.variants import BASE, MODEL, PUBLISHED, ROWS
+from utils.face.detection import Detector, open_detector
+from utils.face.restorers import Restorer, check_restorer, open_restorer, restorer_label
 from utils.files import atomic_path, check_writable, exclusive
-from utils.photo_sources import Source, add_source_options, list_chosen, parse_people
-from utils.photos import list_photos
-from utils.portraits import DETECTOR, MIN_CONFIDENCE
+from utils.image.listing import list_photos
+from utils.image.photo_sources import Source, add_source_options, list_chosen, parse_people
 from utils.tensorflow_setup import start_tensorflow
-from utils.testset_presets import PRESETS
 
 if TYPE_CHECKING:
-    from utils.row_runner import RowRunner  # brings TensorFlow along
+    from utils.evaluation.runner import RowRunner  # brings TensorFlow along
 
 DEFAULT_PRESETS = ("iid", "ood-noise", "ood-camera", "ood-tone")
 REPORTS = ("table.md", "scores.csv", "summary.json", "gains.png", "own_and_other.png", "pictures.png")
@@ -200,7 +200,7 @@ def open_networks(args: argparse.Namespace) -> tuple[dict, dict[str, str | None]
     The digest is None where a network is not needed.
     """
     from model.super_resolver import SuperResolver
-    from utils.checkpoints import load_super_resolver
+    from utils.weights.checkpoints import load_super_resolver
 
     names = {MODEL: args.model, **({BASE: args.base} if any(ROWS[row].network == BASE for row in args.rows) else {})}
     weights = {name: load_super_resolver(name, weights_dir=args.weights_dir) for name in dict.fromkeys(names.values())}
@@ -235,7 +235,7 @@ class PhotoSet(NamedTuple):
 def make_set(args: argparse.Namespace, preset: str, networks: Mapping, detect: Detector, restore: Restorer,
              photos: Photos, errors: list[str]) -> PhotoSet:
     """Degrade all photos by one preset and prepare their faces; those that fail are left out."""
-    from utils.row_runner import RowRunner
+    from utils.evaluation.runner import RowRunner
 
     folder = args.output_dir / preset
     print(f"{preset}:")

@@ -16,21 +16,21 @@ import cv2
 import numpy as np
 
 from config import SCALE
-from utils.bootstrap import paired_difference
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
+from utils.data.presets import PRESETS
 from utils.errors import FatalError, UserError, require
-from utils.face_detection import open_detector
-from utils.face_restorers import check_restorer, open_restorer
+from utils.evaluation.face_restorer import ALIGNED, FOUND, METHODS, Result, draw_subject, restore_subject
+from utils.face.detection import open_detector
+from utils.face.restorers import check_restorer, open_restorer
 from utils.files import atomic_path, check_writable
-from utils.images import read_image, write_png
-from utils.metrics import psnr_y, ssim
-from utils.niqe import load_niqe, niqe, yiq_luma
-from utils.photo_sources import parse_people, person_of
-from utils.photos import list_photos
+from utils.image.io import read_image, write_png
+from utils.image.listing import list_photos
+from utils.image.photo_sources import parse_people, person_of
+from utils.metrics.bootstrap import paired_difference
+from utils.metrics.fidelity import psnr_y, ssim
+from utils.metrics.niqe import load_niqe, niqe, yiq_luma
 from utils.report import Report
-from utils.restorer_evaluation import ALIGNED, FOUND, METHODS, Result, draw_subject, restore_subject
 from utils.tensorflow_setup import start_tensorflow
-from utils.testset_presets import PRESETS
 
 METRICS = {"psnr_y": ("PSNR-Y (dB)", 2), "ssim": ("SSIM", 4), "niqe": ("NIQE (lower is better)", 2)}  # label, digits
 COLUMNS = ("file", "status", "person", "preset", "kind", "width", "height",
@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.gpu not in (None, "-1") and not gpus:
         print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
     from model.super_resolver import SuperResolver
-    from utils.checkpoints import REALESRGAN, load_super_resolver
+    from utils.weights.checkpoints import REALESRGAN, load_super_resolver
 
     restore = open_restorer(args.restorer, args.weights_dir)
     resolver = SuperResolver(load_super_resolver(REALESRGAN, weights_dir=args.weights_dir).generator)

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
-from utils.npz_weights import MANTISSA
 from utils.tensorflow_setup import start_tensorflow
-from utils.weights import sha256_of
+from utils.weights.manifest import sha256_of
+from utils.weights.npz import MANTISSA
 
 SMALLEST_MANTISSA = 4  # bits
 TAKEN_ENDINGS = (".index", ".meta", ".data-00000-of-00001", ".pth", ".bin", ".param")  # test.py reads these otherwise
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{there[0]} is there already. Give --overwrite or another --output.")
     start_tensorflow("-1")
     from model.rrdbnet import rrdbnet_architecture
-    from utils.checkpoints import (
+    from utils.weights.checkpoints import (
         checkpoint_tensors,
         load_base,
         load_super_resolver,

@@ -28,12 +28,12 @@ from PIL import Image
 
 from config import SCALE
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
+from utils.data.tfrecords import ImageRecords, record_files, shard_path, stored_size, write_image_records
 from utils.errors import UserError, require
+from utils.face.patches import log_gradient
 from utils.files import atomic_path, check_writable, exclusive, read_bytes, remove_leftovers
-from utils.images import quantize, read_image
-from utils.patches import log_gradient
-from utils.photo_sources import Source, list_sources
-from utils.tfrecords import ImageRecords, record_files, shard_path, stored_size, write_image_records
+from utils.image.io import quantize, read_image
+from utils.image.photo_sources import Source, list_sources
 
 FORMAT_VERSION = 1  # of the file beside a record
 FACE_SIZE, SCENE_SIZE = 256, 400

@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 
 from config import SCALE
-from utils.comparison import compose_comparison, compose_row, locate_face
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
-from utils.images import quantize, read_image, resize_bicubic, to_float, write_png
-from utils.metrics import psnr_rgb, psnr_y, ssim
+from utils.image.io import quantize, read_image, resize_bicubic, to_float, write_png
+from utils.image.panels import compose_comparison, compose_row, locate_face
+from utils.metrics.fidelity import psnr_rgb, psnr_y, ssim
 
 STEM = "astronaut"
 BLUR_SIGMA = 1.6  # HQ pixels: a slightly unsharp lens

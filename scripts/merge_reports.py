@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils.console import ArgumentParser, run_cli, shown_name
 from utils.errors import UserError
 from utils.files import atomic_path
-from utils.photos import list_photos
+from utils.image.listing import list_photos
 from utils.report import report_name
 
 KINDS = {"report": "test.py", "faces": "generate_test_faces.py"}

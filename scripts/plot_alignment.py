@@ -12,10 +12,10 @@ import numpy as np
 from config import SCALE
 from utils.console import ArgumentParser, run_cli
 from utils.errors import require
-from utils.face_alignment import align_face, estimate_alignment, intersect_box, paste_region
-from utils.face_detection import open_detector
+from utils.face.alignment import align_face, estimate_alignment, intersect_box, paste_region
+from utils.face.detection import open_detector
 from utils.files import atomic_path
-from utils.images import to_float
+from utils.image.io import to_float
 from utils.tensorflow_setup import start_tensorflow
 
 AMPLIFICATION = 6

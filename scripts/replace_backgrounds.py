@@ -13,16 +13,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.composites import put_before
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
+from utils.data.composites import put_before
+from utils.data.portraits import DETECTOR, MIN_CONFIDENCE, cut_portrait
 from utils.errors import FatalError, UserError, require
-from utils.face_alignment import ALIGNED_SIZE, align_face, estimate_alignment
-from utils.face_detection import Detector, open_detector
+from utils.face.alignment import ALIGNED_SIZE, align_face, estimate_alignment
+from utils.face.detection import Detector, open_detector
 from utils.files import check_writable
-from utils.images import quantize, read_image, write_png
-from utils.photo_sources import Source, add_source_options, list_chosen
-from utils.photos import photo_rng
-from utils.portraits import DETECTOR, MIN_CONFIDENCE, cut_portrait
+from utils.image.io import quantize, read_image, write_png
+from utils.image.listing import photo_rng
+from utils.image.photo_sources import Source, add_source_options, list_chosen
 
 FACE_WIDTH = 260.0  # pixels: a little more than in an aligned face
 MARGIN = 160  # pixels: an aligned face of that width shows no more around a portrait

@@ -19,15 +19,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from config import SCALE
-from utils.camera_effects import Sharpen, Step, read_steps, steps_from_plain, steps_to_plain
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
+from utils.data.camera import Sharpen, Step, read_steps, steps_from_plain, steps_to_plain
+from utils.data.presets import PRESETS
 from utils.errors import FatalError, UserError, require
 from utils.files import atomic_path, check_writable
-from utils.images import quantize, read_image, to_float, write_png
-from utils.photos import list_photos, photo_rng
+from utils.image.io import quantize, read_image, to_float, write_png
+from utils.image.listing import list_photos, photo_rng
 from utils.plain_data import from_plain, to_plain
 from utils.report import Report
-from utils.testset_presets import PRESETS
 
 RECORD = "degradations.json"
 COLUMNS = ("file", "status", "width", "height", "lq_width", "lq_height", "reason")

@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
-from utils.restorer_configuration import RESTORER_TRAINING
 from utils.tensorflow_setup import start_tensorflow
-from utils.training_session import (
+from utils.training.restorer_configuration import RESTORER_TRAINING
+from utils.training.session import (
     add_run_arguments,
     add_shorthands,
     check_run_arguments,
@@ -62,9 +62,9 @@ def export(args: argparse.Namespace) -> None:
         UserError: there is none, or the file cannot be written.
     """
     start_tensorflow("-1")
-    from utils.face_restorers import save_face_restorer
-    from utils.restorer_training import RestorerLayout, checkpoint_params
-    from utils.training_state import Checkpoints
+    from utils.face.restorers import save_face_restorer
+    from utils.training.face_restorer import RestorerLayout, checkpoint_params
+    from utils.training.state import Checkpoints
 
     checkpoints = Checkpoints(run_folder(args) / "checkpoints", RestorerLayout(), keep=1, keep_every=0)
     iteration = choose_start(args.step, checkpoints)
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         export(args)
         return 0
     folder, config = prepare(RESTORER_TRAINING, args)
-    from utils.restorer_training import RestorerLayout, assemble_restorer
+    from utils.training.face_restorer import RestorerLayout, assemble_restorer
 
     run = run_session(args, config, RestorerLayout(), lambda start, checkpoints: assemble_restorer(
         folder, config, start=start, checkpoints=checkpoints, weights_dir=args.weights_dir))

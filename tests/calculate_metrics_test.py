@@ -13,18 +13,18 @@ import scipy.io
 import skimage.data
 
 import calculate_metrics as cli
-import utils.metric_suite
-import utils.network_metrics
-import utils.weights
+import utils.metrics.network_metrics
+import utils.metrics.suite
+import utils.weights.manifest
 from tests.reference_weights import reference_alexnet_state
-from tests.utils.perceptual_test import write_state
-from utils.bootstrap import paired_difference
+from tests.utils.metrics.lpips_test import write_state
 from utils.console import run_cli
 from utils.errors import UserError
-from utils.fid import FeatureExtractor
-from utils.images import read_image, write_png
-from utils.metrics import psnr_y
-from utils.weights import WeightFile, load_manifest
+from utils.image.io import read_image, write_png
+from utils.metrics.bootstrap import paired_difference
+from utils.metrics.fid import FeatureExtractor
+from utils.metrics.fidelity import psnr_y
+from utils.weights.manifest import WeightFile, load_manifest
 
 DATA = Path(__file__).parent / "data"
 EXPECTED, PAIRS = np.load(DATA / "metrics.npz"), np.load(DATA / "lpips.npz")
@@ -88,8 +88,8 @@ def weights(place, monkeypatch):
     scipy.io.savemat(folder / "niqe_modelparameters.mat", {"mu_prisparam": EXPECTED["niqe_model_mean"],
                                                            "cov_prisparam": EXPECTED["niqe_model_covariance"]})
     (folder / "pt_inception-2015-12-05-6726825d.pth").write_bytes(b"a stand-in takes its place")
-    monkeypatch.setattr(utils.weights, "load_manifest", unhashed)
-    monkeypatch.setattr(utils.metric_suite, "load_manifest", unhashed)
+    monkeypatch.setattr(utils.weights.manifest, "load_manifest", unhashed)
+    monkeypatch.setattr(utils.metrics.suite, "load_manifest", unhashed)
 
 
 @pytest.fixture
@@ -100,9 +100,10 @@ def colours(monkeypatch):
         features[:, :3] = [image.mean(axis=(0, 1)) for image in images]
         return features
 
-    monkeypatch.setattr(utils.network_metrics, "load_inception", lambda _: {})
-    monkeypatch.setattr(utils.network_metrics, "make_feature_extractor", lambda _: FeatureExtractor(run, "weights"))
-    monkeypatch.setattr(utils.network_metrics, "frechet_distance",
+    monkeypatch.setattr(utils.metrics.network_metrics, "load_inception", lambda _: {})
+    monkeypatch.setattr(utils.metrics.network_metrics, "make_feature_extractor",
+                        lambda _: FeatureExtractor(run, "weights"))
+    monkeypatch.setattr(utils.metrics.network_metrics, "frechet_distance",
                         lambda left, right: float(np.linalg.norm(left.mean(axis=0) - right.mean(axis=0))))
 
 
@@ -163,7 +164,7 @@ def test_by_default_what_is_possible_is_measured_and_the_rest_is_said(place, cap
 
 def test_nothing_but_what_is_wanted_is_started(place, monkeypatch):
     monkeypatch.setattr(cli, "start_tensorflow", lambda _: pytest.fail("TensorFlow is not needed"))
-    monkeypatch.setitem(sys.modules, "utils.network_metrics", None)
+    monkeypatch.setitem(sys.modules, "utils.metrics.network_metrics", None)
     place.add_pairs()
     assert place.run("--metrics", "ssim,psnr_y", "--output_dir", place.root / "out") == 0
     assert list(place.means("out")) == ["psnr_y", "ssim"]
@@ -283,7 +284,7 @@ def test_the_distance_of_the_result_survives_when_there_are_too_few_others(place
 
 
 def test_the_seed_is_that_of_the_bootstrap_and_of_the_subsets(place, weights, colours, monkeypatch):
-    monkeypatch.setattr(utils.network_metrics, "kernel_distance", lambda *_, seed: (float(seed), None))
+    monkeypatch.setattr(utils.metrics.network_metrics, "kernel_distance", lambda *_, seed: (float(seed), None))
     place.add_pairs(5)
     place.run("--compare", place.root / "other", "--fid_ref_dir", place.root / "gt", "--seed", 5)
     metrics, rows = place.summary()["metrics"], place.rows()

@@ -18,15 +18,15 @@ import numpy as np
 from PIL import Image
 
 from tests.torch_file_writers import SIX, dict_code, literal, storage_code, tensor_code, write_legacy, write_zip
+from utils.data.tfrecord_files import pack_checksum, record_header
+from utils.data.tfrecords import ImageRecords, write_image_records
 from utils.errors import UserError
-from utils.face_detection import BOX_COLUMNS, LANDMARK_COLUMNS, LARGEST_COORDINATE, read_boxes
-from utils.images import image_size, read_image
-from utils.ncnn_files import load_ncnn_convolutions
-from utils.npz_weights import read_npz_weights, write_npz_weights
-from utils.tfrecord_files import pack_checksum, record_header
-from utils.tfrecords import ImageRecords, write_image_records
-from utils.torch_files import load_torch_file
-from utils.weights import MANIFEST_PATH, Entry, load_manifest
+from utils.face.detection import BOX_COLUMNS, LANDMARK_COLUMNS, LARGEST_COORDINATE, read_boxes
+from utils.image.io import image_size, read_image
+from utils.weights.manifest import MANIFEST_PATH, Entry, load_manifest
+from utils.weights.ncnn import load_ncnn_convolutions
+from utils.weights.npz import read_npz_weights, write_npz_weights
+from utils.weights.torch_files import load_torch_file
 
 LONGEST_MESSAGE = 1000  # characters beside the path
 LONGEST_TIME = 2.0  # CPU seconds; the files here are small, and a hostile one takes a second at most

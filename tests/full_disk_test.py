@@ -14,12 +14,12 @@ from tests.kill_trial_subjects import Records, Subject
 from tests.kill_trials import check_final, check_killed
 from tests.scripts.download_weights_test import MEMBERS, manifest  # noqa: F401 - manifest is a fixture
 from tests.small_disk import small_disk
-from tests.utils.downloads_test import BODY, Page, names, server  # noqa: F401 - server is a fixture
+from tests.utils.weights.download_test import BODY, Page, names, server  # noqa: F401 - server is a fixture
 from tests.workplace import Workplace, picture
-from utils import downloads
-from utils.checkpoints import write_tf1_checkpoint
 from utils.errors import UserError
-from utils.images import write_png
+from utils.image.io import write_png
+from utils.weights import download as downloads
+from utils.weights.checkpoints import write_tf1_checkpoint
 
 SHARES = (0, 0.1, 0.4, 0.7, 0.95)  # of the room that the results take
 FEW_SHARES = (0, 0.5, 0.9)

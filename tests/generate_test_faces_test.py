@@ -11,16 +11,16 @@ import pytest
 import skimage.data
 
 import generate_test_faces as cli
-import utils.face_restorers
+import utils.face.restorers
 from scripts.make_demo import degrade
 from tests.small_networks import small_generator, small_masknet
 from tests.workplace import ROOT
 from tests.workplace import cli as test_cli
-from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 from utils.console import run_cli
-from utils.face_alignment import estimate_alignment
+from utils.face.alignment import estimate_alignment
 from utils.files import exclusive
-from utils.images import read_image, write_png
+from utils.image.io import read_image, write_png
+from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
 # eyes, nose and corners of the mouth of the astronaut
 LANDMARKS = [[203.4, 102.1], [247.4, 103.8], [224.9, 128.3], [206.6, 142.1], [243.4, 142.8]]
@@ -59,7 +59,7 @@ class FaceWorkplace:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    monkeypatch.setitem(utils.face_restorers.RESTORERS, "gpen-512", lambda name, weights_dir: lambda faces: faces)
+    monkeypatch.setitem(utils.face.restorers.RESTORERS, "gpen-512", lambda name, weights_dir: lambda faces: faces)
     return FaceWorkplace(tmp_path)
 
 

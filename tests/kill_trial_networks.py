@@ -7,18 +7,19 @@ import skimage.data
 import tensorflow as tf
 
 import generate_test_faces
-import utils.restoration
-import utils.training_setup
+import utils.inference.restoration
+import utils.training.setup
 from tests.generate_test_faces_test import BOX, LANDMARKS
 from tests.kill_trial_subjects import Subject
 from tests.training_workplace import TrainingWorkplace
 from tests.training_workplace import cli as training
 from tests.workplace import Workplace
 from tests.workplace import cli as adaptation
-from utils.checkpoints import read_tensors
-from utils.images import read_image, write_png
+from utils.image.io import read_image, write_png
+from utils.weights.checkpoints import read_tensors
 
-READY = (matplotlib.pyplot, utils.restoration, utils.training_setup)  # the tools import them late, the forks not at all
+# the tools import them late, the forks not at all
+READY = (matplotlib.pyplot, utils.inference.restoration, utils.training.setup)
 
 
 class Training(Subject):

@@ -13,12 +13,12 @@ import numpy as np
 
 from scripts import download_weights, generate_tfrecord
 from tests.scripts.download_weights_test import FILES, MEMBERS, deliver, make_wheel
-from tests.utils.downloads_test import BODY, SHA256, Handler, Page
-from utils import downloads
+from tests.utils.weights.download_test import BODY, SHA256, Handler, Page
 from utils.console import run_cli
-from utils.images import write_png
-from utils.tfrecords import ImageRecords
-from utils.weights import Entry, UrlSource, Variant, WeightFile
+from utils.data.tfrecords import ImageRecords
+from utils.image.io import write_png
+from utils.weights import download as downloads
+from utils.weights.manifest import Entry, UrlSource, Variant, WeightFile
 
 
 class Subject(abc.ABC):

@@ -13,10 +13,10 @@ from tests.training_workplace import (
     killed_at_the_end,
     wait_for,
 )
-from utils.checkpoints import read_tf1_checkpoint
 from utils.errors import UserError
 from utils.files import exclusive
-from utils.images import read_image
+from utils.image.io import read_image
+from utils.weights.checkpoints import read_tf1_checkpoint
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def place(tmp_path):
 def without_plots(request, monkeypatch):
     """Plotting takes longer than these runs; one test looks at the plot."""
     if "curves" not in request.node.name:
-        monkeypatch.setattr("utils.training_run.plot_curves", lambda *_: None)
+        monkeypatch.setattr("utils.training.run.plot_curves", lambda *_: None)
 
 
 def fails(place, match, *extra, **options):
@@ -231,7 +231,7 @@ def test_what_was_learnt_is_saved_when_a_later_iteration_fails(place, monkeypatc
         if iteration == 3:
             raise UserError("no space")
 
-    monkeypatch.setattr("utils.training_log.History.add", full)
+    monkeypatch.setattr("utils.training.log.History.add", full)
     fails(place, "no space", run__save_every=1000)
     assert place.checkpoints() == ["model-3"]
 
@@ -244,7 +244,7 @@ def test_weights_that_may_be_spoilt_are_not_saved(place, monkeypatch):
 
 
 def test_a_signal_before_the_first_iteration_stops_at_once(place, monkeypatch, capsys):
-    monkeypatch.setattr("utils.training_run.MetaRun.validate", lambda _: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("utils.training.run.MetaRun.validate", lambda _: signal.raise_signal(signal.SIGTERM))
     assert place.run() == 0
     assert "stopped before the first iteration" in capsys.readouterr().out
     assert not place.checkpoints()
@@ -252,7 +252,7 @@ def test_a_signal_before_the_first_iteration_stops_at_once(place, monkeypatch, c
 
 
 def test_a_signal_during_an_iteration_ends_after_it_without_validating(place, monkeypatch):
-    from utils.training_run import MetaRun
+    from utils.training.run import MetaRun
 
     step = MetaRun.step
 
@@ -316,7 +316,7 @@ def test_a_value_that_is_not_finite_is_named_and_its_batch_saved(place):
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(place, monkeypatch):
-    import utils.checkpoints
+    import utils.weights.checkpoints
 
     place.run(meta__num_iterations=2)
     before = place.checkpoint(2)
@@ -326,8 +326,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(place, monkeypatch):
             raise OSError(28, "No space left on device")
         replace(source, target)
 
-    replace = utils.checkpoints.os.replace
-    monkeypatch.setattr(utils.checkpoints.os, "replace", no_space)
+    replace = utils.weights.checkpoints.os.replace
+    monkeypatch.setattr(utils.weights.checkpoints.os, "replace", no_space)
     fails(place, "cannot write the checkpoint.*No space left", meta__num_iterations=4)
     monkeypatch.undo()
     assert_equal_states(before, place.checkpoint(2))

@@ -8,11 +8,11 @@ import skimage.data
 from config import AdaptationConfig, GeneratorConfig
 from model.rrdbnet import rrdbnet_architecture
 from model.super_resolver import SuperResolver
-from utils.checkpoints import load_super_resolver
-from utils.images import quantize, to_float
-from utils.metrics import psnr_y
-from utils.patches import Patches, sample_patches
-from utils.tone import Tone
+from utils.data.tone import Tone
+from utils.face.patches import Patches, sample_patches
+from utils.image.io import quantize, to_float
+from utils.metrics.fidelity import psnr_y
+from utils.weights.checkpoints import load_super_resolver
 
 FACE = slice(14, 46), slice(40, 72)  # rows and columns of the astronaut's face in the degraded photo
 DARK, PALE = Tone(1.4, 0.8, 0.9, 1.0), Tone(0.7, 1.0, 0.9, 0.8)

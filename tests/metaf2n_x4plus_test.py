@@ -6,10 +6,10 @@ import pytest
 from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_shapes
 from tests.reference_weights import reference_generator
-from utils import checkpoints
-from utils.checkpoints import load_super_resolver
 from utils.errors import UserError
-from utils.weights import find_weights
+from utils.weights import checkpoints
+from utils.weights.checkpoints import load_super_resolver
+from utils.weights.manifest import find_weights
 
 
 @pytest.fixture(scope="module")

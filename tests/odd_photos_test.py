@@ -15,7 +15,7 @@ import generate_test_faces
 from tests.picture_files import chunk, exif, jpeg_of_claimed_size, make_png, smooth
 from tests.workplace import Workplace
 from utils.console import run_cli
-from utils.images import quantize, read_image, write_png
+from utils.image.io import quantize, read_image, write_png
 
 HEIGHT, WIDTH = 24, 30
 BITS = np.indices((HEIGHT, WIDTH)).sum(axis=0) // 5 % 2 == 1

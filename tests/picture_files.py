@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from utils.errors import UserError
-from utils.images import image_size, read_image
+from utils.image.io import image_size, read_image
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LOSS = 8  # levels that JPEG at quality 95 may change in `smooth`

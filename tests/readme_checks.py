@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from config import SCALE
-from utils.checkpoints import load_super_resolver
-from utils.face_restorers import load_face_restorer
-from utils.images import quantize, read_image, resize_bicubic
-from utils.testset_presets import PRESETS
-from utils.tfrecords import ImageRecords, stored_size
-from utils.weights import load_manifest, status
+from utils.data.presets import PRESETS
+from utils.data.tfrecords import ImageRecords, stored_size
+from utils.face.restorers import load_face_restorer
+from utils.image.io import quantize, read_image, resize_bicubic
+from utils.weights.checkpoints import load_super_resolver
+from utils.weights.manifest import load_manifest, status
 
 FACE = "astronaut"  # the photo of the material that shows one
 FACES = "generate_test_faces.py --input_dir PHOTOS --output_dir FACES --detector mtcnn"

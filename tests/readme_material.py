@@ -35,9 +35,9 @@ from tests.reference_weights import (
     reference_inception_state,
 )
 from tests.small_networks import small_generator, small_masknet
-from tests.utils.perceptual_test import write_state
-from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
-from utils.images import quantize, read_image, to_float, write_png
+from tests.utils.metrics.lpips_test import write_state
+from utils.image.io import quantize, read_image, to_float, write_png
+from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 FACE = (180, 60, 270, 170)  # of the astronaut: x0, y0, x1, y1, multiples of SCALE but for rounding

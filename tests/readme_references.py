@@ -9,7 +9,7 @@ from unittest import mock
 from urllib.parse import unquote
 
 from main import SHORTHANDS
-from utils.configuration import META_TRAINING
+from utils.training.configuration import META_TRAINING
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "pretrained_models/*.md", "weights/README.md")

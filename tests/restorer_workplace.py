@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from scripts import train_face_restorer as cli
 from tests.workplace import picture
-from utils.checkpoints import read_tensors
-from utils.tfrecords import write_image_records
+from utils.data.tfrecords import write_image_records
+from utils.weights.checkpoints import read_tensors
 
 SCRIPT = Path(cli.__file__)
 FACE_SIZE = 64

@@ -8,11 +8,11 @@ import skimage.data
 from tests.generate_test_faces_test import FaceWorkplace, fails
 from tests.reference_restorer import SMALL_RESTORER, identity_restorer, small_restorer
 from tests.training_workplace import TrainingWorkplace
-from utils.face_alignment import estimate_alignment, reference_points
-from utils.face_restorers import open_restorer, save_face_restorer
-from utils.images import quantize, read_image
-from utils.metrics import psnr_y
-from utils.training_data import Degraded, restore_faces
+from utils.data.meta_tasks import Degraded, restore_faces
+from utils.face.alignment import estimate_alignment, reference_points
+from utils.face.restorers import open_restorer, save_face_restorer
+from utils.image.io import quantize, read_image
+from utils.metrics.fidelity import psnr_y
 
 
 @pytest.fixture

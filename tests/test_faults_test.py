@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-import utils.checkpoints
-import utils.restoration
+import utils.inference.restoration
+import utils.weights.checkpoints
 from tests.small_networks import small_generator
 from tests.workplace import ROOT, Workplace, cli
-from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 from utils.console import run_cli
 from utils.errors import DiskFullError
 from utils.files import exclusive
+from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_a_full_disk_ends_the_run_in_one_line(place, capsys, monkeypatch):
     for name in ("a.png", "b.png"):
         place.add_photo(name, faces=0)
     place.run()
-    monkeypatch.setattr(utils.restoration, "write_png", full_disk)
+    monkeypatch.setattr(utils.inference.restoration, "write_png", full_disk)
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         run_cli(lambda: place.run("--overwrite"))

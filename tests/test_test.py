@@ -5,16 +5,16 @@ import cv2
 import numpy as np
 import pytest
 
-import utils.checkpoints
-import utils.restoration
+import utils.inference.restoration
+import utils.weights.checkpoints
 from model.super_resolver import SuperResolver
 from tests.small_networks import small_generator, small_masknet
 from tests.workplace import Workplace, cli, picture, write
-from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
-from utils.faces import read_face
-from utils.images import quantize, read_image
-from utils.patches import batch_patches, sample_patches
-from utils.photos import photo_rng
+from utils.face.pairs import read_face
+from utils.face.patches import batch_patches, sample_patches
+from utils.image.io import quantize, read_image
+from utils.image.listing import photo_rng
+from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def test_another_seed_gives_another_result(place, tmp_path):
 
 def test_weights_are_read_once_for_all_photos(place, monkeypatch):
     calls = []
-    original = utils.checkpoints.load_super_resolver
-    monkeypatch.setattr(utils.checkpoints, "load_super_resolver",
+    original = utils.weights.checkpoints.load_super_resolver
+    monkeypatch.setattr(utils.weights.checkpoints, "load_super_resolver",
                         lambda *args, **kwargs: calls.append(args) or original(*args, **kwargs))
     for seed in range(3):
         place.add_photo(f"{seed}.png", seed=seed)

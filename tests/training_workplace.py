@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import main as cli
 from tests.workplace import picture
-from utils.tfrecords import write_image_records
+from utils.data.tfrecords import write_image_records
 
 ROOT = Path(__file__).parents[1]
 FACE_SIZE, SCENE_SIZE = 64, 80

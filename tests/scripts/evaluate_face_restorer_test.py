@@ -12,9 +12,9 @@ from scripts import evaluate_face_restorer as tool
 from tests.reference_restorer import identity_restorer
 from tests.small_networks import small_generator
 from utils.errors import UserError
-from utils.face_restorers import save_face_restorer
-from utils.images import quantize, read_image, write_png
-from utils.restorer_evaluation import ALIGNED, FOUND, METHODS, Result
+from utils.evaluation.face_restorer import ALIGNED, FOUND, METHODS, Result
+from utils.face.restorers import save_face_restorer
+from utils.image.io import quantize, read_image, write_png
 
 EVERYONE = re.compile("(.*)")
 
@@ -75,7 +75,7 @@ def test_a_run_writes_table_rows_and_picture(tmp_path, monkeypatch, capsys):
     write_png(tmp_path / "in" / "a.png", skimage.data.astronaut())
     write_png(tmp_path / "in" / "empty.png", np.full((128, 128, 3), 128, np.uint8))
     save_face_restorer(tmp_path / "r.npz", identity_restorer())
-    monkeypatch.setattr("utils.checkpoints.load_super_resolver",
+    monkeypatch.setattr("utils.weights.checkpoints.load_super_resolver",
                         lambda *_, **__: SimpleNamespace(generator=small_generator()))
     (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
     status = tool.main(["--input_dir", "in", "--output_dir", "out", "--restorer", "r.npz", "--presets", "ood-jpeg",

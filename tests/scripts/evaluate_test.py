@@ -11,16 +11,16 @@ import skimage.data
 from scripts import evaluate as tool
 from tests.reference_restorer import identity_restorer
 from tests.small_networks import small_generator
-from tests.utils.composites_test import FACE, draw_portrait, texture
-from tests.utils.evaluation_plots_test import blue
-from utils.checkpoints import checkpoint_tensors, write_tf1_checkpoint
-from utils.comparison import LABEL_HEIGHT, MARGIN
+from tests.utils.data.composites_test import FACE, draw_portrait, texture
+from tests.utils.evaluation.plots_test import blue
 from utils.errors import UserError
-from utils.face_detection import Face
-from utils.face_restorers import save_face_restorer
+from utils.face.detection import Face
+from utils.face.restorers import save_face_restorer
 from utils.files import exclusive
-from utils.images import quantize, read_image, write_png
-from utils.metrics import psnr_y
+from utils.image.io import quantize, read_image, write_png
+from utils.image.panels import LABEL_HEIGHT, MARGIN
+from utils.metrics.fidelity import psnr_y
+from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
 ROWS = ["bicubic", "base", "unadapted", "adapted", "other-faces", "oracle"]
 LANDMARKS = np.array([[0.3, 0.35], [0.7, 0.35], [0.5, 0.55], [0.35, 0.75], [0.65, 0.75]])

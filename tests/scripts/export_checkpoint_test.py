@@ -13,17 +13,17 @@ from scripts.export_checkpoint import main
 from tests.reference_weights import reference_generator
 from tests.small_networks import small_generator, small_masknet
 from tests.workplace import Workplace
-from utils import weights
-from utils.checkpoints import (
+from utils.console import run_cli
+from utils.errors import UserError
+from utils.weights import manifest as weights
+from utils.weights.checkpoints import (
     checkpoint_tensors,
     load_super_resolver,
     read_tf1_checkpoint,
     save_super_resolver,
     write_tf1_checkpoint,
 )
-from utils.console import run_cli
-from utils.errors import UserError
-from utils.weights import Entry, Variant, WeightFile, sha256_of
+from utils.weights.manifest import Entry, Variant, WeightFile, sha256_of
 
 PYTORCH = Path(__file__).parents[1] / "data" / "torch" / "rrdbnet.pth"
 TENSORS = checkpoint_tensors(small_generator(), small_masknet())

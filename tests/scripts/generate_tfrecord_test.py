@@ -15,9 +15,9 @@ from PIL import Image
 
 from scripts import generate_tfrecord
 from scripts.generate_tfrecord import Source, Tally, chosen_sources, cut_all, cut_face, cut_scene, main, parse_args
+from utils.data.tfrecords import ImageRecords, write_image_records
 from utils.errors import UserError
 from utils.files import exclusive
-from utils.tfrecords import ImageRecords, write_image_records
 
 SCRIPT = Path(generate_tfrecord.__file__).resolve()
 
@@ -398,7 +398,7 @@ def test_a_disk_that_takes_no_more_leaves_the_record_before(tmp_path, photos, mo
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("utils.tfrecords._write_images", refuse)
+    monkeypatch.setattr("utils.data.tfrecords._write_images", refuse)
     with pytest.raises(UserError, match=f"cannot write .*out.tfrecord: {os.strerror(number)}"):
         faces(tmp_path, "--overwrite", *extra)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before

@@ -9,9 +9,9 @@ from skimage.metrics import peak_signal_noise_ratio
 import generate_test_faces
 from scripts import make_demo
 from scripts.make_demo import build, degrade, summarize
-from utils.faces import FaceFolder, read_face
-from utils.images import quantize, read_image, resize_bicubic, to_float, write_png
-from utils.metrics import psnr_y, ssim
+from utils.face.pairs import FaceFolder, read_face
+from utils.image.io import quantize, read_image, resize_bicubic, to_float, write_png
+from utils.metrics.fidelity import psnr_y, ssim
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from scripts import replace_backgrounds
-from tests.utils.composites_test import FACE, draw_portrait
+from tests.utils.data.composites_test import FACE, draw_portrait
 from utils.errors import UserError
-from utils.face_alignment import estimate_alignment, reference_points
-from utils.face_detection import Face
-from utils.images import quantize, read_image, write_png
+from utils.face.alignment import estimate_alignment, reference_points
+from utils.face.detection import Face
+from utils.image.io import quantize, read_image, write_png
 
 # of the drawn face: an upright face's five points within its box
 POINTS = np.array(FACE[:2]) + (reference_points() - 130) / 250 * (np.array(FACE[2:]) - FACE[:2])

@@ -10,11 +10,11 @@ from PIL import Image, ImageCms
 
 from scripts import synthesize_testset
 from scripts.synthesize_testset import main
-from utils.degradations import degrade, usm_sharpen
+from utils.data.degradations import degrade, usm_sharpen
+from utils.data.presets import PRESETS
 from utils.errors import DiskFullError, UserError
-from utils.images import quantize, read_image, to_float
-from utils.photos import photo_rng
-from utils.testset_presets import PRESETS
+from utils.image.io import quantize, read_image, to_float
+from utils.image.listing import photo_rng
 
 
 def picture(seed, height=68, width=80, dtype=np.uint8):

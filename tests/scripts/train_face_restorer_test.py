@@ -11,12 +11,12 @@ import pytest
 from scripts.train_face_restorer import main, parse_args
 from tests.restorer_workplace import FACE_SIZE, RestorerWorkplace
 from tests.training_workplace import assert_equal_states, killed_at_the_end, wait_for
-from utils.checkpoints import write_tf1_checkpoint
 from utils.console import run_cli
 from utils.errors import UserError
-from utils.face_restorers import load_face_restorer
-from utils.images import read_image
-from utils.restorer_training import SCOPE
+from utils.face.restorers import load_face_restorer
+from utils.image.io import read_image
+from utils.training.face_restorer import SCOPE
+from utils.weights.checkpoints import write_tf1_checkpoint
 
 COLUMNS = ["iteration", "loss", "l1", "gradient", "frequency", "learning_rate", "gradient_norm", "seconds",
            "data_share"]
@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
     """A run of 4 iterations."""
     place = RestorerWorkplace(tmp_path_factory.mktemp("trained"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("utils.training_run.plot_curves", lambda *_: None)
+        patch.setattr("utils.training.run.plot_curves", lambda *_: None)
         place.run()
     return place
 
@@ -41,7 +41,7 @@ def trained(tmp_path_factory):
 def without_plots(request, monkeypatch):
     """Plotting takes longer than these runs; one test looks at the plot."""
     if "curves" not in request.node.name:
-        monkeypatch.setattr("utils.training_run.plot_curves", lambda *_: None)
+        monkeypatch.setattr("utils.training.run.plot_curves", lambda *_: None)
 
 
 def fails(match, *argv):

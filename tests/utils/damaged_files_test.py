@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 import tests.properties  # noqa: F401  sets Hypothesis up
 from tests.file_readers import READERS, examine, same
 from tests.torch_file_writers import dict_code, storage_code, tensor_code, write_legacy, write_zip
+from utils.data.tfrecords import ImageRecords, write_image_records
 from utils.errors import UserError
-from utils.face_detection import BOX_COLUMNS, LANDMARK_COLUMNS, read_boxes
-from utils.images import quantize, read_image, write_png
-from utils.ncnn_files import load_ncnn_convolutions
-from utils.npz_weights import read_npz_weights, write_npz_weights
-from utils.tfrecords import ImageRecords, write_image_records
-from utils.torch_files import load_torch_file
-from utils.weights import Entry, UrlSource, Variant, WeightFile, load_manifest
+from utils.face.detection import BOX_COLUMNS, LANDMARK_COLUMNS, read_boxes
+from utils.image.io import quantize, read_image, write_png
+from utils.weights.manifest import Entry, UrlSource, Variant, WeightFile, load_manifest
+from utils.weights.ncnn import load_ncnn_convolutions
+from utils.weights.npz import read_npz_weights, write_npz_weights
+from utils.weights.torch_files import load_torch_file
 
 MEMORY_LIMIT = 200 * 2**20  # bytes
 EXTREMES = (0, 1, -1, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, -2**63)

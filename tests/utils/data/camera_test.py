@@ -1,0 +1,210 @@
+"""Steps that degrade test photos: their values and statistics, and that JSON keeps them."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.reference_degradations import IMAGE
+from utils.data.blur_kernels import GaussianKernel, SincKernel
+from utils.data.camera import (
+    STEPS,
+    Blur,
+    CameraNoise,
+    ColourFringe,
+    Jpeg,
+    MotionBlur,
+    Sharpen,
+    Shrink,
+    TwoStage,
+    read_steps,
+    steps_from_plain,
+    steps_to_plain,
+)
+from utils.data.degradations import (
+    Degradation,
+    NoiseDraw,
+    StageDegradation,
+    StageNoise,
+    compress_jpeg,
+    degrade,
+    usm_sharpen,
+)
+from utils.data.tone import Tone
+from utils.errors import UserError
+from utils.image.io import to_float
+
+TWO_STAGE = TwoStage(
+    Degradation(StageDegradation(GaussianKernel("iso", 7, 1.0, 1.0), 0.7, "area", "gaussian", 60),
+                StageDegradation(None, 1.1, "bicubic", "poisson", 80), SincKernel(7, 2.0), "bilinear", True),
+    NoiseDraw(StageNoise(10.0, False), StageNoise(0.5, True), 5))
+ALL_STEPS = [TWO_STAGE, Sharpen(), Blur(SincKernel(9, 1.0)), MotionBlur(7.5, 0.3), ColourFringe(1.01, 0.99),
+             Tone(1.2, 0.9, 1.0, 1.1), CameraNoise(0.02, 0.01, 9), Jpeg(15, 3, 0)]
+
+
+def moments(weights):
+    """Mean of x, of y, of x squared, of y squared and of x times y, relative to the middle."""
+    y, x = np.mgrid[:len(weights), :len(weights)] - len(weights) // 2
+    return [(weights * values).sum() for values in (x, y, x * x, y * y, x * y)]
+
+
+@pytest.mark.parametrize("length", [3.0, 10.0, 33.3])
+@pytest.mark.parametrize("angle", [0.0, 0.4, np.pi / 2, 2.5])
+def test_motion_blur_has_the_moments_of_a_line(length, angle):
+    """A line has length^2 / 12 along its direction; drawing it by bilinear weights adds up to 1/4 pixel^2."""
+    weights = MotionBlur(length, angle).weights()
+    assert weights.sum() == pytest.approx(1)
+    x, y, xx, yy, xy = moments(weights)
+    assert (x, y) == pytest.approx((0, 0), abs=1e-9)
+    variance = length**2 / 12
+    assert xx == pytest.approx(variance * np.cos(angle) ** 2, abs=0.3)
+    assert yy == pytest.approx(variance * np.sin(angle) ** 2, abs=0.3)
+    assert xy == pytest.approx(variance * np.sin(angle) * np.cos(angle), abs=0.3)
+
+
+def test_motion_blur_along_a_row_is_a_moving_average():
+    point = np.zeros((9, 41, 3), np.float32)
+    point[4, 20] = 1
+    blurred = MotionBlur(8.0, 0.0).apply(point)[:, :, 0]
+    np.testing.assert_allclose(blurred[4, 17:24], 1 / 8, atol=1e-3)
+    np.testing.assert_allclose(blurred[4, [16, 24]], 1 / 16, atol=5e-3)
+    assert blurred[[3, 5]].max() < 1e-6
+
+
+def test_green_stays_and_the_others_are_magnified_about_the_middle():
+    """On slopes the values tell the positions."""
+    y, x = np.mgrid[:81, :101].astype(np.float32) / 100
+    slope = np.stack([x, x, y], axis=2)
+    result = ColourFringe(1.05, 0.96).apply(slope)
+    np.testing.assert_array_equal(result[:, :, 1], x)
+    inner = np.s_[8:-8, 8:-8]
+    np.testing.assert_allclose(result[:, :, 0][inner], (0.5 + (x - 0.5) / 1.05)[inner], atol=2e-3)
+    np.testing.assert_allclose(result[:, :, 2][inner], (0.4 + (y - 0.4) / 0.96)[inner], atol=2e-3)
+
+
+def test_shrinking_by_area_averages_4x4_pixels():
+    expected = IMAGE.reshape(24, 4, 28, 4, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(Shrink("area").apply(IMAGE), expected, atol=1e-6)
+
+
+def test_training_steps_are_those_of_training():
+    np.testing.assert_array_equal(TWO_STAGE.apply(IMAGE),
+                                  to_float(degrade(IMAGE, TWO_STAGE.degradation, TWO_STAGE.noise)))
+    np.testing.assert_array_equal(Sharpen().apply(IMAGE), usm_sharpen(IMAGE))
+
+
+def expose(level, shot, read, seed=0, side=400):
+    """Expose a gray card; gives the result in linear light."""
+    card = np.full((side, side, 3), level ** (1 / 2.2), np.float32)
+    return CameraNoise(shot, read, seed).apply(card).astype(np.float64) ** 2.2
+
+
+@pytest.mark.parametrize(("level", "shot", "read"), [(0.3, 0.01, 0.0), (0.3, 0.0, 0.02), (0.6, 0.004, 0.01)])
+def test_sensor_noise_has_its_variance_where_a_colour_is_measured(level, shot, read):
+    image = expose(level, shot, read)
+    measured = {0: image[::2, ::2, 0], 1: image[1::2, ::2, 1], 2: image[1::2, 1::2, 2]}
+    for values in measured.values():
+        assert values.var() == pytest.approx(shot * level + read**2, rel=0.03)
+        assert values.mean() == pytest.approx(level, abs=2e-3)
+
+
+def test_interpolated_pixels_have_the_mean_of_their_neighbours():
+    image = expose(0.3, 0.01, 0.0)
+    np.testing.assert_allclose(image[1:-1:2, 1:-1:2, 0], (image[:-2:2, :-2:2, 0] + image[2::2, :-2:2, 0]
+                               + image[:-2:2, 2::2, 0] + image[2::2, 2::2, 0]) / 4, atol=1e-5)
+    np.testing.assert_allclose(image[2:-1:2, 2:-1:2, 1], (image[1:-2:2, 2:-1:2, 1] + image[3::2, 2:-1:2, 1]
+                               + image[2:-1:2, 1:-2:2, 1] + image[2:-1:2, 3::2, 1]) / 4, atol=1e-5)
+
+
+def test_sensor_noise_is_correlated_between_neighbours_and_coloured():
+    image = expose(0.3, 0.01, 0.0)
+    red = image[:, :, 0] - image[:, :, 0].mean()
+    assert (red[:, 1:] * red[:, :-1]).mean() / red.var() > 0.5
+    assert abs(np.corrcoef(image[:, :, 0].ravel(), image[:, :, 2].ravel())[0, 1]) < 0.1
+
+
+def test_noiseless_sensor_keeps_smooth_images_up_to_the_border():
+    y, x = np.mgrid[:60, :80].astype(np.float32) / 100 + 0.1
+    slope = np.stack([x, y, x], axis=2)
+    difference = np.abs(CameraNoise(0.0, 0.0, 0).apply(slope) - slope)
+    assert difference[2:-2, 2:-2].max() < 1e-3
+    assert difference.max() < 0.03
+
+
+def test_sensor_noise_depends_on_its_seed_alone():
+    np.testing.assert_array_equal(expose(0.3, 0.01, 0.01, seed=4, side=40), expose(0.3, 0.01, 0.01, seed=4, side=40))
+    assert (expose(0.3, 0.01, 0.01, seed=4, side=40) != expose(0.3, 0.01, 0.01, seed=5, side=40)).any()
+
+
+def test_jpeg_grid_lies_where_it_is_said_to():
+    """With a hard quality only block means are left: jumps are largest at the borders of blocks."""
+    image = cv2.GaussianBlur(np.random.default_rng(0).random((128, 128, 1)).astype(np.float32), (0, 0), 2)
+    image = np.repeat((image[:, :, None] - 0.5) * 2 + 0.5, 3, axis=2)
+    for top, left in ((0, 0), (3, 0), (0, 5), (7, 2)):
+        result = Jpeg(8, top, left).apply(image)[:, :, 1]
+        for axis, offset in ((0, top), (1, left)):
+            jumps = np.abs(np.diff(result, axis=axis)).mean(axis=1 - axis)
+            strongest = np.argmax([jumps[phase::8].mean() for phase in range(8)])
+            assert (strongest + 1 + offset) % 8 == 0
+
+
+def test_jpeg_without_offset_is_plain():
+    np.testing.assert_array_equal(Jpeg(40).apply(IMAGE), to_float(compress_jpeg(IMAGE, 40)))
+
+
+def test_json_gives_back_exactly_the_same_steps():
+    plain = json.loads(json.dumps(steps_to_plain(ALL_STEPS)))
+    assert steps_from_plain(plain, "steps") == ALL_STEPS
+    assert {entry["step"] for entry in plain} | {"Shrink"} == set(STEPS)
+    assert steps_from_plain([{"step": "Shrink", "mode": "area"}], "steps") == [Shrink("area")]
+
+
+@pytest.mark.parametrize("step", [*ALL_STEPS, Shrink("bicubic")])
+def test_steps_keep_the_range_and_leave_their_input_alone(step):
+    image = IMAGE.copy()
+    result = step.apply(image)
+    np.testing.assert_array_equal(image, IMAGE)
+    np.testing.assert_array_equal(step.apply(IMAGE), result)
+    assert result.dtype == np.float32
+    assert result.min() > -0.2
+    assert result.max() < 1.2
+    quarter = isinstance(step, TwoStage | Shrink)
+    assert result.shape == ((24, 28, 3) if quarter else IMAGE.shape)
+
+
+@pytest.mark.parametrize(("data", "message"), [
+    ({}, "steps must be a list of steps"),
+    ([], "exactly one step of steps must be TwoStage or Shrink. Received: none"),
+    ([{"step": "Sharpen"}], "Received: none"),
+    ([{"step": "Shrink", "mode": "area"}] * 2, "Received: Shrink, Shrink"),
+    (["Sharpen"], r"steps\[0\] must name a step, one of TwoStage"),
+    ([{"step": "Sharpen"}, {"step": "Zoom"}], r"steps\[1\] must name a step.*Received: 'Zoom'"),
+    ([{"step": []}], r"steps\[0\] must name a step"),
+    ([{"step": "Jpeg", "quality": 0, "top": 0, "left": 0}], r"steps\[0\]: quality"),
+    ([{"step": "Jpeg", "quality": 10, "top": 16, "left": 0}], r"steps\[0\]: top and left"),
+    ([{"step": "Jpeg", "top": 1}], r"steps\[0\] lacks quality"),
+    ([{"step": "MotionBlur", "length": 0, "angle": 0}], r"steps\[0\]: length"),
+    ([{"step": "MotionBlur", "length": 3, "angle": float("inf")}], r"steps\[0\]: angle"),
+    ([{"step": "ColourFringe", "red": 2, "blue": 1}], r"steps\[0\]: red and blue"),
+    ([{"step": "Tone", "gamma": 0, "red": 1, "green": 1, "blue": 1}], r"steps\[0\]: gamma"),
+    ([{"step": "Tone", "gamma": 1, "red": -1, "green": 1, "blue": 1}], r"steps\[0\]: red, green and blue"),
+    ([{"step": "CameraNoise", "shot": 2, "read": 0, "seed": 0}], r"steps\[0\]: shot and read"),
+    ([{"step": "CameraNoise", "shot": 1, "read": 0, "seed": -1}], r"steps\[0\]: seed"),
+    ([{"step": "Shrink", "mode": "nearest"}], r"steps\[0\]: mode is one of area"),
+    ([{"step": "Blur", "kernel": None}], r"steps\[0\]\.kernel must be an object"),
+])
+def test_fault_in_a_list_of_steps_is_named(data, message):
+    with pytest.raises(UserError, match=message):
+        steps_from_plain(data, "steps")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("{", "is no JSON"), ("\xff", "is no JSON"), ("[]", "with `photos`. Received: list"),
+    ("{}", "with `photos`. Received: only nothing"), ('{"seed": 1, "photos": []}', "only seed, photos")])
+def test_file_that_holds_no_steps_is_named(tmp_path, text, message):
+    path = tmp_path / "x.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=message) as caught:
+        read_steps(path)
+    assert str(path) in str(caught.value)

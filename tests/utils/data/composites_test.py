@@ -1,0 +1,161 @@
+"""People cut out of portraits, and put in front of scenes."""
+
+import cv2
+import numpy as np
+import pytest
+
+from utils.data.composites import FACE_WIDTHS, Person, compose, cut_out, draw_number, put_before
+
+FACE = np.array([140.0, 120, 260, 280])
+MARK = (250, 10, 250)
+
+
+def texture(seed, height, width, low, high):
+    noise = np.random.default_rng(seed).uniform(low, high, (height // 4 + 1, width // 4 + 1, 3)).astype(np.float32)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def draw_portrait(*, head=(200, 190), side=400):
+    """A head and shoulders before a background that gets darker downwards; and where they are."""
+    inside = np.zeros((side, side), np.uint8)
+    cv2.ellipse(inside, head, (76, 110), 0, 0, 360, 1, cv2.FILLED)
+    cv2.ellipse(inside, (200, 430), (140, 140), 0, 0, 360, 1, cv2.FILLED)
+    background = 220 - 0.05 * np.mgrid[:side, :side][0][:, :, None] + np.zeros(3)
+    coarse = cv2.resize(texture(0, side // 2, side // 2, 20, 150), (side, side), interpolation=cv2.INTER_LINEAR)
+    image = np.where(inside[:, :, None], coarse, background)
+    image[190:210, 190:210] = MARK
+    return np.rint(image).astype(np.uint8), inside.astype(bool)
+
+
+def draw_person():
+    """Somebody with a head of 60 pixels' width, and a mark in the middle of the face."""
+    image = np.full((120, 90, 3), 60, np.uint8)
+    alpha = np.zeros((120, 90), np.float32)
+    cv2.ellipse(alpha, (45, 50), (33, 48), 0, 0, 360, 1, cv2.FILLED)
+    alpha[90:, 10:80] = 1
+    image[38:53, 38:53] = MARK
+    return Person(image, alpha, np.array([15.0, 10, 75, 80]))
+
+
+def marks(image):
+    """Middles of the marks, from left to right."""
+    found = (np.abs(image.astype(int) - MARK).max(axis=2) < 60).astype(np.uint8)
+    _, _, statistics, centroids = cv2.connectedComponentsWithStats(found)
+    return sorted(tuple(centroid) for centroid, row in zip(centroids[1:], statistics[1:], strict=True)
+                  if row[cv2.CC_STAT_AREA] > 9)
+
+
+def test_the_person_and_nothing_else_is_cut_out():
+    portrait, inside = draw_portrait()
+    person = cut_out(portrait, FACE)
+    top, left = (int(np.flatnonzero(inside.any(axis=axis))[0]) for axis in (1, 0))
+    alpha = np.zeros(inside.shape, np.float32)
+    offset = FACE - person.face
+    rows, columns = person.alpha.shape
+    assert abs(offset[1] - top) <= 1
+    assert abs(offset[0] - left) <= 1
+    alpha[int(offset[1]):int(offset[1]) + rows, int(offset[0]):int(offset[0]) + columns] = person.alpha
+    kernel = np.ones((5, 5), np.uint8)
+    assert alpha[~cv2.dilate(inside.astype(np.uint8), kernel).astype(bool)].max() == 0
+    assert alpha[cv2.erode(inside.astype(np.uint8), kernel).astype(bool)].mean() > 0.99
+    np.testing.assert_array_equal(person.image, portrait[int(offset[1]):, int(offset[0]):int(offset[0]) + columns])
+
+
+def test_no_seam_of_background_comes_along():
+    person = cut_out(draw_portrait()[0], FACE)
+    # background is lighter than 200, the person darker than 150: what is seen of the edge must not be lighter
+    seen = person.image[person.alpha > 0.5]
+    assert np.mean(seen.min(axis=1) > 175) < 0.002
+
+
+def test_a_head_that_reaches_the_upper_edge_is_refused():
+    portrait, _ = draw_portrait(head=(200, 100))
+    with pytest.raises(ValueError, match="reaches the upper edge"):
+        cut_out(portrait, FACE - [0, 90, 0, 90])
+
+
+def test_faces_narrower_than_those_of_composites_are_refused():
+    portrait, _ = draw_portrait()
+    assert cut_out(portrait, np.array([155.0, 120, 245, 280])).alpha.any()
+    with pytest.raises(ValueError, match="the face is narrower than 90 pixels"):
+        cut_out(portrait, np.array([155.5, 120, 245, 280]))
+
+
+def test_scenes_too_narrow_or_too_low_for_one_person_are_refused():
+    rng = np.random.default_rng(0)
+    assert compose(np.zeros((64, 131, 3), np.uint8), [draw_person()], rng).image.any()
+    for shape in ((200, 130, 3), (63, 200, 3)):
+        with pytest.raises(ValueError, match="at least 131 pixels wide and 64 pixels high"):
+            compose(np.zeros(shape, np.uint8), [draw_person()], rng)
+
+
+def test_large_portraits_are_shrunk_with_their_face():
+    portrait, _ = draw_portrait()
+    large = cv2.resize(portrait, None, fx=5, fy=5, interpolation=cv2.INTER_LINEAR)
+    person = cut_out(large, 5 * FACE)
+    assert person.face[2] - person.face[0] == pytest.approx(200)
+    [(x, y)] = marks(person.image)
+    assert ((person.face[0] + person.face[2]) / 2, (person.face[1] + person.face[3]) / 2) == pytest.approx(
+        (x + 0.5, y + 0.5), abs=2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_people_stand_side_by_side_at_the_lower_edge_with_faces_of_realistic_size(seed, count):
+    scene = np.full((321, 481, 3), 200, np.uint8)
+    composite = compose(scene, [draw_person()] * count, np.random.default_rng(seed))
+    assert composite.image.shape == (320, 480, 3)
+    widths = composite.faces[:, 2] - composite.faces[:, 0]
+    assert widths.min() > FACE_WIDTHS[0] - 2
+    assert widths.max() < FACE_WIDTHS[1] + 2
+    assert (composite.faces[1:, 0] > composite.faces[:-1, 2]).all()
+    assert (composite.image[-1] == 60).all(axis=1).any()
+    for (x, y), box in zip(marks(composite.image), composite.faces, strict=True):
+        assert (x, y) == pytest.approx(((box[0] + box[2]) / 2 - 0.5, (box[1] + box[3]) / 2 - 0.5), abs=2)
+
+
+def test_the_scene_is_as_it_was_where_nobody_stands():
+    scene = texture(3, 320, 480, 0, 255).astype(np.uint8)
+    composite = compose(scene, [draw_person()], np.random.default_rng(1))
+    changed = (composite.image != scene).any(axis=2)
+    [face] = composite.faces
+    width = face[2] - face[0]
+    columns = np.flatnonzero(changed.any(axis=0))
+    assert columns[0] >= face[0] - 0.3 * width
+    assert columns[-1] <= face[2] + 0.3 * width
+    assert 0.05 < changed.mean() < 0.5
+
+
+def test_what_is_drawn_depends_on_the_generator_alone():
+    scene = np.zeros((320, 480, 3), np.uint8)
+    one, same, other = (compose(scene, [draw_person()] * 2, np.random.default_rng(seed)).image for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+
+
+def test_no_more_people_are_drawn_than_a_scene_has_room_for():
+    rng = np.random.default_rng(0)
+    numbers = {width: {draw_number(width, rng) for _ in range(100)} for width in (64, 200, 321, 481, 2000)}
+    assert numbers == {64: {1}, 200: {1}, 321: {1, 2}, 481: {1, 2, 3}, 2000: {1, 2, 3}}
+
+
+def test_a_person_before_a_scene_is_continued_downwards_and_the_scene_fills_the_rest():
+    person = Person(np.full((20, 10, 3), 200, np.uint8), np.ones((20, 10), np.float32), np.array([2.0, 2, 8, 8]))
+    person.alpha[:10, :5] = 0.5
+    scene = np.full((30, 500, 3), 100, np.uint8)
+    image = put_before(person, scene, 7, np.random.default_rng(0))
+    assert image.shape == (34, 24, 3)
+    expected = np.full((34, 24), 100)
+    expected[7:, 7:17] = 200
+    expected[7:17, 7:12] = 150
+    np.testing.assert_array_equal(image, np.repeat(expected[:, :, None], 3, axis=2))
+
+
+def test_scenes_before_which_somebody_is_put_are_drawn():
+    nobody = Person(np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), np.float32), np.array([2.0, 2, 8, 8]))
+    scene = np.repeat(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], 120, axis=0).repeat(3, axis=2)
+    images = [put_before(nobody, scene, 0, np.random.default_rng(seed)) for seed in range(12)]
+    rising = [np.sign(int(image[10, -1, 0]) - int(image[10, 0, 0])) for image in images]
+    assert set(rising) == {-1, 1}  # mirrored half of the time
+    assert len({image.tobytes() for image in images}) > 6
+    np.testing.assert_array_equal(images[0], put_before(nobody, scene, 0, np.random.default_rng(0)))

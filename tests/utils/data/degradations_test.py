@@ -1,0 +1,330 @@
+"""The two-stage degradation: what is drawn, what a task shares, the order of the steps; USM sharpening."""
+
+import dataclasses
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from config import DegradationConfig
+from tests.reference_degradations import IMAGE, REFERENCE, thin
+from utils.data.blur_kernels import GaussianKernel, SincKernel, apply_kernel
+from utils.data.degradations import (
+    Degradation,
+    NoiseDraw,
+    StageDegradation,
+    StageNoise,
+    compress_jpeg,
+    degrade,
+    sample_degradation,
+    sample_noise,
+    usm_sharpen,
+)
+from utils.data.noise import add_noise
+from utils.data.tone import Tone
+from utils.errors import UserError
+from utils.image.io import quantize, to_float
+from utils.image.resizing import resize_by, resize_to
+
+SETTINGS = DegradationConfig()
+DEGRADATION = Degradation(
+    StageDegradation(GaussianKernel("aniso", 21, 2.0, 0.7, 0.5), 0.7, "bicubic", "gaussian", 60),
+    StageDegradation(SincKernel(9, 1.5), 1.07, "area", "poisson", 80),
+    final_sinc=SincKernel(13, 2.0), final_resize_mode="bilinear", jpeg_last=True)
+NOISE = NoiseDraw(StageNoise(10.0, False), StageNoise(0.5, True), 5)
+NO_NOISE = NoiseDraw(StageNoise(0.0, False), StageNoise(0.0, False), 0)
+
+
+def draw(count, seed=0):
+    rng = np.random.default_rng(seed)
+    degradations = [sample_degradation(rng, SETTINGS) for _ in range(count)]
+    return degradations, [sample_noise(rng, degradation, SETTINGS) for degradation in degradations]
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return draw(4000)
+
+
+def check_frequency(happens, probability):
+    happens = np.array(list(happens))
+    deviation = np.sqrt(probability * (1 - probability) / len(happens))
+    assert happens.mean() == pytest.approx(probability, abs=5 * deviation)
+
+
+def check_uniform(values, low, high):
+    values = np.array(values, float)
+    assert low <= values.min()
+    assert values.max() <= high
+    assert values.mean() == pytest.approx((low + high) / 2, abs=5 * (high - low) / np.sqrt(12 * len(values)))
+    assert values.std() == pytest.approx((high - low) / np.sqrt(12), rel=0.1)
+
+
+def psnr(first, second):
+    return -10 * np.log10(((first.astype(float) - second) ** 2).mean())
+
+
+@pytest.mark.parametrize("jpeg_last", [True, False])
+def test_steps_follow_one_another_as_published(jpeg_last):
+    degradation = dataclasses.replace(DEGRADATION, jpeg_last=jpeg_last)
+    rng = np.random.Generator(np.random.SFC64(NOISE.seed))
+    first, second = degradation.first, degradation.second
+    image = resize_by(apply_kernel(IMAGE, first.kernel), 0.7, "bicubic")
+    image = to_float(compress_jpeg(add_noise(rng, image, "gaussian", 10.0, gray=False), 60))
+    image = resize_to(apply_kernel(image, second.kernel), 25, 29, "area")  # of 24x28, times 1.07, rounded down
+    image = add_noise(rng, image, "poisson", 0.5, gray=True)
+    if jpeg_last:
+        expected = compress_jpeg(apply_kernel(resize_to(image, 24, 28, "bilinear"), degradation.final_sinc), 80)
+    else:
+        image = resize_to(to_float(compress_jpeg(image, 80)), 24, 28, "bilinear")
+        expected = quantize(apply_kernel(image, degradation.final_sinc))
+    np.testing.assert_array_equal(degrade(IMAGE, degradation, NOISE), expected)
+
+
+def test_order_of_the_last_steps_matters():
+    swapped = dataclasses.replace(DEGRADATION, jpeg_last=False)
+    assert (degrade(IMAGE, DEGRADATION, NOISE) != degrade(IMAGE, swapped, NOISE)).mean() > 0.3
+
+
+def test_result_has_8_bits_and_a_quarter_of_the_size(drawn):
+    for degradation, noise in list(zip(*drawn, strict=True))[:60]:
+        result = degrade(IMAGE, degradation, noise)
+        assert result.dtype == np.uint8
+        assert result.shape == (24, 28, 3)
+
+
+def test_result_shows_the_photo(drawn):
+    """No step shifts, mirrors or swaps channels: on the average over many draws the small photo is found again."""
+    photo = np.zeros((128, 128, 3), np.float32)
+    photo[32:64, 64:112] = 0.9, 0.1, 0.2
+    mean = np.mean([degrade(photo, *pair) for pair in list(zip(*drawn, strict=True))[:80]], axis=0) / 255
+    inside = mean[9:15, 17:27].mean(axis=(0, 1))
+    assert inside == pytest.approx([0.85, 0.12, 0.2], abs=0.08)
+    weights = mean[:, :, 0] - 0.15
+    weights[weights < 0] = 0
+    rows, columns = np.mgrid[:32, :32]
+    assert (weights * rows).sum() / weights.sum() == pytest.approx(11.5, abs=0.3)
+    assert (weights * columns).sum() / weights.sum() == pytest.approx(21.5, abs=0.3)
+
+
+def test_mild_degradation_keeps_a_smooth_photo():
+    mild = Degradation(StageDegradation(None, 1.0, "area", "gaussian", 100),
+                       StageDegradation(None, 1.0, "area", "poisson", 100), None, "area", True)
+    rows, columns = np.mgrid[:64, :80] / 80  # JPEG halves the resolution of colour
+    photo = np.stack([rows, columns, 1 - rows], axis=2).astype(np.float32)
+    assert psnr(degrade(photo, mild, NO_NOISE) / 255, resize_to(photo, 16, 20, "area")) > 40
+
+
+def test_equal_arguments_give_equal_bits_and_the_photo_is_left_alone():
+    photo = IMAGE.copy()
+    first = degrade(photo, DEGRADATION, NOISE)
+    np.testing.assert_array_equal(photo, IMAGE)
+    np.random.seed(3)  # the global state must not matter
+    np.testing.assert_array_equal(degrade(IMAGE, DEGRADATION, NOISE), first)
+    np.testing.assert_array_equal(degrade(np.pad(IMAGE, ((4, 4), (4, 4), (0, 0)))[4:-4, 4:-4], DEGRADATION, NOISE),
+                                  first)
+
+
+def test_every_image_of_a_task_has_noise_of_its_own():
+    others = [dataclasses.replace(NOISE, seed=6), dataclasses.replace(NOISE, first=StageNoise(11.0, False)),
+              dataclasses.replace(NOISE, first=StageNoise(10.0, True)),
+              dataclasses.replace(NOISE, second=StageNoise(0.6, True))]
+    results = [degrade(IMAGE, DEGRADATION, noise) for noise in (NOISE, *others)]
+    for index, result in enumerate(results):
+        assert all((result != other).any() for other in results[:index])
+
+
+def test_all_but_the_noise_is_shared_by_a_task():
+    """Without its strength nothing is left of what is drawn per image."""
+    quiet = [dataclasses.replace(NO_NOISE, seed=seed, first=StageNoise(0.0, gray))
+             for seed in (1, 2) for gray in (False, True)]
+    results = [degrade(IMAGE, DEGRADATION, noise) for noise in quiet]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
+@pytest.mark.parametrize("shape", [(97, 112, 3), (96, 110, 3), (2, 4, 3)])
+def test_sides_that_4_does_not_divide_are_refused(shape):
+    with pytest.raises(ValueError, match="divisible by 4"):
+        degrade(np.zeros(shape, np.float32), DEGRADATION, NOISE)
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (4, 64, 3), (16, 8, 3)])
+def test_tiny_images_are_degraded_too(drawn, shape):
+    for degradation, noise in list(zip(*drawn, strict=True))[:30]:
+        result = degrade(np.full(shape, 0.5, np.float32), degradation, noise)
+        assert result.shape == (shape[0] // 4, shape[1] // 4, 3)
+
+
+@pytest.mark.parametrize(("quality", "expected"), REFERENCE["jpeg_psnr"].tolist())
+def test_jpeg_loses_what_libjpeg_loses(quality, expected):
+    """Measured with another binding of libjpeg; swapped channels or unsubsampled colour would differ by decibels."""
+    assert psnr(compress_jpeg(IMAGE, int(quality)) / 255, IMAGE) == pytest.approx(expected, abs=0.05)
+
+
+def test_jpeg_keeps_red_better_than_blue():
+    """Red counts more in the luma, and colour has half the resolution: swapped channels would show here."""
+    red, blue = np.full((2, 64, 64, 3), 0.5, np.float32)
+    red[:, :, 0] = blue[:, :, 2] = np.random.default_rng(0).uniform(0.2, 0.8, (64, 64))
+    red_psnr, blue_psnr = (psnr(compress_jpeg(image, 90) / 255, image) for image in (red, blue))
+    assert red_psnr > blue_psnr + 0.5
+
+
+def test_jpeg_clips_first():
+    wild = IMAGE * 3 - 1
+    np.testing.assert_array_equal(compress_jpeg(wild, 90), compress_jpeg(np.clip(wild, 0, 1), 90))
+
+
+def test_resize_factors_are_drawn_as_published(drawn):
+    for name, (up, down, keep), low, high in (("first", (0.2, 0.7, 0.1), 0.15, 1.5),
+                                              ("second", (0.3, 0.4, 0.3), 0.3, 1.2)):
+        factors = np.array([getattr(degradation, name).resize_factor for degradation in drawn[0]])
+        check_frequency(factors > 1, up)
+        check_frequency(factors < 1, down)
+        check_frequency(factors == 1, keep)
+        check_uniform(factors[factors > 1], 1, high)
+        check_uniform(factors[factors < 1], low, 1)
+
+
+def test_resize_modes_are_equally_likely_and_independent(drawn):
+    modes = [(degradation.first.resize_mode, degradation.second.resize_mode, degradation.final_resize_mode)
+             for degradation in drawn[0]]
+    counts = Counter(modes)
+    assert len(counts) == 27
+    for combination in counts:
+        check_frequency((mode == combination for mode in modes), 1 / 27)
+
+
+def test_choices_have_their_probabilities(drawn):
+    degradations, noises = drawn
+    check_frequency((degradation.final_sinc is not None for degradation in degradations), 0.8)
+    sizes = Counter(degradation.final_sinc.size for degradation in degradations if degradation.final_sinc)
+    assert set(sizes) == set(range(7, 22, 2))
+    for size in sizes:
+        check_frequency((drawn_size == size for drawn_size in sizes.elements()), 1 / 8)
+    check_frequency((degradation.jpeg_last for degradation in degradations), 0.5)
+    check_frequency((degradation.second.kernel is None for degradation in degradations), 0.2)
+    assert all(degradation.first.kernel for degradation in degradations)
+    for name in ("first", "second"):
+        check_frequency((getattr(degradation, name).noise_type == "gaussian" for degradation in degradations), 0.5)
+        check_frequency((getattr(noise, name).gray for noise in noises), 0.4)
+
+
+def test_jpeg_qualities_are_whole_numbers_from_30_to_95(drawn):
+    for name in ("first", "second"):
+        qualities = [getattr(degradation, name).jpeg_quality for degradation in drawn[0]]
+        assert {type(quality) for quality in qualities} == {int}
+        check_uniform(qualities, 30, 95)
+
+
+def test_noise_strength_is_drawn_from_the_range_of_its_kind(drawn):
+    for name, ranges in (("first", {"gaussian": (1, 30), "poisson": (0.05, 3)}),
+                         ("second", {"gaussian": (1, 25), "poisson": (0.05, 2.5)})):
+        for kind, limits in ranges.items():
+            check_uniform([getattr(noise, name).strength for degradation, noise in zip(*drawn, strict=True)
+                           if getattr(degradation, name).noise_type == kind], *limits)
+
+
+def test_seeds_of_images_differ(drawn):
+    assert len({noise.seed for noise in drawn[1]}) > 3990
+
+
+def test_draws_are_repeatable():
+    assert draw(5) == draw(5)
+    assert draw(5) != draw(5, seed=1)
+
+
+def test_json_gives_back_exactly_the_same_record(drawn):
+    for degradation, noise in list(zip(*drawn, strict=True))[:200]:
+        assert Degradation.from_dict(json.loads(json.dumps(degradation.to_dict()))) == degradation
+        assert NoiseDraw.from_dict(json.loads(json.dumps(noise.to_dict()))) == noise
+
+
+@pytest.mark.parametrize(("path", "value", "message"), [
+    ("first.kernel.sigma_x", "2", r"degradation\.first\.kernel\.sigma_x must be float"),
+    ("first.kernel.kind", "round", r"degradation\.first\.kernel: the kind"),
+    ("first.kernel.colour", 1, r"degradation\.first\.kernel has unknown keys.*'colour'"),
+    ("first.resize_factor", 0.0, r"degradation\.first: resize_factor"),
+    ("first.resize_mode", "nearest", r"degradation\.first: resize_mode is one of area"),
+    ("second.noise_type", "salt", r"degradation\.second: noise_type is one of gaussian"),
+    ("second.jpeg_quality", 101, r"degradation\.second: jpeg_quality"),
+    ("second.jpeg_quality", 50.5, r"degradation\.second\.jpeg_quality must be int"),
+    ("final_sinc.cutoff", 4.0, r"degradation\.final_sinc: cutoff"),
+    ("final_resize_mode", "x", r"degradation: final_resize_mode"),
+    ("jpeg_last", None, r"degradation\.jpeg_last must be bool")])
+def test_wrong_key_is_named(path, value, message):
+    data = DEGRADATION.to_dict()
+    *folders, key = path.split(".")
+    target = data
+    for folder in folders:
+        target = target[folder]
+    target[key] = value
+    with pytest.raises(UserError, match=message):
+        Degradation.from_dict(data)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"seed": -1}, "noise: seed"), ({"first": {"strength": -1.0, "gray": True}}, r"noise\.first: strength"),
+    ({"second": {"strength": 1.0}}, r"noise\.second lacks gray")])
+def test_wrong_key_of_the_noise_is_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        NoiseDraw.from_dict({**NOISE.to_dict(), **changes})
+
+
+def draw_with_tone(count, prob):
+    settings = dataclasses.replace(SETTINGS, tone_prob=prob, tone_gamma=0.5, tone_gain_range=(0.7, 1.2))
+    rng = np.random.default_rng(0)
+    return [sample_degradation(rng, settings) for _ in range(count)]
+
+
+def test_tones_have_their_probability_and_ranges():
+    tones = [degradation.tone for degradation in draw_with_tone(3000, 0.3)]
+    check_frequency((tone is not None for tone in tones), 0.3)
+    tones = [tone for tone in tones if tone]
+    check_uniform([np.log(tone.gamma) for tone in tones], -0.5, 0.5)
+    for channel in ("red", "green", "blue"):
+        check_uniform([getattr(tone, channel) for tone in tones], 0.7, 1.2)
+    # channels are drawn apart
+    assert abs(np.corrcoef([tone.red for tone in tones], [tone.blue for tone in tones])[0, 1]) < 0.15
+
+
+def test_without_tone_seeds_give_what_they_gave_before_there_was_any(drawn):
+    assert not any(degradation.tone for degradation in drawn[0])
+    first = draw_with_tone(1, 1.0)[0]
+    assert first.tone
+    assert dataclasses.replace(first, tone=None) == drawn[0][0]
+
+
+def test_tone_comes_before_everything_else():
+    tone = Tone(1.4, 0.8, 1.0, 1.1)
+    toned = dataclasses.replace(DEGRADATION, tone=tone)
+    np.testing.assert_array_equal(degrade(IMAGE, toned, NOISE), degrade(tone.apply(IMAGE), DEGRADATION, NOISE))
+    assert np.abs(degrade(IMAGE, toned, NOISE).astype(float) - degrade(IMAGE, DEGRADATION, NOISE)).mean() > 5
+
+
+def test_records_from_before_there_was_a_tone_are_read():
+    data = DEGRADATION.to_dict()
+    del data["tone"]
+    assert Degradation.from_dict(data) == DEGRADATION
+
+
+def test_sharpened_image_equals_the_original():
+    result = usm_sharpen((REFERENCE["usm_img"] / 255).astype(np.float32))
+    np.testing.assert_allclose(thin(result[::2, ::2], 4), REFERENCE["usm"], atol=1e-5)
+    np.testing.assert_allclose(result[48:112, 48:112], REFERENCE["usm_crop"], atol=1e-5)  # one flip would be 5e-5
+
+
+def test_faint_details_are_not_sharpened():
+    faint = np.random.default_rng(0).uniform(0.48, 0.51, (80, 80, 3)).astype(np.float32)
+    np.testing.assert_array_equal(usm_sharpen(faint), faint)
+
+
+def test_edges_become_steeper_within_the_range():
+    edge = np.full((80, 80, 3), 0.25, np.float32)
+    edge[:, 40:] = 0.75
+    sharpened = usm_sharpen(edge)
+    assert (sharpened[:, 30:40] < 0.25).all()
+    assert (sharpened[:, 40:50] > 0.75).all()
+    extreme = usm_sharpen((edge > 0.5).astype(np.float32))
+    assert (extreme.min(), extreme.max()) == (0, 1)

@@ -1,0 +1,350 @@
+"""Tasks: the same wherever a run starts and however tasks are divided, aligned, of one degradation, fairly drawn."""
+
+import itertools
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from model.meta_learner import Task
+from tests.workplace import picture
+from utils.data import meta_tasks as training_data
+from utils.data.degradations import usm_sharpen
+from utils.data.meta_tasks import Degraded, Images, TaskSource, degrade_together, restore_faces
+from utils.data.tfrecords import ImageRecords, write_image_records
+from utils.errors import UserError
+from utils.image.io import quantize, to_float
+from utils.training.configuration import META_TRAINING, resolve_config
+
+FACE_SIZE, SCENE_SIZE, FACE_PATCH, SCENE_PATCH = 64, 80, 48, 64
+NUM_FACES, NUM_SCENES = 6, 5
+SETTINGS = [f"data.face_size={FACE_SIZE}", f"data.scene_size={SCENE_SIZE}", f"data.face_patch_size={FACE_PATCH}",
+            f"data.scene_patch_size={SCENE_PATCH}", "data.samples_per_task=2", "meta.tasks_per_batch=3",
+            "meta.seed=7", "data.num_workers=2"]
+
+
+def configure(*settings):
+    return resolve_config(META_TRAINING, "smoke", [*SETTINGS, *settings])
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """Images that are unlike each other, of faces and of scenes."""
+    folder = tmp_path_factory.mktemp("records")
+    opened = []
+    for name, first, count, size in (("face", 0, NUM_FACES, FACE_SIZE), ("scene", 100, NUM_SCENES, SCENE_SIZE)):
+        write_image_records(folder / name, (picture(first + seed, size, size) for seed in range(count)), size)
+        opened.append(ImageRecords(folder / name, size))
+    return opened
+
+
+@pytest.fixture
+def make_source(records):
+    def make(*settings, restore=None):
+        faces, scenes = records
+        return TaskSource(Images(faces, 0, NUM_FACES), Images(scenes, 0, NUM_SCENES), configure(*settings), restore)
+
+    return make
+
+
+@pytest.fixture
+def area_only(monkeypatch):
+    """Degrade by the mean of 4x4 pixels and nothing else."""
+    monkeypatch.setattr(training_data, "degrade", lambda image, *_: shrink(image))
+
+
+def shrink(image):
+    height, width = image.shape[0] // 4, image.shape[1] // 4
+    return quantize(image.reshape(height, 4, width, 4, 3).mean(axis=(1, 3), dtype=np.float64))
+
+
+def take(source, start, count, tasks=range(3)):
+    """Give meta-batches from an iteration on."""
+    batches = source.batches(start, tasks)
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return taken
+
+
+def assert_equal(left, right):
+    for name, value in left._asdict().items():
+        np.testing.assert_array_equal(value, getattr(right, name), err_msg=name, strict=True)
+
+
+def test_tasks_are_the_same_whichever_iteration_a_stream_starts_at(make_source):
+    whole = take(make_source(), 0, 4)
+    for start in (1, 3):
+        for found, expected in zip(take(make_source(), start, 4 - start), whole[start:], strict=True):
+            assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("tasks", [range(0, 1), range(1, 3), range(2, 3)], ids=str)
+def test_tasks_are_the_same_in_whichever_share_of_a_batch_they_come(make_source, tasks):
+    for part, whole in zip(take(make_source(), 5, 2, tasks), take(make_source(), 5, 2), strict=True):
+        assert_equal(part, Task(*(images[tasks.start:tasks.stop] for images in whole)))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 5])
+def test_tasks_do_not_depend_on_the_number_of_threads(make_source, workers):
+    for found, expected in zip(take(make_source(f"data.num_workers={workers}"), 0, 2), take(make_source(), 0, 2),
+                               strict=True):
+        assert_equal(found, expected)
+
+
+def test_tasks_iterations_and_seeds_differ(make_source):
+    first, second = take(make_source(), 0, 2)
+    [other] = take(make_source("meta.seed=8"), 0, 1)
+    for name in Task._fields:
+        images = [*getattr(first, name), *getattr(second, name), *getattr(other, name)]
+        assert len({image.tobytes() for image in images}) == 9, name
+
+
+def test_batches_are_of_the_shapes_and_ranges_that_training_takes(make_source):
+    [batch] = take(make_source(), 0, 1)
+    sides = {"face_lq": FACE_PATCH // 4, "face_hq": FACE_PATCH, "scene_lq": SCENE_PATCH // 4,
+             "scene_target": SCENE_PATCH, "scene_real": SCENE_PATCH}
+    for name, side in sides.items():
+        images = getattr(batch, name)
+        assert (images.shape, images.dtype) == ((3, 2, side, side, 3), np.float32)
+        assert 0 <= images.min() < 0.3 < 0.7 < images.max() <= 1
+    for name in ("face_lq", "face_hq", "scene_lq", "scene_real"):  # 8 bits
+        steps = getattr(batch, name) * 255
+        np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """Images 4x4 whose samples are their number."""
+    path = tmp_path_factory.mktemp("numbered") / "x"
+    write_image_records(path, (np.full((4, 4, 3), number, np.uint8) for number in range(12)), 4)
+    return ImageRecords(path, 4)
+
+
+@pytest.mark.parametrize(("start", "count"), [(0, 12), (3, 7), (11, 1)])
+def test_every_image_of_a_part_appears_once_in_each_epoch(numbered, start, count):
+    images = Images(numbered, start, count)
+    epochs = [[images.shuffled(epoch * count + place, (1, 2))[0, 0, 0] for place in range(count)] for epoch in range(4)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(start, start + count))
+    if count > 1:
+        assert len(set(map(tuple, epochs))) == 4
+
+
+def test_orders_of_faces_and_scenes_and_of_seeds_differ(numbered, area_only):
+    images, orders = Images(numbered, 0, 12), set()
+    for seed in (0, 1):
+        source = TaskSource(images, images, configure("data.samples_per_task=12", f"meta.seed={seed}"), None)
+        drawn = source.degraded(0, 0)
+        orders |= {tuple(part[:, 0, 0, 0]) for part in (drawn.face_gt, drawn.scene_gt)}
+    assert len(orders) == 4
+
+
+def test_tasks_go_through_the_records_without_a_gap(make_source, records):
+    """12 samples of 2 iterations are 2 epochs of the 6 faces."""
+    source = make_source()
+    drawn = [face.tobytes() for iteration in (0, 1) for task in range(3)
+             for face in source.degraded(iteration, task).face_gt]
+    faces = {records[0].read(index).tobytes() for index in range(NUM_FACES)}
+    assert set(drawn[:NUM_FACES]) == set(drawn[NUM_FACES:]) == faces
+
+
+def test_damaged_images_are_replaced_from_the_same_part(tmp_path):
+    write_image_records(tmp_path / "x", (np.full((4, 4, 3), number, np.uint8) for number in range(5)), 4)
+    content = bytearray((tmp_path / "x").read_bytes())
+    size = len(content) // 5
+    for damaged in (1, 2, 4):
+        content[damaged * size + 50] ^= 1
+    (tmp_path / "x").write_bytes(content)
+    records = ImageRecords(tmp_path / "x", 4, skip_corrupt=True)
+    training, validation = Images(records, 0, 3), Images(records, 3, 2)
+    assert [training.read(index)[0, 0, 0] for index in range(3)] == [0, 0, 0]
+    assert [validation.read(index)[0, 0, 0] for index in range(2)] == [3, 3]
+
+
+def test_images_of_a_task_share_a_degradation_and_tasks_and_noises_differ(make_source, monkeypatch):
+    calls = []
+    monkeypatch.setattr(training_data, "degrade", lambda image, degradation, noise:
+                        calls.append((degradation, noise)) or shrink(image))
+    source = make_source()
+    tasks = []
+    for iteration, task in ((0, 0), (0, 1), (1, 0)):
+        calls.clear()
+        source.degraded(iteration, task)
+        assert len(calls) == 4  # two faces, two scenes
+        [shared] = {degradation for degradation, _ in calls}
+        assert len({noise.seed for _, noise in calls}) == 4
+        tasks.append(shared)
+    assert len(set(tasks)) == 3
+
+
+@pytest.mark.parametrize("sharpen", [False, True])
+def test_scenes_are_sharpened_before_degrading_and_faces_are_not(area_only, sharpen):
+    faces, scenes = [picture(1, 16, 16)], [picture(2, 48, 48)]
+    result = degrade_together(faces, scenes, configure(), np.random.default_rng(0), sharpen=sharpen)
+    np.testing.assert_array_equal(result.face_lq[0], shrink(to_float(faces[0])))
+    scene = to_float(scenes[0])
+    np.testing.assert_array_equal(result.scene_lq[0], shrink(usm_sharpen(scene) if sharpen else scene))
+    np.testing.assert_array_equal(result.face_gt, faces)
+    np.testing.assert_array_equal(result.scene_gt, scenes)
+    assert np.abs(usm_sharpen(scene) - scene).max() > 0.05
+
+
+def places(patch, images, *, step=4):
+    """Give every (number, top, left, flipped) at which a patch lies in one of the images."""
+    side = len(patch)
+    return [(number, top, left, flipped) for number, image in enumerate(images)
+            for top in range(0, len(image) - side + 1, step) for left in range(0, len(image) - side + 1, step)
+            for flipped in (False, True)
+            if np.allclose(patch[:, ::-1] if flipped else patch, image[top:top + side, left:left + side], atol=1e-6)]
+
+
+def test_crops_lie_in_the_images_aligned_flipped_together_and_only_the_target_is_sharpened(make_source, records,
+                                                                                           area_only):
+    faces, scenes = ([to_float(part.read(index)) for index in range(len(part))] for part in records)
+    sharpened = [usm_sharpen(scene) for scene in scenes]
+    flips, tops, lefts = set(), set(), set()
+    for batch in take(make_source(), 0, 3):
+        samples = Task(*(images.reshape(-1, *images.shape[2:]) for images in batch))
+        for face_lq, face_hq, scene_lq, target, real in zip(*samples, strict=True):
+            [(*_, face_flipped)] = places(face_hq, faces)
+            [place] = places(target, sharpened)
+            assert places(real, scenes) == [place]
+            assert place[-1] == face_flipped
+            flips.add(face_flipped)
+            tops.add(place[1])
+            lefts.add(place[2])
+            np.testing.assert_allclose(face_lq * 255, shrink(face_hq), atol=1e-4)
+            np.testing.assert_allclose(scene_lq * 255, shrink(target), atol=1e-4)
+    assert flips == {False, True}
+    assert tops == lefts == {0, 4, 8, 12, 16}  # 80 - 64: the last position included
+
+
+@pytest.mark.parametrize(("gradients", "num_draws"), [
+    ([-6.0], 1), ([-6.1, -5.9], 2), ([-7, -8, -9, -10], 4), ([-7] * 6, 6)])
+def test_flat_faces_are_drawn_again_so_many_times_at_most(make_source, monkeypatch, gradients, num_draws):
+    calls = []
+    source = make_source("data.samples_per_task=1", f"data.max_redraws={len(gradients) - 1}")
+    monkeypatch.setattr(training_data, "log_gradient", lambda patch: calls.append(patch) or gradients[len(calls) - 1])
+    images = source.degraded(0, 0)
+    batch = source.finished(0, range(1), Degraded(*(part[None] for part in images)))
+    assert len(calls) == num_draws
+    last = to_float(calls[-1])
+    assert any((batch.face_hq[0, 0] == face).all() for face in (last, last[:, ::-1]))
+    assert len({patch.tobytes() for patch in calls}) > 1 or num_draws == 1
+
+
+def test_redraws_of_one_task_leave_the_others_as_they_are(make_source, monkeypatch):
+    [undisturbed] = take(make_source(), 2, 1)
+    original, calls = training_data.log_gradient, []
+    monkeypatch.setattr(training_data, "log_gradient", lambda patch: calls.append(patch) or (
+        -9 if len(calls) < 3 else original(patch)))
+    [redrawn] = take(make_source(), 2, 1)
+    assert (redrawn.face_hq[0] != undisturbed.face_hq[0]).any()
+    assert_equal(Task(*(images[1:] for images in redrawn)), Task(*(images[1:] for images in undisturbed)))
+
+
+def cubic_upsampling(size):
+    """Give the matrix [4 * size, size] of cubic convolution with a = -0.75, half-pixel centres, edges repeated."""
+    def weight(distance):
+        x, a = abs(distance), -0.75
+        if x <= 1:
+            return (a + 2) * x**3 - (a + 3) * x**2 + 1
+        return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
+
+    matrix = np.zeros((4 * size, size))
+    for row in range(4 * size):
+        source = (row + 0.5) / 4 - 0.5
+        for place in range(int(np.floor(source)) - 1, int(np.floor(source)) + 3):
+            matrix[row, min(max(place, 0), size - 1)] += weight(source - place)
+    return matrix
+
+
+def test_restorer_gets_all_faces_at_once_upsampled_neither_clipped_nor_rounded():
+    received = []
+
+    def restore(faces):
+        received.append(faces)
+        return np.stack([np.full(face.shape, number, np.uint8) for number, face in enumerate(faces)])
+
+    face_lq = (255 * np.random.default_rng(0).integers(0, 2, (2, 3, 8, 8, 3))).astype(np.uint8)
+    images = Degraded(np.zeros((2, 3, 32, 32, 3), np.uint8), face_lq, *[np.zeros(0)] * 3)
+    restored = restore_faces(restore, images)
+    [faces] = received
+    assert (faces.shape, faces.dtype) == ((6, 32, 32, 3), np.float32)
+    matrix = cubic_upsampling(8)
+    expected = np.einsum("yh,xw,nhwc->nyxc", matrix, matrix, face_lq.reshape(6, 8, 8, 3).astype(np.float64))
+    np.testing.assert_allclose(faces, expected, atol=1e-3)
+    assert faces.min() < -20
+    assert faces.max() > 275
+    assert (restored.shape, restored.dtype) == ((2, 3, 32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(restored[:, :, 0, 0, 0], [[0, 1, 2], [3, 4, 5]])
+
+
+def test_restorer_is_called_once_per_batch_and_its_faces_are_learnt_from(make_source):
+    sizes = []
+
+    def restore(faces):
+        sizes.append(len(faces))
+        return np.rint(255 - np.clip(faces, 0, 255)).astype(np.uint8)
+
+    source = make_source("data.min_log_gradient=-99", restore=restore)
+    for iteration in (0, 1):
+        images = Degraded(*map(np.stack, zip(*(source.degraded(iteration, task) for task in range(3)), strict=True)))
+        batch = source.finished(iteration, range(3), images)
+        small = batch.face_hq.reshape(6, FACE_PATCH // 4, 4, FACE_PATCH // 4, 4, 3).mean(axis=(2, 4))
+        given = 1 - batch.face_lq.reshape(small.shape)
+        for number in range(6):  # smooth, but like the degraded face of this number alone
+            errors = [np.abs(small[number] - other).mean() for other in given]
+            assert np.argmin(errors) == number
+    assert sizes == [6, 6]
+
+
+def test_restorer_works_on_one_batch_at_a_time_and_in_order(make_source):
+    working, overlaps = threading.Lock(), []
+
+    def restore(faces):
+        overlaps.append(not working.acquire(blocking=False))
+        time.sleep(0.05)  # long enough for another to begin
+        working.release()
+        return np.full(faces.shape, len(overlaps), np.uint8)
+
+    batches = take(make_source("data.samples_per_task=1", restore=restore), 0, 6)
+    assert not any(overlaps)
+    assert [round(float(batch.face_hq.max() * 255)) for batch in batches] == [1, 2, 3, 4, 5, 6]
+
+
+def test_without_a_restorer_the_faces_themselves_are_learnt_from():
+    images = Degraded(*(np.zeros((1, 1, 4, 4, 3), np.uint8) for _ in range(5)))
+    assert restore_faces(None, images) is images.face_gt
+
+
+def failing(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("error", [UserError("x.tfrecord is damaged"), RuntimeError("a bug")], ids=["user", "bug"])
+def test_error_while_degrading_comes_out_as_itself(make_source, monkeypatch, error):
+    monkeypatch.setattr(training_data, "degrade", failing(error))
+    with pytest.raises(type(error)) as caught:
+        next(make_source().batches(0, range(3)))
+    assert caught.value is error
+
+
+def test_error_of_the_restorer_comes_out_as_itself_after_the_batches_before(make_source):
+    error, calls = UserError("out of order"), []
+
+    def restore(faces):
+        calls.append(1)
+        if len(calls) == 3:
+            raise error
+        return np.zeros(faces.shape, np.uint8)
+
+    batches = make_source(restore=restore).batches(0, range(3))
+    assert [float(next(batches).face_hq.max()) for _ in range(2)] == [0, 0]
+    with pytest.raises(UserError) as caught:
+        next(batches)
+    assert caught.value is error

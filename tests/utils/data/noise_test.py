@@ -1,0 +1,130 @@
+"""Noise statistics, against thousands of draws of Real-ESRGAN's own noise on the same image."""
+
+import numpy as np
+import pytest
+
+from tests.reference_degradations import REFERENCE
+from utils.data import noise as noise_module
+from utils.data.noise import add_noise, gaussian_noise, poisson_noise
+
+IMAGE = (REFERENCE["noise_img"] / 255).astype(np.float32)
+GAUSSIAN_SIGMA, POISSON_SCALE = 20.0, 2.0  # of the reference
+DRAWS = 2000
+
+
+def generator(seed=0):
+    return np.random.Generator(np.random.SFC64(seed))
+
+
+def draw(kind, image=IMAGE, *, gray=False, count=DRAWS, strength=None):
+    rng = generator()
+    make, usual = (gaussian_noise, GAUSSIAN_SIGMA) if kind == "gauss" else (poisson_noise, POISSON_SCALE)
+    fields = [make(rng, image, strength or usual, gray=gray) for _ in range(count)]
+    return np.broadcast_to(np.stack(fields), (count, *image.shape))
+
+
+def draw_clipped(kind):
+    rng, full = generator(), {"gauss": "gaussian", "poisson": "poisson"}[kind]
+    strength = GAUSSIAN_SIGMA if kind == "gauss" else POISSON_SCALE
+    return np.stack([add_noise(rng, IMAGE, full, strength, gray=False) - IMAGE for _ in range(DRAWS)])
+
+
+def check_statistics(fields, name):
+    def expected(statistic):
+        return REFERENCE[f"noise_{name}_{statistic}"]
+
+    samples = fields.reshape(-1, 3).astype(np.float64)
+    np.testing.assert_allclose(samples.std(axis=0), expected("std"), rtol=0.01)
+    np.testing.assert_allclose(samples.mean(axis=0), expected("mean"), atol=0.1 / 255)
+    np.testing.assert_allclose(np.corrcoef(samples, rowvar=False), expected("corr"), atol=0.02)
+    neighbours = np.corrcoef(fields[:, :, :-1].ravel(), fields[:, :, 1:].ravel())[0, 1]
+    assert neighbours == pytest.approx(expected("lag1"), abs=0.02)
+    ratios = fields[:, 2::4, 2::4].var(axis=0) / expected("var_map_sub4")
+    assert ratios.mean() == pytest.approx(1, abs=0.01)
+    np.testing.assert_allclose(ratios, 1, atol=0.2)  # each is known to 4 %
+
+
+@pytest.mark.parametrize("kind", ["gauss", "poisson"])
+@pytest.mark.parametrize("gray", [False, True])
+def test_noise_has_the_statistics_of_the_original(kind, gray):
+    check_statistics(draw(kind, gray=gray), f"{kind}_{'gray' if gray else 'colour'}")
+
+
+@pytest.mark.parametrize("kind", ["gauss", "poisson"])
+def test_clipped_noise_has_the_statistics_of_the_original(kind):
+    check_statistics(draw_clipped(kind), f"{kind}_colour_clipped")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Numbers of photons for which noise was asked."""
+    numbers = []
+    monkeypatch.setattr(noise_module, "_poisson_table",
+                        lambda photons: numbers.append(photons) or np.zeros(256 << noise_module.POISSON_BITS))
+    return numbers
+
+
+@pytest.mark.parametrize(("channel", "photons"), [(0, 128), (1, 256), (2, 32)])
+def test_luma_weighs_the_channels(asked, channel, photons):
+    """Of 256 levels of one channel alone the luma keeps 0.299, 0.587 or 0.114: 77, 151 or 30."""
+    image = np.zeros((16, 16, 3), np.float32)
+    image[:, :, channel] = np.arange(256, dtype=np.float32).reshape(16, 16) / 255
+    poisson_noise(generator(), image, 1.0, gray=True)
+    assert asked == [photons]
+
+
+def test_poisson_noise_counts_the_levels_of_the_image_or_its_luma(asked):
+    """The reference image has 143 levels, its luma 147: both make 256 photons."""
+    for gray in (False, True):
+        poisson_noise(generator(), IMAGE, 1.0, gray=gray)
+    for levels in (1, 2, 3, 4, 5, 128, 129, 256):
+        column = (np.arange(256) % levels / 255).astype(np.float32)
+        poisson_noise(generator(), np.broadcast_to(column[:, None, None], (256, 2, 3)), 1.0, gray=False)
+    assert asked == [*REFERENCE["poisson_vals"][[1, 3]], 1, 2, 4, 4, 8, 128, 256, 256]
+
+
+@pytest.mark.parametrize("level", [0, 1, 3, 40, 200, 255])
+def test_poisson_noise_is_that_of_its_level(level):
+    """256 levels make 256 photons at white: skewness and the share of every count are Poisson's, at dark ones too."""
+    ramp = np.arange(256, dtype=np.float32).reshape(16, 16, 1).repeat(3, axis=2) / 255
+    image = np.concatenate([np.full((64, 16, 3), level / 255, np.float32), ramp])
+    fields = draw("poisson", image, count=60, strength=1.0)[:, :64].ravel()
+    rate = 256 * level / 255
+    counts = fields * 256 + rate
+    np.testing.assert_allclose(counts, np.rint(counts), atol=1e-3)
+    assert counts.min() >= 0
+    assert fields.mean() == pytest.approx(0, abs=5 * np.sqrt(rate / len(fields)) / 256 + 1e-5)
+    assert fields.var() == pytest.approx(rate / 256**2, rel=0.03)
+    observed = np.bincount(np.rint(counts).astype(int), minlength=2)[:2] / len(counts)
+    assert observed[0] == pytest.approx(np.exp(-rate), abs=0.01)
+    assert observed[1] == pytest.approx(rate * np.exp(-rate), abs=0.01)
+
+
+def test_values_outside_the_range_count_as_its_ends():
+    image = np.stack([np.linspace(-0.5, 1.5, 3000, dtype=np.float32)] * 3, axis=1).reshape(50, 60, 3)
+    for gray in (False, True):
+        np.testing.assert_array_equal(poisson_noise(generator(), image, 1.0, gray=gray),
+                                      poisson_noise(generator(), np.clip(image, 0, 1), 1.0, gray=gray))
+
+
+def test_gaussian_noise_is_normal_far_out():
+    fields = np.abs(gaussian_noise(generator(), np.zeros((600, 600, 3)), 255.0, gray=False))
+    for limit, share in ((1, 0.31731), (2, 0.04550), (3, 0.0026998)):
+        assert (fields > limit).mean() == pytest.approx(share, rel=0.06)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "poisson"])
+def test_result_is_clipped_and_repeatable(kind):
+    image = np.random.default_rng(0).uniform(-0.2, 1.2, (40, 50, 3)).astype(np.float32)
+    before = image.copy()
+    noisy = add_noise(generator(3), image, kind, 3.0 if kind == "poisson" else 30.0, gray=False)
+    assert (noisy.min(), noisy.max()) == (0, 1)
+    assert noisy.dtype == np.float32
+    np.testing.assert_array_equal(image, before)
+    again = add_noise(generator(3), image, kind, 3.0 if kind == "poisson" else 30.0, gray=False)
+    np.testing.assert_array_equal(noisy, again)
+
+
+def test_strength_0_adds_nothing():
+    for kind in ("gaussian", "poisson"):
+        np.testing.assert_array_equal(add_noise(generator(), IMAGE, kind, 0.0, gray=False), IMAGE)

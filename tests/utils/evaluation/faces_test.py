@@ -1,0 +1,131 @@
+"""The three kinds of faces of an evaluation's photos."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from tests.workplace import picture
+from utils.evaluation.faces import LEGACY, ORACLE, RESTORED, prepare_faces
+from utils.face.detection import Face
+from utils.face.preparation import FacePreparer, Options
+from utils.image.io import quantize, read_image, write_png
+
+# in a photo of 60x50; the box reaches beyond the border
+FACES = [Face(np.array([8.0, 6, 38, 44]), np.array([[16.0, 20], [30, 20], [23, 28], [17, 36], [29, 36]]), 0.99),
+         Face(np.array([35.5, 20, 70, 48]), np.array([[42.0, 28], [54, 29], [48, 35], [43, 41], [53, 41]]), 0.95)]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Degraded photos and their truth, and a folder for their faces."""
+    for seed, stem in enumerate(("a", "b", "nobody")):
+        write_png(tmp_path / "LQ" / f"{stem}.png", picture(seed, 50, 60))
+        write_png(tmp_path / "GT" / f"{stem}.png", picture(seed + 10, 200, 240))
+    return tmp_path
+
+
+class Detector:
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, photo, name):
+        self.seen.append(name)
+        return [] if name.startswith("nobody") else FACES
+
+
+def invert(faces):
+    return 255 - faces
+
+
+def prepare(photos, detect):
+    return prepare_faces(sorted((photos / "LQ").iterdir()), photos / "GT", photos / "faces", detect=detect,
+                         restore=invert, detector="mtcnn", restorer="inverter")
+
+
+def stored(photos, kind, quality, name):
+    return quantize(read_image(photos / "faces" / kind / f"Face_{quality}" / name).pixels)
+
+
+def names(photos, kind):
+    return [[path.name for path in sorted((photos / "faces" / kind / folder).iterdir())]
+            for folder in ("Face_LQ", "Face_HQ")]
+
+
+def test_oracle_faces_are_the_truth_behind_the_boxes(photos):
+    assert prepare(photos, Detector()).errors == []
+    truth = quantize(read_image(photos / "GT" / "a.png").pixels)
+    degraded = quantize(read_image(photos / "LQ" / "a.png").pixels)
+    np.testing.assert_array_equal(stored(photos, ORACLE, "LQ", "a_0.png"), degraded[6:45, 8:39])
+    np.testing.assert_array_equal(stored(photos, ORACLE, "HQ", "a_0.png"), truth[24:180, 32:156])
+    np.testing.assert_array_equal(stored(photos, ORACLE, "LQ", "a_1.png"), degraded[20:49, 35:])
+    np.testing.assert_array_equal(stored(photos, ORACLE, "HQ", "a_1.png"), truth[80:196, 140:])
+
+
+def test_restored_faces_are_those_that_face_preparation_writes(photos):
+    prepare(photos, Detector())
+    for kind, legacy in ((RESTORED, False), (LEGACY, True)):
+        FacePreparer(lambda *_: FACES, invert, photos / "expected" / kind, Options(
+            detector="mtcnn", restorer="inverter", legacy_alignment=legacy)).prepare(photos / "LQ" / "a.png",
+                                                                                   lambda _: None)
+        for folder in ("Face_LQ", "Face_HQ"):
+            for index in range(2):
+                name = f"{folder}/a_{index}.png"
+                assert (photos / "faces" / kind / name).read_bytes() == (photos / "expected" / kind / name).read_bytes()
+    assert (stored(photos, RESTORED, "HQ", "a_0.png") != stored(photos, LEGACY, "HQ", "a_0.png")).any()
+
+
+def test_all_kinds_have_the_same_faces_and_a_photo_without_a_face_has_a_row(photos):
+    prepare(photos, Detector())
+    for kind in (RESTORED, LEGACY, ORACLE):
+        assert names(photos, kind) == [["a_0.png", "a_1.png", "b_0.png", "b_1.png"]] * 2
+    with (photos / "faces" / "faces.csv").open(newline="") as file:
+        rows = [(row["file"], row["status"], row["index"]) for row in csv.DictReader(file)]
+    assert rows == [("a.png", "ok", "0"), ("a.png", "ok", "1"), ("b.png", "ok", "0"), ("b.png", "ok", "1"),
+                    ("nobody.png", "no face", "")]
+
+
+def test_faces_that_are_there_are_not_made_again(photos):
+    prepare(photos, Detector())
+    detect = Detector()
+    before = (photos / "faces" / "faces.csv").read_bytes()
+    write_png(photos / "LQ" / "c.png", picture(7, 50, 60))
+    write_png(photos / "GT" / "c.png", picture(8, 200, 240))
+    prepare(photos, detect)
+    assert detect.seen == ["c.png"]
+    assert set(before.splitlines()) < set((photos / "faces" / "faces.csv").read_bytes().splitlines())
+
+
+def test_a_photo_that_fails_is_named_stops_nothing_and_is_tried_again(photos, capsys):
+    (photos / "LQ" / "a.png").write_bytes(b"no picture")
+    boxes, [line] = prepare(photos, Detector())
+    assert set(boxes) == {"b", "nobody"}
+    assert "a.png: cannot read the image" in line
+    assert "a.png: cannot read the image" in capsys.readouterr().err
+    assert names(photos, ORACLE) == [["b_0.png", "b_1.png"]] * 2
+    write_png(photos / "LQ" / "a.png", picture(0, 50, 60))
+    detect = Detector()
+    boxes, errors = prepare(photos, detect)
+    assert errors == []
+    assert set(boxes) == {"a", "b", "nobody"}
+    assert detect.seen == ["a.png"]
+
+
+def test_a_photo_of_which_one_face_fails_has_failed(photos):
+    flat = Face(np.array([1.0, 2, 20, 25]), np.full((5, 2), 9.0), 0.9)
+    boxes, [line] = prepare(photos, lambda _, name: [*FACES[:1], flat] if name == "a.png" else FACES)
+    assert "a.png: the five landmarks of a face must not coincide" in line
+    assert set(boxes) == {"b", "nobody"}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_boxes_are_the_pixels_that_are_adapted_to_in_the_truth(photos, again):
+    for _ in range(1 + again):  # from the report the second time
+        boxes = prepare(photos, Detector()).boxes
+    truth = quantize(read_image(photos / "GT" / "a.png").pixels)
+    for index, box in enumerate(boxes["a"].astype(int)):
+        left, top, right, bottom = box
+        np.testing.assert_array_equal(stored(photos, ORACLE, "HQ", f"a_{index}.png"),
+                                      truth[top:bottom + 1, left:right + 1])
+    assert boxes["a"].tolist() == [[32, 24, 155, 179], [140, 80, 239, 195]]
+    assert boxes["nobody"].shape == (0, 4)

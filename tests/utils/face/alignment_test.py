@@ -1,0 +1,192 @@
+"""Alignment against arrays made with the original code, and against geometry where the original is wrong."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+from scipy.ndimage import shift
+from scipy.optimize import minimize
+
+from utils.errors import UserError
+from utils.face.alignment import (
+    align_face,
+    box_overlap,
+    coverage,
+    enlarged_matrix,
+    estimate_alignment,
+    intersect_box,
+    paste_region,
+    reference_points,
+)
+
+NAMES = ("frontal", "rot30", "tiny", "large", "border", "mirrored")
+FACE_BOX = (60, 170, 126, 111)  # of the astronaut: top, left, height, width
+
+
+@pytest.fixture(scope="module")
+def reference():
+    with np.load(Path(__file__).parents[2] / "data" / "align.npz") as arrays:
+        assert tuple(arrays["names"]) == NAMES
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return skimage.data.astronaut()
+
+
+def original_alignment(reference, index):
+    """Give the alignment to the landmarks as the original uses them: truncated to integers."""
+    return estimate_alignment(reference["landmarks_int"][index].T)
+
+
+def test_reference_points_equal_the_original(reference):
+    np.testing.assert_allclose(reference_points(), reference["ref5"], atol=1e-4)
+
+
+def test_reference_points_scale_with_the_crop(reference):
+    np.testing.assert_allclose(reference_points(256), reference["ref5"] / 2, atol=1e-4)
+
+
+@pytest.mark.parametrize("index", range(6), ids=NAMES)
+def test_alignment_equals_the_original(reference, index):
+    np.testing.assert_allclose(original_alignment(reference, index), reference["tfm"][index], atol=1e-3)
+    floats = estimate_alignment(reference["landmarks"][index].reshape(2, 5).T)
+    np.testing.assert_allclose(floats, reference["tfm_from_float"][index], atol=1e-3)
+
+
+@pytest.mark.parametrize("index", range(6), ids=NAMES)
+def test_legacy_matrix_is_four_times_the_originals_inverse(reference, index):
+    legacy = enlarged_matrix(original_alignment(reference, index), legacy=True)
+    np.testing.assert_allclose(legacy / 4, reference["tfm_inv"][index], atol=1e-3)
+
+
+@pytest.mark.parametrize("index", range(6), ids=NAMES)
+def test_aligned_face_equals_the_original(reference, photo, index):
+    crop = align_face(photo, original_alignment(reference, index))[4::8, 4::8, ::-1]
+    difference = np.abs(crop.astype(int) - reference[f"crop_sub8_{NAMES[index]}"])
+    assert difference.max() <= 1
+    assert (difference > 0).mean() <= 1e-3
+
+
+@pytest.mark.parametrize("index", range(6), ids=NAMES)
+def test_legacy_paste_equals_the_original(reference, photo, index):
+    matrix = original_alignment(reference, index)
+    whole = paste_region(align_face(photo, matrix), matrix, (0, 0, 512, 512), legacy=True)
+    difference = np.abs(whole[8::32, 8::32, ::-1].astype(int) - reference[f"hr_sub16_{NAMES[index]}"])
+    assert difference.max() <= 8
+    assert difference.mean() <= 0.05
+    sums = [*whole[:, :, ::-1].sum(axis=(0, 1), dtype=np.int64), (whole.any(axis=2)).sum()]
+    np.testing.assert_allclose(sums, reference[f"hr_sum_{NAMES[index]}"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_region_is_that_part_of_the_whole(reference, photo, legacy):
+    matrix = estimate_alignment(reference["landmarks"][1].reshape(2, 5).T)
+    face = align_face(photo, matrix)
+    top, left, height, width = FACE_BOX
+    whole = paste_region(face, matrix, (0, 0, 512, 512), legacy=legacy)
+    region = paste_region(face, matrix, FACE_BOX, legacy=legacy)
+    expected = whole[4 * top:4 * (top + height), 4 * left:4 * (left + width)]
+    assert np.abs(region.astype(int) - expected).max() <= 2  # OpenCV rounds source positions to 1/32 pixel
+
+
+def displacement(image, target):
+    """Find (y, x) by which an image is to be moved to differ least from another away from the border."""
+    gray, wanted = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(float) for picture in (image, target))
+
+    def cost(move):
+        return np.mean((shift(gray, move, order=3, mode="nearest") - wanted)[8:-8, 8:-8] ** 2)
+
+    return minimize(cost, [0, 0], method="Nelder-Mead", options={
+        "xatol": 0.01, "fatol": 1e-4, "initial_simplex": [[0, 0], [1, 0], [0, 1]]}).x
+
+
+def rotated(photo, landmarks, degrees):
+    """Rotate a photo, and the landmarks in it, about the middle of the face."""
+    matrix = cv2.getRotationMatrix2D(landmarks.mean(axis=0).tolist(), degrees, 1)
+    turned = cv2.warpAffine(photo, matrix, photo.shape[1::-1], flags=cv2.INTER_LINEAR)
+    return turned, landmarks @ matrix[:, :2].T + matrix[:, 2]
+
+
+@pytest.mark.parametrize("degrees", [0, 30, -75])
+def test_face_that_goes_there_and_back_lands_on_itself(reference, photo, degrees):
+    turned, landmarks = rotated(photo, reference["landmarks"][0].reshape(2, 5).T.astype(float), degrees)
+    matrix = estimate_alignment(landmarks)
+    x, y = landmarks.mean(axis=0).round().astype(int)
+    box = (int(y) - 40, int(x) - 35, 80, 70)
+    assert coverage(matrix, box).min() == 1
+    enlarged = cv2.resize(turned, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
+    target = enlarged[4 * box[0]:4 * (box[0] + 80), 4 * box[1]:4 * (box[1] + 70)]
+    face = align_face(turned, matrix)
+    assert np.abs(displacement(paste_region(face, matrix, box), target)).max() < 0.1
+    np.testing.assert_allclose(displacement(paste_region(face, matrix, box, legacy=True), target), 1.5, atol=0.1)
+
+
+def test_a_face_of_a_very_wide_photo_is_cut_out_like_one_of_a_small_photo(reference, photo):
+    landmarks = reference["landmarks"][0].reshape(2, 5).T.astype(float)
+    wide = np.zeros((512, 40000, 3), np.uint8)
+    wide[:, 35000:35512] = photo
+    expected = cv2.warpAffine(photo, estimate_alignment(landmarks), (512, 512))
+    crop = align_face(wide, estimate_alignment(landmarks + np.array([35000, 0])))
+    difference = np.abs(crop.astype(int) - expected)
+    assert difference.max() <= 2
+    assert difference.mean() < 0.02
+
+
+def test_a_face_outside_the_photo_is_black(photo):
+    crop = align_face(photo, estimate_alignment(reference_points() + 5000))
+    assert not crop.any()
+
+
+def test_coverage_is_one_inside_the_aligned_square_and_zero_outside(reference):
+    matrix = estimate_alignment(reference["landmarks"][0].reshape(2, 5).T)
+    reached = coverage(matrix, (0, 0, 512, 512))[:, :, 0]
+    corners = np.array([[0, 0], [511, 0], [511, 511], [0, 511]], float)
+    inverse = cv2.invertAffineTransform(matrix)
+    hull = ((corners @ inverse[:, :2].T + inverse[:, 2]) * 4 + 1.5).astype(np.float32)
+    ys, xs = np.mgrid[:2048:37, :2048:41]
+    for y, x in zip(ys.ravel().tolist(), xs.ravel().tolist(), strict=True):
+        distance = cv2.pointPolygonTest(hull.reshape(-1, 1, 2), (x, y), True)
+        if abs(distance) > 5:
+            assert reached[y, x] == (distance > 0)
+
+
+def test_a_similarity_is_recovered_from_its_points():
+    angle, scale = 0.7, 3.1
+    matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    landmarks = (reference_points() - [40, -70]) @ np.linalg.inv(matrix).T
+    np.testing.assert_allclose(estimate_alignment(landmarks), np.column_stack([matrix, [40, -70]]), atol=1e-9)
+
+
+@pytest.mark.parametrize("landmarks", [np.full((5, 2), 7.0), np.full((5, 2), np.nan)])
+def test_landmarks_that_coincide_are_refused(landmarks):
+    with pytest.raises(UserError, match="must not coincide") as error:
+        estimate_alignment(landmarks)
+    assert "\n" not in str(error.value)
+
+
+def test_boxes_are_the_originals_where_they_meet_the_photo(reference):
+    outside = []
+    for corners, rect, shapes in zip(reference["box_in"], reference["box_rect"], reference["box_shapes"], strict=True):
+        box = intersect_box(corners, 512, 512)
+        if box is None:
+            outside.append(corners[:4].tolist())
+            continue
+        assert box == (rect[1], rect[0], shapes[0], shapes[1])
+    np.testing.assert_allclose(outside, [[-30.5, -40.5, -5.5, -8.2], [513.5, 20, 560, 70]])
+
+
+def test_margin_grows_a_box_by_its_own_size_and_stays_inside():
+    assert intersect_box(np.array([10.0, 20.0, 20.0, 40.0]), 100, 100, margin=0.5) == (10, 5, 41, 21)
+    assert intersect_box(np.array([0.0, 0.0, 90.0, 90.0]), 100, 95, margin=0.2) == (0, 0, 100, 95)
+
+
+def test_overlap_of_boxes_is_that_worked_out_by_hand():
+    box = np.array([0.0, 0, 10, 10])
+    assert box_overlap(box, box) == 1
+    assert box_overlap(box, np.array([5.0, 5, 15, 15])) == pytest.approx(25 / 175)
+    assert box_overlap(box, np.array([2.0, 2, 4, 7])) == pytest.approx(0.1)
+    assert box_overlap(box, np.array([10.0, 0, 20, 10])) == box_overlap(box, np.array([11.0, 20, 20, 30])) == 0

@@ -1,0 +1,159 @@
+"""The pixels of the side-by-side picture, and finding a face in its photo."""
+
+import cv2
+import numpy as np
+import pytest
+
+from utils.image.panels import LABEL_HEIGHT, MARGIN, PANEL, compose_comparison, compose_exact, locate_face
+
+
+def photo(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def columns(picture, count):
+    """Divide a comparison into its versions, checking the white gaps between them."""
+    assert picture.dtype == np.uint8
+    assert picture.shape[1] == count * PANEL + (count - 1) * MARGIN
+    for index in range(1, count):
+        start = index * (PANEL + MARGIN) - MARGIN
+        assert (picture[:, start:start + MARGIN] == 255).all()
+    return [picture[:, index * (PANEL + MARGIN):][:, :PANEL] for index in range(count)]
+
+
+def parts(column):
+    """Divide a version into label, whole photo, face and detail."""
+    detail = column[-PANEL:]
+    face = column[-2 * PANEL - MARGIN:-PANEL - MARGIN]
+    whole = column[LABEL_HEIGHT + MARGIN:-2 * PANEL - 2 * MARGIN]
+    assert (column[-PANEL - MARGIN:-PANEL] == 255).all()
+    return column[:LABEL_HEIGHT], whole, face, detail
+
+
+def enlarge(image):
+    return cv2.resize(image, (PANEL, PANEL), interpolation=cv2.INTER_NEAREST)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (1, 1), (12, 20000), (20000, 12), (64, 64), (5000, 300),
+                                               (300, 5000), (480, 480), (5, 700)])
+@pytest.mark.parametrize("with_face", [False, True])
+def test_every_shape_of_photo_is_composed(height, width, count, with_face):
+    versions = {f"version {index}": photo(height, width, index) for index in range(count)}
+    face = (height - 1, width - 1, 1, 1) if with_face else None
+    side = min(height, width, max(64, min(240, min(height, width) // 3)))
+    for column, image in zip(columns(compose_comparison(versions, face=face), count), versions.values(), strict=True):
+        label, whole, face_crop, _ = parts(column)
+        assert label.min() < 100  # text is black
+        assert 1 <= whole.shape[0] <= 1.5 * PANEL
+        top, left = (height - side, width - side) if with_face else (height // 2 - side // 2, width // 2 - side // 2)
+        np.testing.assert_array_equal(face_crop, enlarge(image[top:top + side, left:left + side]))
+
+
+def test_whole_photo_is_in_the_first_panel():
+    image = photo(480, 480)
+    _, whole, _, _ = parts(compose_comparison({"a": image}))
+    np.testing.assert_array_equal(whole, image)
+
+
+def test_tall_photo_is_centred_and_keeps_its_proportions():
+    image = np.zeros((1440, 240, 3), np.uint8)
+    _, whole, _, _ = parts(compose_comparison({"a": image}))
+    assert whole.shape[0] == 720
+    dark = np.flatnonzero((whole == 0).all(axis=(0, 2)))
+    assert (dark[0], dark[-1], len(dark)) == (180, 299, 120)
+    assert (whole[:, :180] == 255).all()
+
+
+@pytest.mark.parametrize("face", [(100, 40, 60, 80), (0, 0, 20, 20), (380, 500, 20, 100), (0, 0, 400, 600)])
+def test_face_panel_is_centred_on_the_face_and_inside_the_photo(face):
+    image = photo(400, 600)
+    side = 133
+    top = min(max(face[0] + face[2] // 2 - side // 2, 0), 400 - side)
+    left = min(max(face[1] + face[3] // 2 - side // 2, 0), 600 - side)
+    for column, version in zip(columns(compose_comparison({"a": image, "b": 255 - image}, face=face), 2),
+                               (image, 255 - image), strict=True):
+        np.testing.assert_array_equal(parts(column)[2], enlarge(version[top:top + side, left:left + side]))
+
+
+def test_detail_panel_shows_the_most_detailed_part_beside_the_face():
+    image = np.full((600, 600, 3), 128, np.uint8)
+    image[20:180, 20:180] = photo(160, 160)  # the face, with the strongest detail
+    image[350:550, 300:500] = 100 + photo(200, 200) // 8  # and a weaker one elsewhere
+    _, _, face, detail = parts(compose_comparison({"a": image}, face=(20, 20, 160, 160)))
+    np.testing.assert_array_equal(face, enlarge(image[:200, :200]))
+    np.testing.assert_allclose(detail.mean(), enlarge(image[350:550, 300:500]).mean(), atol=0.5)
+    assert detail.std() > 0.95 * image[350:550, 300:500].std()
+
+
+def test_all_versions_show_the_same_places():
+    first = photo(500, 400)
+    versions = {"first": first, "brighter": first // 2 + 100, "flat": np.full_like(first, 9)}
+    one, two, three = columns(compose_comparison(versions, face=(10, 10, 50, 50)), 3)
+    for index in (2, 3):
+        np.testing.assert_array_equal(parts(one)[index] // 2 + 100, parts(two)[index])
+        assert (parts(three)[index] == 9).all()
+
+
+def test_labels_fit_however_long():
+    for label in ("a", "adapted (12 steps, 34 faces) " * 5, "", "写真"):
+        strip, *_ = parts(compose_comparison({label: photo(64, 64)}))
+        assert (strip[:, -1] == 255).all()
+        assert (strip[:, 0] == 255).all()
+
+
+def test_labels_differ_and_stand_above_their_version():
+    one, two = columns(compose_comparison({"bicubic": photo(64, 64), "adapted": photo(64, 64)}), 2)
+    assert (parts(one)[0] != parts(two)[0]).any()
+
+
+@pytest.mark.parametrize(("top", "left", "height", "width"), [
+    (0, 0, 10, 12), (7, 31, 20, 9), (40, 55, 10, 5), (0, 0, 50, 60), (49, 59, 1, 1), (0, 0, 1, 60)])
+def test_exact_crop_is_found_on_the_four_times_larger_grid(top, left, height, width):
+    image = np.random.default_rng(0).random((50, 60, 3), dtype=np.float32)
+    crop = image[top:top + height, left:left + width].copy()
+    assert locate_face(image, crop) == (4 * top, 4 * left, 4 * height, 4 * width)
+
+
+def test_crop_that_went_through_jpeg_is_found():
+    small = cv2.GaussianBlur(photo(90, 120), (0, 0), 2)
+    _, data = cv2.imencode(".jpg", small[20:60, 30:70], [cv2.IMWRITE_JPEG_QUALITY, 80])
+    crop = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert locate_face(small.astype(np.float32) / 255, crop.astype(np.float32) / 255) == (80, 120, 160, 160)
+
+
+def test_stranger_is_not_found():
+    rng = np.random.default_rng(0)
+    image, stranger = rng.random((50, 60, 3), dtype=np.float32), rng.random((12, 10, 3), dtype=np.float32)
+    assert locate_face(image, stranger) is None
+    assert locate_face(image, image[10:30, 10:30, ::-1].copy()) is None
+    assert locate_face(image, image[10:30, 10:30][:, ::-1].copy()) is None
+
+
+@pytest.mark.parametrize(("height", "width"), [(51, 10), (10, 61), (51, 61)])
+def test_face_larger_than_the_photo_is_not_found(height, width):
+    assert locate_face(np.zeros((50, 60, 3), np.float32), np.zeros((height, width, 3), np.float32)) is None
+
+
+def test_found_place_is_where_the_face_panel_looks():
+    small = photo(100, 150)
+    large = small.repeat(4, axis=0).repeat(4, axis=1)
+    face = locate_face(small / np.float32(255), small[60:80, 10:40] / np.float32(255))
+    assert face == (240, 40, 80, 120)
+    side = 133
+    _, _, panel, _ = parts(compose_comparison({"a": large}, face=face))
+    np.testing.assert_array_equal(panel, enlarge(large[280 - 66:280 - 66 + side, 100 - 66:100 - 66 + side]))
+
+
+def test_exact_versions_are_shown_pixel_for_pixel_row_by_row():
+    versions = {f"version {index}": photo(50, 70, index) for index in range(5)}
+    shown = compose_exact(versions, columns=3)
+    assert shown.shape == (2 * (LABEL_HEIGHT + MARGIN + 50) + MARGIN, 3 * 70 + 2 * MARGIN, 3)
+    for index, image in enumerate(versions.values()):
+        top = (index // 3) * (LABEL_HEIGHT + 50 + 2 * MARGIN)
+        left = (index % 3) * (70 + MARGIN)
+        label = shown[top:top + LABEL_HEIGHT, left:left + 70]
+        assert label.min() < 100
+        below = top + LABEL_HEIGHT + MARGIN
+        np.testing.assert_array_equal(shown[below:below + 50, left:left + 70], image)
+    assert (shown[-50:, -70:] == 255).all()

@@ -1,0 +1,76 @@
+"""Resizing, against PyTorch's interpolate as the original used it."""
+
+import numpy as np
+import pytest
+
+from tests.reference_degradations import IMAGE, REFERENCE, thin
+from utils.image.resizing import RESIZE_MODES, resize_by, resize_to
+
+ODD = IMAGE[:93, :107]
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("factor", [0.37, 0.8, 1.3])
+@pytest.mark.parametrize(("prefix", "image"), [("", IMAGE), ("odd_", ODD)])
+def test_resizing_by_a_factor_equals_the_original(mode, factor, prefix, image):
+    result = resize_by(image, factor, mode)
+    halved = prefix or factor == 1.3  # as the reference is stored
+    np.testing.assert_allclose(thin(result[::2, ::2] if halved else result, 4),
+                               REFERENCE[f"{prefix}{mode}_x{factor}"], atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("height", "width"), [(48, 56), (64, 64), (25, 31), (150, 170)])
+def test_resizing_to_a_size_equals_the_original(mode, height, width):
+    result = resize_to(IMAGE, height, width, mode)
+    np.testing.assert_allclose(thin(result[::2, ::2] if height == 150 else result, 4),
+                               REFERENCE[f"{mode}_{height}x{width}"], atol=1e-5)
+
+
+def test_area_equals_the_original_at_integer_ratios():
+    np.testing.assert_allclose(thin(resize_to(IMAGE, 48, 56, "area"), 4), REFERENCE["area_48x56"], atol=1e-6)
+
+
+def covered_mean(image, height, width):
+    """Average exactly what every output pixel covers, as a product with two matrices of overlaps."""
+    def overlaps(count, size):
+        edges = np.arange(count + 1) * size / count
+        low, high = np.maximum(edges[:-1, None], np.arange(size)), np.minimum(edges[1:, None], np.arange(1, size + 1))
+        return np.maximum(high - low, 0) * count / size
+
+    rows, columns = overlaps(height, image.shape[0]), overlaps(width, image.shape[1])
+    return np.einsum("yh,hwc,xw->yxc", rows, image, columns, optimize=True)
+
+
+@pytest.mark.parametrize("factor", [0.15, 0.37, 0.8, 0.99, 1.0])
+def test_area_is_the_mean_of_what_a_pixel_covers(factor):
+    result = resize_by(ODD, factor, "area")
+    np.testing.assert_allclose(result, covered_mean(ODD.astype(float), *result.shape[:2]), atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", RESIZE_MODES)
+def test_sizes_are_rounded_down(mode):
+    for factor, *shapes in REFERENCE["shapes"].tolist():
+        assert [side for image in (IMAGE, ODD) for side in resize_by(image, factor, mode).shape[:2]] == shapes
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_sampling_step_is_the_factors_reciprocal(mode):
+    """On a slope the values tell the positions: (i + 0.5) / s - 0.5, not stretched to fit the size."""
+    slope = np.repeat(np.arange(100, dtype=np.float32)[None, :, None], 100, axis=0).repeat(3, axis=2)
+    for factor in (0.377, 1.118):
+        result = resize_by(slope, factor, mode)[0, :, 0]
+        expected = (np.arange(len(result)) + 0.5) / factor - 0.5
+        inner = (expected > 2) & (expected < 97)
+        np.testing.assert_allclose(result[inner], expected[inner], atol=0.06)  # bicubic with a = -0.75 bends slopes
+
+
+@pytest.mark.parametrize("mode", RESIZE_MODES)
+def test_factor_1_changes_nothing(mode):
+    np.testing.assert_array_equal(resize_by(ODD, 1.0, mode), ODD)
+
+
+@pytest.mark.parametrize("mode", RESIZE_MODES)
+def test_result_has_a_pixel_at_least(mode):
+    image = np.full((4, 8, 3), 0.25, np.float32)
+    np.testing.assert_allclose(resize_by(image, 0.1, mode), np.full((1, 1, 3), 0.25), atol=1e-6)

@@ -1,0 +1,417 @@
+"""FID against pytorch-fid (tests/data/inception.npz), closed forms and brute force; KID against brute force."""
+
+import hashlib
+import os
+import struct
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import skimage
+
+import utils.metrics.fid as module
+from model.inception import NUM_FEATURES, inception_params_from_torch
+from tests.reference_weights import draw, reference_inception_state
+from utils.errors import UserError
+from utils.metrics.fid import (
+    FeatureExtractor,
+    cached_features,
+    extract_features,
+    frechet_distance,
+    frechet_distance_of_moments,
+    kernel_distance,
+    load_inception,
+    make_feature_extractor,
+)
+
+
+def reference_crops():
+    """Give the two lists of uint8 images of the reference arrays: crops of the astronaut; others, blurred and noisy."""
+    photo, random = skimage.data.astronaut(), np.random.RandomState(77)
+
+    def crop(height, width):
+        top, left = (int(random.randint(0, 512 - length)) for length in (height, width))
+        return photo[top:top + height, left:left + width]
+
+    sharp, spoilt = [], []
+    for index in range(12):
+        height, width = (int(length) for length in random.randint(64, 201, 2))
+        sharp.append(crop(height, width))
+        size = 3 + 2 * (index % 2)
+        blurred = np.rint(cv2.blur(crop(height, width).astype(np.float64), (size, size),
+                                   borderType=cv2.BORDER_REPLICATE))
+        noise = draw(f"fid/{index}", blurred.shape, 1.0).astype(np.float64) * (4 + index)
+        spoilt.append(np.clip(np.rint(blurred + noise), 0, 255).astype(np.uint8))
+    return sharp, spoilt
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(Path(__file__).parents[2] / "data" / "inception.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def extract():
+    return make_feature_extractor(inception_params_from_torch(reference_inception_state()))
+
+
+@pytest.fixture(scope="module")
+def features(extract):
+    return [extract(crops) for crops in reference_crops()]
+
+
+def test_features_are_those_of_pytorch_fid(features, golden):
+    np.testing.assert_allclose(features[0][:8, ::4], golden["features_a_sub4"], atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(features)[:, ::32], golden["features_sub32"], atol=1e-5)
+    np.testing.assert_allclose(features[0].mean(axis=0), golden["mean_a"], atol=1e-5)
+    np.testing.assert_allclose(features[1].mean(axis=0), golden["mean_b"], atol=1e-5)
+
+
+def test_fid_is_that_of_pytorch_fid_although_the_covariances_are_singular(features, golden):
+    distance = frechet_distance(*features)
+    assert distance == pytest.approx(golden["fid"], rel=1e-4)
+    assert distance == pytest.approx(golden["fid_exact"], rel=1e-4)
+
+
+def test_fid_of_few_features_is_that_of_pytorch_fid(features, golden):
+    few = [values[:, ::256] for values in features]
+    assert frechet_distance(*few) == pytest.approx(golden["fid_8_features"], rel=1e-4)
+
+
+def test_bytes_and_floats_have_the_same_features(extract, features):
+    crop = reference_crops()[0][3]
+    np.testing.assert_allclose(extract(crop[None]), features[0][3:4], atol=1e-5)
+    np.testing.assert_allclose(extract((crop / 255).astype(np.float32)[None]), features[0][3:4], atol=1e-5)
+
+
+def test_the_network_is_traced_once_for_all_sizes_and_numbers(monkeypatch):
+    traced = []
+    monkeypatch.setattr(module, "pool3", lambda _, images: traced.append(images) or images[:, 0, 0])
+    extract = make_feature_extractor({})
+    for count, height, width in ((1, 20, 30), (3, 299, 299), (2, 400, 17)):
+        colours = np.random.default_rng(count).random((count, 1, 1, 3), np.float32)
+        images = np.broadcast_to(colours, (count, height, width, 3))
+        np.testing.assert_allclose(extract(images), colours[:, 0, 0], atol=1e-6)
+    assert len(traced) == 1
+
+
+def test_weights_are_told_apart_by_their_digest(monkeypatch):
+    monkeypatch.setattr(module, "pool3", lambda *_: None)
+    digests = {make_feature_extractor({name: np.float32([value])}).weights_digest
+               for name, value in (("a", 0), ("a", 1), ("b", 0), ("a", 0))}
+    assert len(digests) == 3
+
+
+def exact_features(mean, deviations, *, count=50, seed=0):
+    """Features of exactly this mean and the covariance diag(deviations^2)."""
+    values = np.random.default_rng(seed).normal(size=(count, len(mean)))
+    orthonormal, _ = np.linalg.qr(values - values.mean(axis=0))
+    return mean + np.sqrt(count - 1) * orthonormal * deviations
+
+
+def exact_distance(features_a, features_b):
+    """The Fréchet distance without a matrix root: the trace is the sum of singular values of A B^T."""
+    centred = [(values - values.mean(axis=0)) / np.sqrt(len(values) - 1) for values in (features_a, features_b)]
+    difference = features_a.mean(axis=0) - features_b.mean(axis=0)
+    common = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
+    return difference @ difference + sum((values**2).sum() for values in centred) - 2 * common
+
+
+def test_distance_of_aligned_gaussians_is_that_of_means_and_deviations():
+    mean_a, mean_b = np.array([1.0, 2.0, -1.0]), np.array([0.0, 2.0, 1.0])
+    deviations_a, deviations_b = np.array([1.0, 0.5, 3.0]), np.array([2.0, 0.5, 1.0])
+    expected = 1 + 4 + 1 + 4
+    found = frechet_distance(exact_features(mean_a, deviations_a),
+                             exact_features(mean_b, deviations_b, count=70, seed=1))
+    assert found == pytest.approx(expected, rel=1e-9)
+    moments = mean_a, np.diag(deviations_a**2), mean_b, np.diag(deviations_b**2)
+    assert frechet_distance_of_moments(*moments) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("counts", [(50, 40), (9, 7), (5, 6)])  # of 8 features: few make singular covariances
+def test_distance_of_turned_gaussians_equals_the_form_without_a_root_either_way_round(counts):
+    rng = np.random.default_rng(0)
+    features_a, features_b = (rng.normal(size=(count, 8)) @ rng.normal(size=(8, 8)) for count in counts)
+    expected = exact_distance(features_a, features_b)
+    moments = [(values.mean(axis=0), np.cov(values, rowvar=False)) for values in (features_a, features_b)]
+    assert frechet_distance(features_a, features_b) == pytest.approx(expected, rel=1e-7)
+    assert frechet_distance(features_b, features_a) == pytest.approx(expected, rel=1e-7)
+    assert frechet_distance_of_moments(*moments[0], *moments[1]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_distance_of_a_set_from_itself_is_zero_and_not_below(features):
+    for values in (features[0], features[0][:, ::256]):  # fewer and more images than features
+        assert 0 <= frechet_distance(values, values) < 1e-6
+        assert 0 <= frechet_distance(values, values[::-1]) < 1e-6
+
+
+def test_distance_does_not_depend_on_the_order_and_grows_with_a_shift(features):
+    few = features[0][:, ::256]
+    distances = [frechet_distance(few, few[::-1] + np.float32(shift)) for shift in (0.0, 0.5, 1.0)]
+    np.testing.assert_allclose(distances, [0, 8 * 0.25, 8], atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [3, 6])
+def test_sets_of_equal_images_are_as_far_apart_as_their_means(count):
+    assert frechet_distance(np.ones((7, 4)), np.full((count, 4), 3.0)) == pytest.approx(16)
+
+
+def test_a_product_without_a_root_gets_an_offset():
+    covariance_a = np.array([[1, 0], [0, 0]], float)
+    covariance_b = np.array([[0, 1e-200], [1e-200, 1]])  # the square of 1e-200 is zero: the product has no root
+    assert not np.isfinite(module._matrix_root(covariance_a @ covariance_b)).all()
+    found = frechet_distance_of_moments(np.zeros(2), covariance_a, np.zeros(2), covariance_b)
+    assert found == pytest.approx(2 - 2 * 2 * 1e-3, rel=1e-4)  # the root's variances are 1e-3 each
+
+
+def test_a_root_with_an_imaginary_part_is_refused():
+    covariance_b = np.array([[1, 0], [0, -1]], float)  # none
+    with pytest.raises(UserError, match=r"real square root. Use more images. Received: an imaginary part of 1"):
+        frechet_distance_of_moments(np.zeros(2), np.eye(2), np.zeros(2), covariance_b)
+
+
+@pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
+def test_one_image_is_too_few(distance):
+    with pytest.raises(UserError, match=r"needs at least 2 images on each side. Received: 1"):
+        distance(np.zeros((4, 3)), np.zeros((1, 3)))
+
+
+def brute_force_kernel_distance(features_a, features_b):
+    def kernel(left, right):
+        return (sum(x * y for x, y in zip(left, right, strict=True)) / len(left) + 1) ** 3
+
+    def within(values):
+        pairs = [kernel(values[i], values[j]) for i in range(len(values)) for j in range(len(values)) if i != j]
+        return sum(pairs) / len(pairs)
+
+    across = [kernel(left, right) for left in features_a for right in features_b]
+    return within(features_a) + within(features_b) - 2 * sum(across) / len(across)
+
+
+@pytest.fixture
+def samples():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(6, 4)), rng.normal(size=(6, 4)) + 0.5
+
+
+def test_kid_of_whole_sets_equals_brute_force_either_way_round(samples):
+    expected = brute_force_kernel_distance(*samples)
+    assert kernel_distance(*samples) == (pytest.approx(expected), None)
+    assert kernel_distance(*samples[::-1]) == (pytest.approx(expected), None)
+
+
+def test_kid_of_subsets_has_the_mean_and_deviation_of_their_kids(samples, monkeypatch):
+    features_a, features_b = samples
+    mean, deviation = kernel_distance(features_a, features_b, subset_size=4, num_subsets=3, seed=5)
+    drawn = []
+    monkeypatch.setattr(module, "_squared_mmd", lambda *subsets: drawn.append(subsets) or 0.0)
+    kernel_distance(features_a, features_b, subset_size=4, num_subsets=3, seed=5)
+    values = [brute_force_kernel_distance(*subsets) for subsets in drawn]
+    assert [len(np.unique(subset, axis=0)) for subsets in drawn for subset in subsets] == [4] * 6
+    assert len(set(values)) == 3
+    assert (mean, deviation) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values)))
+
+
+def test_kid_depends_on_the_seed_alone(samples):
+    first, same, other = (kernel_distance(*samples, subset_size=3, seed=seed) for seed in (0, 0, 1))
+    assert first == same != other
+
+
+def test_subsets_are_as_large_as_the_smaller_set(samples):
+    features_a, features_b = samples
+    mean, deviation = kernel_distance(features_a, features_b[:5], num_subsets=200)
+    leave_one_out = [brute_force_kernel_distance(np.delete(features_a, index, axis=0), features_b[:5])
+                     for index in range(6)]
+    assert mean == pytest.approx(np.mean(leave_one_out), abs=3 * np.std(leave_one_out) / np.sqrt(200))
+    assert deviation == pytest.approx(np.std(leave_one_out), rel=0.2)
+
+
+def test_kid_is_around_zero_for_one_distribution_and_grows_with_a_shift():
+    rng = np.random.default_rng(0)
+    features_a, features_b = rng.random((400, 64)), rng.random((300, 64))
+    distances = [kernel_distance(features_a, features_b + shift, subset_size=100, num_subsets=30)
+                 for shift in (0.0, 0.05, 0.1)]
+    assert abs(distances[0][0]) < 0.1 * distances[1][0]
+    assert 0 < distances[1][0] < distances[2][0]
+    # between constants the expected kernel is known: (x.y / d + 1)^3 with nothing to average
+    constants = [np.full((5, 64), value) for value in (1.0, 2.0)]
+    assert kernel_distance(*constants)[0] == pytest.approx(2**3 + 5**3 - 2 * 3**3)
+
+
+class CountingExtractor:
+    """Gives features that are the mean colour, repeated, and counts the batches."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, images):
+        self.batches.append(len(images))
+        return np.stack([np.resize(image.mean(axis=(0, 1)), NUM_FEATURES) for image in images])
+
+
+@pytest.fixture
+def counting():
+    return CountingExtractor()
+
+
+@pytest.fixture
+def colourful(tmp_path):
+    """Seven images of different sizes and colours."""
+    (tmp_path / "images").mkdir()
+    files = [tmp_path / "images" / f"{index}.png" for index in range(7)]
+    for index, file in enumerate(files):
+        cv2.imwrite(str(file), np.full((5 + index % 3, 6, 3), (30 * index, 20, 200 - 10 * index), np.uint8))
+    return files
+
+
+def expected_features(files):
+    indices = np.array([int(file.stem) for file in files])
+    colours = np.stack([200 - 10 * indices, np.full(len(indices), 20), 30 * indices], axis=1) / 255
+    return np.stack([np.resize(colour, NUM_FEATURES) for colour in colours])
+
+
+def test_files_are_read_in_batches_and_their_order_kept(colourful, counting):
+    advances = []
+    found = extract_features(colourful, counting, batch_size=3, advance=advances.append)
+    np.testing.assert_allclose(found, expected_features(colourful), atol=1e-6)
+    assert counting.batches == advances == [3, 3, 1]
+
+
+def test_a_damaged_image_is_named(colourful, counting):
+    colourful[4].write_bytes(colourful[4].read_bytes()[:40])
+    with pytest.raises(UserError, match=r"cannot read the image .*4.png"):
+        extract_features(colourful, counting, batch_size=2)
+
+
+def test_features_are_computed_once_whatever_the_names_and_the_order(colourful, counting, tmp_path):
+    extract = FeatureExtractor(counting, "weights")
+    advances = []
+    first = cached_features(colourful, extract, tmp_path / "cache", advance=advances.append)
+    moved = [file.rename(tmp_path / f"moved {file.name}") for file in colourful]
+    again = cached_features(moved, extract, tmp_path / "cache", advance=advances.append)
+    reordered = cached_features([moved[index] for index in (3, 1, 6, 0, 5, 2, 4)], extract, tmp_path / "cache")
+    np.testing.assert_allclose(first, expected_features(colourful), atol=1e-6)
+    np.testing.assert_array_equal(again, first)
+    np.testing.assert_array_equal(reordered, first[[3, 1, 6, 0, 5, 2, 4]])
+    assert counting.batches == advances == [7]
+    assert len(os.listdir(tmp_path / "cache")) == 1
+
+
+def test_another_image_set_or_other_weights_are_computed_anew(colourful, counting, tmp_path):
+    cache = tmp_path / "cache"
+    for files, digest in ((colourful, "one"), (colourful, "two"), (colourful[:6], "one"),
+                          ([*colourful, colourful[0]], "one")):
+        found = cached_features(files, FeatureExtractor(counting, digest), cache)
+        np.testing.assert_allclose(found, expected_features(files), atol=1e-6)
+    assert counting.batches == [7, 7, 6, 8]
+    cv2.imwrite(str(colourful[2]), np.full((9, 9, 3), 77, np.uint8))
+    found = cached_features(colourful, FeatureExtractor(counting, "one"), cache)
+    np.testing.assert_allclose(found[2], 77 / 255, atol=1e-6)
+    assert len(os.listdir(cache)) == 5
+
+
+def flip_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def save_pickle(path, ran):
+    class Hostile:
+        def __reduce__(self):
+            return Path.touch, (ran,)
+
+    np.savez(path, features=np.array([Hostile()] * 7, dtype=object))
+
+
+def save_bomb(path):
+    np.savez_compressed(path, features=np.zeros((2**27, 1), np.uint8))  # 128 MiB in 130 KB
+
+
+def save_claim(path, shape):
+    """Write an array whose header claims a shape that its bytes do not have."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("features.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(8))
+
+
+def save_sparse(path):
+    with path.open("wb") as file:
+        file.truncate(2**40)
+
+
+def start_and_size(path):
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(2**20)).digest(), path.stat().st_size
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"no archive"), flip_byte,
+    lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    lambda path: np.savez(path, features=np.zeros((6, NUM_FEATURES))), lambda path: np.savez(path, other=np.zeros(3)),
+    lambda path: np.savez(path, features=np.full((7, NUM_FEATURES), np.nan, np.float32)),
+    lambda path: np.savez(path, features=np.zeros((7, NUM_FEATURES), np.float32), more=np.zeros(1)),
+    lambda path: np.savez(path, features=np.full((7, NUM_FEATURES), "x")),
+    lambda path: save_pickle(path, path.parent.parent / "ran"), save_bomb, save_sparse,
+    lambda path: save_claim(path, (10**6, 10**6)), lambda path: save_claim(path, (-1,)),
+    lambda path: save_claim(path, "(" * 5000)],
+    ids=["empty", "no archive", "flipped bit", "cut off", "other shape", "other array", "not finite", "one more",
+         "texts", "pickle", "bomb", "1 TiB", "claims much", "claims less than none", "nested"])
+def test_a_damaged_cache_is_computed_anew_and_mended(colourful, counting, tmp_path, damage):
+    extract = FeatureExtractor(counting, "weights")
+    cached_features(colourful, extract, tmp_path / "cache")
+    [path] = (tmp_path / "cache").iterdir()
+    sound = start_and_size(path)
+    damage(path)
+    assert start_and_size(path) != sound
+    tracemalloc.start()
+    for _ in range(2):
+        found = cached_features(colourful, extract, tmp_path / "cache")
+        np.testing.assert_allclose(found, expected_features(colourful), atol=1e-6)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert counting.batches == [7, 7]
+    assert [file.name for file in (tmp_path / "cache").iterdir()] == [path.name]
+    assert not (tmp_path / "ran").exists()
+    assert peak < 20 * 2**20
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_the_work(colourful, counting, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write in .*cache"):
+        cached_features(colourful, FeatureExtractor(counting, "weights"), tmp_path / "file" / "cache")
+    assert counting.batches == []
+
+
+def test_missing_images_are_named_by_the_cache_too(counting, tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*none.png"):
+        cached_features([tmp_path / "none.png"], FeatureExtractor(counting, "weights"), tmp_path / "cache")
+
+
+def test_weights_are_read_from_the_file_of_the_manifest(monkeypatch, tmp_path):
+    state, asked = reference_inception_state(), []
+    monkeypatch.setattr(module, "find_weights", lambda *entry: asked.append(entry) or {"file": tmp_path / "file"})
+    monkeypatch.setattr(module, "load_state_dict", lambda path: asked.append(path) or state)
+    params = load_inception(tmp_path)
+    assert asked == [("inception", tmp_path), tmp_path / "file"]
+    expected = inception_params_from_torch(state)
+    assert params.keys() == expected.keys()
+    assert all(np.array_equal(params[name], expected[name]) for name in params)
+
+
+def test_a_file_of_another_network_is_refused_by_name(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "find_weights", lambda *_: {"file": tmp_path / "file"})
+    monkeypatch.setattr(module, "load_state_dict", lambda _: {"conv1.weight": np.zeros(3)})
+    with pytest.raises(UserError, match=r"file does not fit: .*extra: conv1.weight. Download it again.$") as error:
+        load_inception()
+    assert "\n" not in str(error.value)
+
+
+def test_missing_weights_are_named_with_the_command_that_fetches_them(tmp_path):
+    with pytest.raises(UserError, match=r"pt_inception-2015-12-05-6726825d\.pth not found in .*"
+                                        r"download_weights\.py inception --weights_dir [^ ]*$"):
+        load_inception(tmp_path)

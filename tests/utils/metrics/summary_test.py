@@ -1,0 +1,118 @@
+import csv
+import json
+
+import pytest
+
+from utils.metrics.bootstrap import Difference, paired_difference
+from utils.metrics.summary import Summary, format_table, summarize, write_csv, write_json
+
+INF = float("inf")
+ROWS = [{"file": "a", "psnr_y": 30.0, "psnr_y_other": 29.0, "ssim": 0.5}, {"file": "b", "psnr_y": 34.0},
+        {"file": "c", "psnr_y": 32.0, "psnr_y_other": 28.0}, {"file": "d"}]
+
+
+def test_means_count_the_images_that_have_a_value_and_differences_those_that_have_both():
+    summary = summarize("psnr_y", ROWS, compare=True, seed=1)
+    assert (summary.mean, summary.count, summary.other, summary.other_count, summary.pairs) == (32, 3, 28.5, 2, 2)
+    assert summary.difference == (2.5, 1.0, 4.0)
+    assert (summary.unpaired, summary.infinite) == (1, 0)
+    assert summarize("ssim", ROWS) == Summary(mean=0.5, count=1)
+    assert summarize("psnr_y", ROWS) == Summary(mean=32, count=3)
+
+
+def test_the_seed_is_that_of_the_bootstrap():
+    values = [0.01 * index**2 for index in range(10)]
+    rows = [{"ssim": value, "ssim_other": 0.0} for value in values]
+    expected = [paired_difference(values, [0.0] * 10, seed=seed) for seed in (0, 7)]
+    assert [summarize("ssim", rows, compare=True, seed=seed).difference for seed in (0, 7)] == expected
+    assert expected[0] != expected[1]
+
+
+def test_one_side_is_summarized_when_the_other_has_nothing():
+    summary = summarize("ssim", ROWS, compare=True)
+    assert (summary.mean, summary.other, summary.difference, summary.unpaired) == (0.5, None, None, 1)
+    assert "SSIM-Y: n/a for the other result: no image could be measured" in format_table({"ssim": summary},
+                                                                                         compare=True)
+    summary = summarize("ssim", [{"ssim_other": 0.25}], compare=True)
+    assert (summary.mean, summary.count, summary.other, summary.other_count) == (None, 0, 0.25, 1)
+
+
+def test_no_value_at_all_has_a_reason():
+    assert summarize("niqe", ROWS).mean is None
+    assert "metrics.csv" in summarize("niqe", ROWS).reason
+
+
+def test_equal_images_make_the_mean_infinite_and_are_left_out_of_differences():
+    rows = [{"psnr_y": INF, "psnr_y_other": 20.0}, {"psnr_y": 31.0, "psnr_y_other": 30.0},
+            {"psnr_y": 33.0, "psnr_y_other": 30.0}]
+    summary = summarize("psnr_y", rows, compare=True)
+    assert (summary.mean, summary.pairs, summary.difference.mean) == (INF, 2, 2.0)
+    assert format_table({"psnr_y": summary}, compare=True).splitlines()[-1] == (
+        "PSNR-Y (dB): the difference is that of 2 images; left out: 1 with an infinite value")
+    summary = summarize("psnr_y", [*rows[:2], {"psnr_y": 1.0}, {"psnr_y_other": 1.0}], compare=True)
+    assert format_table({"psnr_y": summary}, compare=True).splitlines()[-1] == (
+        "PSNR-Y (dB): the difference is that of 1 image; left out: 2 with a value on one side only, 1 with an infinite "
+        "value")
+    assert summarize("psnr_y", rows[:1], compare=True).difference is None
+
+
+def test_the_table_is_labelled_and_aligned():
+    summaries = {"psnr_y": Summary(mean=27.12346, count=200),
+                 "kid": Summary(mean=0.0123456, count=200, deviation=0.001),
+                 "lpips": Summary(reason="it needs alex.pth. Get it with: ...")}
+    assert format_table(summaries, num_reference=5000).splitlines() == [
+        "metric       better               result      images",
+        "----------------------------------------------------",
+        "PSNR-Y (dB)  higher              27.1235         200",
+        "KID          lower   0.012346 ± 0.001000  200 : 5000",
+        "LPIPS        lower                   n/a           0",
+        "LPIPS: n/a: it needs alex.pth. Get it with: ..."]
+
+
+def test_a_comparison_shows_the_difference_and_its_interval():
+    table = format_table({"psnr_y": summarize("psnr_y", ROWS[::2], compare=True),
+                          "ssim": Summary(mean=0.5, count=3, other=0.5, other_count=2),
+                          "fid": Summary(mean=9.5, count=3, other=10.0, other_count=2)},
+                         num_reference=7, compare=True).splitlines()
+    assert table[0].split() == ["metric", "better", "result", "images", "other", "result", "-", "other", "95", "%",
+                                "interval"]
+    assert table[2].split() == ["PSNR-Y", "(dB)", "higher", "31.0000", "2", "28.5000", "+2.5000", "[+1.0000,",
+                                "+4.0000]"]
+    assert table[3].split() == ["SSIM-Y", "higher", "0.5000", "3", "(other:", "2)", "0.5000", "n/a"]
+    assert table[4].split() == ["FID", "lower", "9.500", "3", ":", "7", "(other:", "2)", "10.000", "n/a"]
+
+
+def test_zeros_have_no_sign_unless_it_is_asked_for():
+    difference = Difference(-1e-9, -2e-9, 1e-9)
+    table = format_table({"kid": Summary(mean=-4e-7, count=2), "ssim": Summary(mean=-0.0, count=1, other=0.0,
+                                                                            other_count=1, difference=difference)},
+                         compare=True).splitlines()
+    assert table[2].split()[2] == "0.000000"
+    assert table[3].split()[2:] == ["0.0000", "1", "0.0000", "+0.0000", "[+0.0000,", "+0.0000]"]
+
+
+def test_json_holds_everything_and_is_valid_even_with_infinite_values(tmp_path):
+    summaries = {"psnr_y": summarize("psnr_y", ROWS, compare=True), "psnr_rgb": Summary(mean=INF, count=1),
+                 "kid": Summary(mean=0.5, count=3, deviation=0.1), "niqe": Summary(reason="why")}
+    write_json(tmp_path / "metrics.json", summaries, settings={"seed": 0}, counts={"ok": 4})
+    data = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert (data["settings"], data["counts"]) == ({"seed": 0}, {"ok": 4})
+    metrics = data["metrics"]
+    assert metrics["psnr_y"] == {
+        "label": "PSNR-Y (dB)", "higher_is_better": True, "mean": 32.0, "images": 3, "other_mean": 28.5,
+        "other_images": 2, "difference": {"mean": 2.5, "interval": [1.0, 4.0], "images": 2}}
+    assert metrics["psnr_rgb"]["mean"] == "inf"
+    assert metrics["kid"]["deviation"] == 0.1
+    assert "deviation" not in metrics["niqe"]
+    assert (metrics["niqe"]["mean"], metrics["niqe"]["reason"]) == (None, "why")
+
+
+def test_csv_keeps_every_digit_and_any_name(tmp_path):
+    row = {"file": 'a "b",\n写.png', "gt": "g.jpg", "status": "ok", "width": 3, "height": 4, "psnr_y": 100 / 3,
+           "ssim": INF, "reason": ""}
+    write_csv(tmp_path / "metrics.csv", [row, {"file": "c", "status": "error", "reason": "no"}], ["psnr_y", "ssim"])
+    with (tmp_path / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        first, second = csv.DictReader(file)
+    assert list(first) == ["file", "gt", "status", "width", "height", "psnr_y", "ssim", "reason"]
+    assert (first["file"], float(first["psnr_y"]), float(first["ssim"])) == (row["file"], 100 / 3, INF)
+    assert (second["psnr_y"], second["reason"]) == ("", "no")

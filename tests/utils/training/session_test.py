@@ -1,0 +1,316 @@
+"""The machinery of training, driven by a program that is not meta-training: it fits a number to batches of numbers."""
+
+import csv
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from utils.console import ArgumentParser
+from utils.errors import UserError
+from utils.training.configuration import Kind, check_not_negative, check_positive, check_run
+from utils.training.log import Panel, losses_panel
+from utils.training.run import Run
+from utils.training.session import add_run_arguments, check_run_arguments, prepare, print_outcome, run_session
+from utils.training.state import AVERAGE_SCOPE, Checkpoints, StateLayout
+from utils.weights.checkpoints import read_tensors
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    num_iterations: int = 6
+    learning_rate: float = 0.25
+    ema_decay: float = 0.5
+    start: float = 2.0
+    num_values: int = 3
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    log_every: int = 1
+    validate_every: int = 2
+    save_every: int = 2
+    keep_checkpoints: int = 2
+    keep_every: int = 0
+    deterministic: bool = True
+
+
+@dataclass(frozen=True)
+class Config:
+    fit: FitConfig = FitConfig()
+    run: RunConfig = RunConfig()
+
+
+def check(config):
+    check_positive(config, "fit.num_iterations", "fit.learning_rate", "fit.num_values")
+    check_not_negative(config, "fit.ema_decay")
+    check_run(config)
+
+
+FITTING = Kind(Config(), {"quick": {"fit.learning_rate": 0.5}, "slow": {}}, check)
+
+
+class Batch(NamedTuple):
+    values: np.ndarray
+
+
+class Update(NamedTuple):
+    loss: float
+    gradient: float
+
+    def summary(self):
+        return {"square_loss": self.loss}
+
+    def not_finite(self):
+        return [name for name, value in self.summary().items() if not np.isfinite(value)]
+
+
+class Trainer:
+    def __init__(self, config):
+        self.config, self.iteration, self.scale = config, 0, 1
+        self.variables = {name: tf.Variable(np.float32(config.fit.start)) for name in ("number", "average")}
+
+    def compute(self, values):
+        error = self.variables["number"].numpy() - values
+        return Update(float(np.mean(error**2)), float(np.mean(error)))
+
+    def apply(self, update):
+        decay = self.config.fit.ema_decay
+        self.variables["number"].assign_sub(self.config.fit.learning_rate * update.gradient)
+        self.variables["average"].assign(decay * self.variables["average"] + (1 - decay) * self.variables["number"])
+        self.iteration += 1
+        self.scale *= 3
+
+
+class FitLayout(StateLayout):
+    kind = FITTING
+    architecture = ("fit.num_values",)
+    beginning = ("fit.start",)
+
+    def variable_name(self, key):
+        return f"{AVERAGE_SCOPE}number" if key == "average" else key
+
+    def extras(self, trainer):
+        return {"Fit/scale": np.int64(trainer.scale)}
+
+    def restore_extras(self, tensors, trainer):
+        trainer.scale = int(tensors["Fit/scale"])
+
+
+class FitValidator:
+    columns = ("distance",)
+
+    def evaluate(self, number):
+        return {"distance": abs(float(number) - 1)}, {"picture": np.full([4, 4, 3], 0.5, np.float32)}
+
+
+class FitRun(Run):
+    title = "fitting"
+    main_loss = "square_loss"
+    if_too_large = "Lower fit.num_values"
+    if_not_finite = "Lower fit.learning_rate"
+
+    def describe(self):
+        return f"{self.folder} fits {self.num_iterations} times"
+
+    def score(self):
+        return self._validator.evaluate(self.trainer.variables["number"])
+
+    def panels(self):
+        return [Panel("distance", {"number": self.validation.column("distance")}),
+                losses_panel(self.training, ["square_loss", "other_loss"])]
+
+
+def batches(start, count, *, spoilt_at=None, signal_at=None):
+    iteration = start
+    while True:
+        iteration += 1
+        if iteration == signal_at:
+            signal.raise_signal(signal.SIGTERM)
+        values = np.random.default_rng(iteration).normal(1, 0.1, count).astype(np.float32)
+        yield Batch(values + (np.inf if iteration == spoilt_at else 0))
+
+
+class Program:
+    def __init__(self, root):
+        self.root = root
+
+    def __call__(self, *argv, **faults):
+        parser = ArgumentParser("Fit a number.")
+        add_run_arguments(parser, FITTING, run_dir=self.root)
+        args = parser.parse_args(argv)
+        check_run_arguments(args)
+        folder, config = prepare(FITTING, args)
+
+        def assemble(start, checkpoints):
+            trainer = Trainer(config)
+            if start:
+                checkpoints.restore(start, trainer)
+            checkpoints.clean()
+            checkpoints.set_aside(start)
+            return FitRun(folder, trainer, batches(start, config.fit.num_values, **faults), FitValidator(), checkpoints,
+                          num_iterations=config.fit.num_iterations, columns=["square_loss"], records=[])
+
+        run = run_session(args, config, FitLayout(), assemble)
+        if run:
+            print_outcome(run, f"See {run.checkpoint}.")
+        return run
+
+    def checkpoint(self, iteration, *, trial=0, kind="model"):
+        return read_tensors(self.root / f"trial_{trial}" / "checkpoints" / f"{kind}-{iteration}", lambda _: True)
+
+    def column(self, file, name, *, trial=0):
+        with (self.root / f"trial_{trial}" / file).open(newline="") as lines:
+            return [row[name] for row in csv.DictReader(lines)]
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.training.run.plot_curves", lambda *_: None)
+    return Program(tmp_path)
+
+
+def test_a_run_trains_saves_and_says_so(program, capsys):
+    program()
+    assert abs(program.checkpoint(6)["number"] - 1) < 0.1
+    assert program.column("train.csv", "iteration") == ["1", "2", "3", "4", "5", "6"]
+    assert program.column("metrics.csv", "iteration") == ["0", "2", "4", "6"]
+    assert program.column("metrics.csv", "distance")[0] == "1"
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [
+        f"{program.root / 'trial_0'} fits 6 times",
+        f"trained at iteration 6. See {program.root / 'trial_0' / 'checkpoints' / 'model-6'}."]
+    assert "fitting: 100%" in printed.err
+    assert "square loss 0.0" in printed.err
+
+
+def test_curves_are_drawn_of_the_programs_own_panels(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("utils.training.run.plot_curves", lambda path, panels: drawn.append((path, panels)))
+    Program(tmp_path)("--set", "run.validate_every=6")
+    path, (distance, losses) = drawn[-1]
+    assert path == tmp_path / "trial_0" / "curves.png"
+    iterations, values = distance.lines["number"]
+    assert (iterations, values[0]) == ([0, 6], 1.0)
+    assert list(losses.lines) == ["square_loss"]  # there is no other
+
+
+def test_stopping_and_going_on_equals_going_through_bit_for_bit(program):
+    program("--trial", "0")
+    program("--trial", "1", "--set", "fit.num_iterations=3")
+    program("--trial", "1", "--set", "fit.num_iterations=6")
+    through, resumed = (program.checkpoint(6, trial=trial) for trial in (0, 1))
+    assert through == resumed
+    assert through["Fit/scale"] == 3**6
+    assert program.column("train.csv", "square_loss", trial=0) == program.column("train.csv", "square_loss", trial=1)
+
+
+def test_a_step_goes_back_to_that_checkpoint(program):
+    program()
+    before = program.checkpoint(6)
+    program("--step", "4", "--set", "fit.num_iterations=5")
+    assert program.column("train.csv", "iteration") == ["1", "2", "3", "4", "5"]
+    program("--set", "fit.num_iterations=6")
+    assert program.checkpoint(6) == before
+
+
+def test_the_first_preset_is_that_of_a_new_run_which_then_keeps_its_own_values(program, capsys):
+    assert program().config.fit.learning_rate == 0.5
+    assert program("--trial", "1", "--preset", "slow").config.fit.learning_rate == 0.25
+    assert program("--trial", "1").config.fit.learning_rate == 0.25
+    assert "changed since" not in capsys.readouterr().out
+    program("--trial", "1", "--set", "fit.ema_decay=0")
+    assert "changed since the last start: fit.ema_decay was 0.5, is 0.0" in capsys.readouterr().out
+
+
+def test_averages_have_a_checkpoint_of_their_own_under_the_variables_names(program):
+    run = program()
+    assert program.checkpoint(6, kind="average") == {"number": run.trainer.variables["average"].numpy()}
+    assert program.checkpoint(6)["number"] == run.trainer.variables["number"].numpy()
+
+
+def test_settings_that_a_checkpoint_does_not_fit_are_named(program):
+    program()
+    with pytest.raises(UserError, match=r"model-6 was trained with fit.num_values=3, not 4\."):
+        program("--set", "fit.num_values=4")
+    with pytest.raises(UserError, match=r"this run has begun with fit.start=2.0 and is at .*model-6"):
+        program("--set", "fit.start=3")
+
+
+def test_switches_matter_only_by_whether_they_are_on(tmp_path):
+    class Switched(FitLayout):
+        switches = {"fit.ema_decay": "the moving average"}  # noqa: RUF012
+
+    def config(decay):
+        return Config(FitConfig(ema_decay=decay))
+
+    Switched().check_compatible(config(0.5), config(0.9), tmp_path)
+    with pytest.raises(UserError, match=r"trained with fit.ema_decay=0.5 \(the moving average\), not 0.0\."):
+        Switched().check_compatible(config(0.5), config(0.0), tmp_path)
+
+
+def test_a_value_that_is_not_finite_is_named_and_its_batch_saved(program):
+    with pytest.raises(UserError, match=r"iteration 4: square_loss = inf\. .*not_finite_4.npz. Lower fit.learn"):
+        program(spoilt_at=4)
+    assert np.isinf(np.load(program.root / "trial_0" / "not_finite_4.npz")["values"]).all()
+    assert Checkpoints(program.root / "trial_0" / "checkpoints", FitLayout(), keep=1, keep_every=0).iterations() == [2]
+
+
+def test_too_little_memory_is_one_line_with_what_to_do_and_the_run_is_saved(program, monkeypatch):
+    compute = Trainer.compute
+
+    def without_memory(trainer, values):
+        if trainer.iteration == 3:
+            raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+        return compute(trainer, values)
+
+    monkeypatch.setattr(Trainer, "compute", without_memory)
+    with pytest.raises(UserError, match=r"^the memory does not suffice for this batch. Lower fit.num_values\.$"):
+        program()
+    assert program.checkpoint(3)["global_step"] == 3
+
+
+def test_a_signal_ends_after_the_iteration_and_saves(program, capsys):
+    assert program(signal_at=3).trainer.iteration == 3
+    assert program.checkpoint(3)["global_step"] == 3
+    assert program.column("metrics.csv", "iteration") == ["0", "2"]
+    assert "stopped at iteration 3. See " in capsys.readouterr().out
+
+
+def test_a_signal_before_the_first_iteration_stops_at_once(program, capsys):
+    assert program(signal_at=1) is None
+    assert "stopped before the first iteration" in capsys.readouterr().out
+    assert not (program.root / "trial_0" / "checkpoints").exists()
+
+
+def test_a_folder_of_another_program_is_told(program):
+    (program.root / "trial_0").mkdir()
+    (program.root / "trial_0" / "config.json").write_text('{"meta": {"seed": 3}}')
+    with pytest.raises(UserError, match=r"config.json holds no configuration of this program: .*'meta'"):
+        program()
+
+
+@pytest.mark.parametrize(("arguments", "match"), [
+    (["--trial", "-1"], "--trial must be at least 0. Received: -1"), (["--step", "-1"], "--step must be at least 0"),
+    (["--step", "3"], "no checkpoint of iteration 3 in .*There are: none"),
+    (["--preset", "published"], "invalid choice: 'published' .*quick.*slow"),
+    (["--set", "x"], "--set takes KEY=VALUE, as run.save_every=100. Received: x"),
+    (["--set", "fit.num_value=1"], "Did you mean fit.num_values"),
+    (["--set", "run.log_every=0"], "run.log_every must be positive"),
+    (["--set", "run.keep_every=-1"], "run.keep_every must be at least 0")])
+def test_wrong_arguments_are_one_line(program, arguments, match):
+    with pytest.raises(UserError, match=match):
+        program(*arguments)
+
+
+def test_arguments_are_parsed_before_tensorflow_is_loaded():
+    code = "import sys, utils.training.session; print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True,
+                          check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,134 @@
+import re
+
+import numpy as np
+import pytest
+
+from model.discriminator import discriminator_params_from_torch, discriminator_shapes, init_discriminator
+from tests.utils.metrics.lpips_test import write_state
+from utils.errors import UserError
+from utils.weights.checkpoints import write_tf1_checkpoint
+from utils.weights.discriminator import load_discriminator, read_discriminator
+
+FEATURES = 2
+PUBLISHED_FILE = "RealESRGAN_x4plus_netD.pth"
+
+
+@pytest.fixture
+def state():
+    """A published file of a small discriminator."""
+    rng = np.random.default_rng(0)
+    values = {}
+    for name, shape in discriminator_shapes(FEATURES).items():
+        layer, part = name.split("/")
+        if part == "bias":
+            values[f"{layer}.bias"] = rng.random(shape, np.float32)
+            continue
+        normalized = layer not in ("conv0", "conv9")
+        oihw = rng.random((shape[3], shape[2], *shape[:2]), np.float32)
+        values[f"{layer}.weight_orig" if normalized else f"{layer}.weight"] = oihw
+        if normalized:
+            values[f"{layer}.weight_u"] = rng.random(shape[3], np.float32)
+            values[f"{layer}.weight_v"] = rng.random(np.prod(shape[:3]), np.float32)
+    return values
+
+
+def same(networks, expected):
+    return all(params.keys() == others.keys() and all(np.array_equal(params[name], others[name]) for name in params)
+               for params, others in zip(networks, expected, strict=True))
+
+
+def test_a_file_is_read(tmp_path, state):
+    path = write_state(tmp_path / "mine.pth", state)
+    assert same(load_discriminator(str(path), num_features=FEATURES), discriminator_params_from_torch(state))
+
+
+def test_published_weights_are_found_through_the_manifest(tmp_path, state):
+    write_state(tmp_path / PUBLISHED_FILE, state)
+    networks = load_discriminator("realesrgan-netd", tmp_path, num_features=FEATURES)
+    assert same(networks, discriminator_params_from_torch(state))
+
+
+def test_random_weights_are_drawn_by_the_seed():
+    networks = load_discriminator("random", num_features=FEATURES, seed=5)
+    assert same(networks, init_discriminator(5, num_features=FEATURES))
+    assert not same(networks, init_discriminator(6, num_features=FEATURES))
+
+
+def test_missing_published_weights_are_named_with_every_way_out(tmp_path):
+    with pytest.raises(UserError, match=f"{PUBLISHED_FILE} not found in ") as error:
+        load_discriminator("realesrgan-netd", tmp_path)
+    message = str(error.value)
+    assert "download_weights.py realesrgan-netd" in message
+    assert "`--gan_weight 0`" in message
+    assert "`--set discriminator.init=random`" in message
+    assert "\n" not in message
+
+
+def test_a_file_of_another_network_is_refused_by_name(tmp_path, state):
+    del state["conv4.weight_u"]
+    path = write_state(tmp_path / "mine.pth", state)
+    with pytest.raises(UserError, match=re.escape(f"{path} does not fit: ") + ".*missing: conv4/u"):
+        load_discriminator(str(path), num_features=FEATURES)
+
+
+def test_another_number_of_features_is_refused_with_the_setting_that_fits(tmp_path, state):
+    path = write_state(tmp_path / "mine.pth", state)
+    with pytest.raises(UserError, match=r"2 features instead of 64. Set discriminator.num_features=2"):
+        load_discriminator(str(path))
+
+
+def test_a_missing_file_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*none\.pth"):
+        load_discriminator(str(tmp_path / "none.pth"))
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(UserError, match=r"random, realesrgan-netd or the path of a \.pth file\. Received: rnadom"):
+        load_discriminator("rnadom")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A checkpoint of meta-training with a discriminator of seed 3; gives its prefix and its variables."""
+    params, vectors = init_discriminator(3, num_features=FEATURES)
+    tensors = {f"Discriminator/{name}": value for name, value in {**params, **vectors}.items()}
+    tensors.update({f"Discriminator/{name}/{slot}": value + 1 for name, value in params.items()
+                    for slot in ("Adam", "Adam_1")})
+    tensors["MODEL/conv_last/bias"] = np.zeros(3, np.float32)
+    write_tf1_checkpoint(tmp_path / "model-3", tensors)
+    return tmp_path / "model-3", tensors
+
+
+def test_the_discriminator_of_a_checkpoint_is_read_without_its_optimiser(checkpoint):
+    for given in (checkpoint[0], checkpoint[0].parent):
+        networks = read_discriminator(given, num_features=FEATURES)
+        assert same(networks, init_discriminator(3, num_features=FEATURES))
+
+
+def test_a_checkpoint_without_a_discriminator_has_none(tmp_path):
+    write_tf1_checkpoint(tmp_path / "model", {"MODEL/conv_last/bias": np.zeros(3, np.float32)})
+    assert read_discriminator(tmp_path / "model") is None
+
+
+def test_a_discriminator_of_another_size_is_refused_with_the_setting(checkpoint):
+    with pytest.raises(UserError, match=r"model-3 does not fit: .*Set discriminator.num_features to what") as error:
+        read_discriminator(checkpoint[0], num_features=FEATURES + 1)
+    assert "\n" not in str(error.value)
+
+
+def test_a_discriminator_with_missing_variables_is_refused_by_name(checkpoint):
+    prefix, tensors = checkpoint
+    del tensors["Discriminator/conv4/u"]
+    write_tf1_checkpoint(prefix, tensors)
+    with pytest.raises(UserError, match=r"model-3 does not fit: .*missing: conv4/u"):
+        read_discriminator(prefix, num_features=FEATURES)
+
+
+def test_a_missing_checkpoint_has_no_discriminator_to_read(tmp_path):
+    with pytest.raises(UserError, match="none does not exist"):
+        read_discriminator(tmp_path / "none")
+
+
+def test_an_npz_has_no_discriminator(tmp_path):
+    np.savez(tmp_path / "x.npz", **{"MODEL/conv_last/bias": np.zeros(3)})
+    assert read_discriminator(tmp_path / "x.npz") is None

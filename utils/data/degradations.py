@@ -1,0 +1,237 @@
+"""The two-stage degradation of Real-ESRGAN (Wang et al., ICCVW 2021), divided as MetaF2N's tasks need it.
+
+The images of one task share a `Degradation`; every image has a `NoiseDraw` of its own. Both are plain records: they
+can be printed, written as JSON and compared, and `degrade` is a pure function of them. Images are float32 RGB in
+[0, 1], [h, w, 3].
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from config import SCALE, DegradationConfig, DegradationStage
+from utils.data.blur_kernels import (
+    GaussianKernel,
+    SincKernel,
+    apply_kernel,
+    filter_separably,
+    sample_final_sinc,
+    sample_kernel,
+)
+from utils.data.noise import NOISE_TYPES, add_noise
+from utils.data.tone import Tone
+from utils.errors import require
+from utils.image.io import quantize, to_float
+from utils.image.resizing import RESIZE_MODES, resize_by, resize_to
+from utils.plain_data import from_plain, to_plain
+
+USM_SIZE = 51  # taps; OpenCV then takes a sigma of 8
+USM_WEIGHT = 0.5
+USM_THRESHOLD = 10 / 255
+
+
+@dataclass(frozen=True)
+class StageDegradation:
+    """Blur, resize, noise and JPEG of one stage.
+
+    `resize_factor` is relative to the image in the first stage, to a quarter of it in the second.
+    """
+
+    kernel: GaussianKernel | SincKernel | None
+    resize_factor: float
+    resize_mode: str
+    noise_type: str
+    jpeg_quality: int
+
+    def __post_init__(self):
+        require(0 < self.resize_factor <= 16, "resize_factor must be positive and at most 16", self.resize_factor)
+        _check_mode("resize_mode", self.resize_mode)
+        require(self.noise_type in NOISE_TYPES, f"noise_type is one of {', '.join(NOISE_TYPES)}", self.noise_type)
+        require(1 <= self.jpeg_quality <= 100, "jpeg_quality must be from 1 to 100", self.jpeg_quality)
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """What the images of one task share.
+
+    The last steps are (resize to a quarter, sinc, JPEG) if `jpeg_last`, otherwise (JPEG, resize, sinc). `tone`, which
+    the published degradation does not have, comes before everything else.
+    """
+
+    first: StageDegradation
+    second: StageDegradation
+    final_sinc: SincKernel | None
+    final_resize_mode: str
+    jpeg_last: bool
+    tone: Tone | None = None
+
+    def __post_init__(self):
+        _check_mode("final_resize_mode", self.final_resize_mode)
+
+    def to_dict(self) -> dict:
+        """Give the record as dicts, strings and numbers, fit for JSON."""
+        return to_plain(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> "Degradation":
+        """Undo `to_dict`.
+
+        Raises:
+            UserError: names the key that is missing, unknown or has a wrong value.
+        """
+        return from_plain(cls, data, "degradation")
+
+
+@dataclass(frozen=True)
+class StageNoise:
+    """`strength`: sigma in units of 1/255, or the scale of Poisson noise. `gray`: one field for all channels."""
+
+    strength: float
+    gray: bool
+
+    def __post_init__(self):
+        require(0 <= self.strength <= 255, "strength must be from 0 to 255", self.strength)
+
+
+@dataclass(frozen=True)
+class NoiseDraw:
+    """What is drawn for every image: the noise of both stages, and the seed of their fields."""
+
+    first: StageNoise
+    second: StageNoise
+    seed: int
+
+    def __post_init__(self):
+        require(self.seed >= 0, "seed must be at least 0", self.seed)
+
+    def to_dict(self) -> dict:
+        """Give the record as dicts and numbers, fit for JSON."""
+        return to_plain(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> "NoiseDraw":
+        """Undo `to_dict`.
+
+        Raises:
+            UserError: names the key that is missing, unknown or has a wrong value.
+        """
+        return from_plain(cls, data, "noise")
+
+
+def _check_mode(name: str, mode: str) -> None:
+    require(mode in RESIZE_MODES, f"{name} is one of {', '.join(RESIZE_MODES)}", mode)
+
+
+def sample_degradation(rng: np.random.Generator, settings: DegradationConfig) -> Degradation:
+    """Draw what the images of one task share."""
+    first, second = _sample_stage(rng, settings.first), _sample_stage(rng, settings.second)
+    has_sinc = rng.random() < settings.final_sinc_prob
+    final_sinc = sample_final_sinc(rng, settings.second.kernel_sizes) if has_sinc else None
+    final_resize_mode, jpeg_last = _sample_mode(rng), bool(rng.random() < settings.jpeg_last_prob)
+    # nothing is drawn where there is no tone, so that seeds give what they gave before there was any
+    has_tone = settings.tone_prob > 0 and rng.random() < settings.tone_prob
+    return Degradation(first, second, final_sinc, final_resize_mode, jpeg_last,
+                       _sample_tone(rng, settings) if has_tone else None)
+
+
+def _sample_tone(rng: np.random.Generator, settings: DegradationConfig) -> Tone:
+    gamma = float(np.exp(rng.uniform(-settings.tone_gamma, settings.tone_gamma)))
+    return Tone(gamma, *rng.uniform(*settings.tone_gain_range, 3).tolist())
+
+
+def _sample_stage(rng: np.random.Generator, stage: DegradationStage) -> StageDegradation:
+    kernel = sample_kernel(rng, stage)
+    smallest, largest = stage.resize_range
+    limits = {"up": (1, largest), "down": (smallest, 1), "keep": (1, 1)}[
+        str(rng.choice(("up", "down", "keep"), p=stage.resize_probs))]
+    return StageDegradation(
+        kernel, resize_factor=float(rng.uniform(*limits)), resize_mode=_sample_mode(rng),
+        noise_type="gaussian" if rng.random() < stage.gaussian_noise_prob else "poisson",
+        jpeg_quality=round(rng.uniform(*stage.jpeg_range)))
+
+
+def _sample_mode(rng: np.random.Generator) -> str:
+    return str(rng.choice(tuple(RESIZE_MODES)))
+
+
+def sample_noise(rng: np.random.Generator, degradation: Degradation, settings: DegradationConfig) -> NoiseDraw:
+    """Draw what one image of a task has for itself."""
+    return NoiseDraw(_sample_stage_noise(rng, degradation.first, settings.first),
+                     _sample_stage_noise(rng, degradation.second, settings.second), seed=int(rng.integers(2 ** 32)))
+
+
+def _sample_stage_noise(rng: np.random.Generator, drawn: StageDegradation, stage: DegradationStage) -> StageNoise:
+    limits = stage.noise_sigma_range if drawn.noise_type == "gaussian" else stage.poisson_scale_range
+    return StageNoise(float(rng.uniform(*limits)), bool(rng.random() < stage.gray_noise_prob))
+
+
+def degrade(image: np.ndarray, degradation: Degradation, noise: NoiseDraw) -> np.ndarray:
+    """Degrade an image and shrink it to a quarter.
+
+    Args:
+        image: [h, w, 3] float32 RGB in [0, 1], sides divisible by 4.
+        degradation: of the task.
+        noise: of this image.
+
+    Returns:
+        [h/4, w/4, 3] uint8 RGB: rounding to 8 bits is the last step of the method.
+
+    Raises:
+        ValueError: a side is not divisible by 4.
+    """
+    if image.shape[0] % SCALE or image.shape[1] % SCALE:
+        raise ValueError(f"the sides of an image to degrade must be divisible by {SCALE}. Received: {image.shape}.")
+    height, width = image.shape[0] // SCALE, image.shape[1] // SCALE
+    rng = np.random.Generator(np.random.SFC64(noise.seed))  # the fastest
+    first, second = degradation.first, degradation.second
+
+    if degradation.tone:
+        image = degradation.tone.apply(image)
+    image = apply_kernel(image, first.kernel)
+    image = resize_by(image, first.resize_factor, first.resize_mode)
+    image = add_noise(rng, image, first.noise_type, noise.first.strength, gray=noise.first.gray)
+    image = to_float(compress_jpeg(image, first.jpeg_quality))
+
+    image = apply_kernel(image, second.kernel)
+    image = resize_to(image, max(1, int(height * second.resize_factor)), max(1, int(width * second.resize_factor)),
+                      second.resize_mode)
+    image = add_noise(rng, image, second.noise_type, noise.second.strength, gray=noise.second.gray)
+
+    if not degradation.jpeg_last:
+        image = to_float(compress_jpeg(image, second.jpeg_quality))
+    image = resize_to(image, height, width, degradation.final_resize_mode)
+    image = apply_kernel(image, degradation.final_sinc)
+    return compress_jpeg(image, second.jpeg_quality) if degradation.jpeg_last else quantize(image)
+
+
+def compress_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """Clip an image to [0, 1], store it as JPEG (libjpeg, 4:2:0) and read it back: uint8 RGB [h, w, 3]."""
+    samples = cv2.cvtColor(quantize(image), cv2.COLOR_RGB2BGR)
+    _, encoded = cv2.imencode(".jpg", samples, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def usm_sharpen(image: np.ndarray) -> np.ndarray:
+    """Sharpen by an unsharp mask where an image differs from its blurred self by more than 10/255.
+
+    The blur is a Gaussian of 51 taps and sigma 8; half the difference is added, through a mask that is blurred in the
+    same way (Real-ESRGAN's USMSharp).
+
+    Args:
+        image: [h, w, 3] float32 in [0, 1].
+
+    Returns:
+        likewise.
+    """
+    profile = cv2.getGaussianKernel(USM_SIZE, 0)[:, 0]
+    blurred = filter_separably(image, profile)
+    _, mask = cv2.threshold(cv2.absdiff(image, blurred), USM_THRESHOLD, 1, cv2.THRESH_BINARY)
+    mask = filter_separably(mask, profile)
+    sharpened = cv2.addWeighted(image, 1 + USM_WEIGHT, blurred, -USM_WEIGHT, 0)
+    np.clip(sharpened, 0, 1, out=sharpened)
+    sharpened -= image
+    sharpened *= mask
+    sharpened += image
+    return sharpened

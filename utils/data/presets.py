@@ -1,0 +1,86 @@
+"""Named ways to degrade test photos: as in training, and clearly outside of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from config import DegradationConfig
+from utils.data.blur_kernels import GaussianKernel
+from utils.data.camera import Blur, CameraNoise, ColourFringe, Jpeg, MotionBlur, Shrink, Step, TwoStage
+from utils.data.degradations import sample_degradation, sample_noise
+from utils.data.tone import Tone
+
+TRAINING = DegradationConfig()
+STRONG_BLUR = replace(TRAINING, first=replace(
+    TRAINING.first, kernel_sizes=(29, 33, 37), sinc_prob=0.0, sigma_range=(4.0, 6.0)))
+
+
+@dataclass(frozen=True)
+class Preset:
+    """`sample` draws the steps for one photo; the result is a quarter of its size."""
+
+    description: str
+    sample: Callable[[np.random.Generator], list[Step]]
+
+
+def _two_stage(rng: np.random.Generator, settings: DegradationConfig = TRAINING) -> TwoStage:
+    degradation = sample_degradation(rng, settings)
+    return TwoStage(degradation, sample_noise(rng, degradation, settings))
+
+
+def _isotropic(rng: np.random.Generator, low: float, high: float) -> Blur:
+    sigma = float(rng.uniform(low, high))
+    return Blur(GaussianKernel("iso", 21, sigma, sigma))
+
+
+def _motion(rng: np.random.Generator, low: float, high: float) -> MotionBlur:
+    return MotionBlur(float(rng.uniform(low, high)), float(rng.uniform(0, np.pi)))
+
+
+def _sensor(rng: np.random.Generator, low: float, high: float) -> CameraNoise:
+    """Draw shot noise, evenly on a logarithmic scale, and read noise that goes with it."""
+    shot = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    return CameraNoise(shot, read=shot * float(rng.uniform(0.2, 1)), seed=int(rng.integers(2 ** 32)))
+
+
+def _jpeg(rng: np.random.Generator, low: int, high: int, *, shifted: bool = False) -> Jpeg:
+    top, left = rng.integers(1, 8, 2).tolist() if shifted else (0, 0)
+    return Jpeg(int(rng.integers(low, high + 1)), top, left)
+
+
+def _noise(rng: np.random.Generator) -> list[Step]:
+    return [_isotropic(rng, 0.5, 2.0), Shrink("area"), _sensor(rng, 0.01, 0.05), _jpeg(rng, 80, 95)]
+
+
+def _jpegs(rng: np.random.Generator) -> list[Step]:
+    return [_isotropic(rng, 0.5, 2.0), Shrink("area"), _jpeg(rng, 10, 25), _jpeg(rng, 10, 25, shifted=True)]
+
+
+def _camera(rng: np.random.Generator) -> list[Step]:
+    fringe = ColourFringe(*(1 + rng.choice((-1, 1), 2) * rng.uniform(0.002, 0.006, 2)).tolist())
+    return [fringe, _motion(rng, 4, 14), _isotropic(rng, 0.5, 2.0), Shrink("area"), _sensor(rng, 0.002, 0.03),
+            _jpeg(rng, 50, 90)]
+
+
+def _tone(rng: np.random.Generator) -> list[Step]:
+    gamma = float(np.exp(rng.choice((-1, 1)) * rng.uniform(0.2, 0.5)))
+    return [Tone(gamma, *rng.uniform(0.75, 1.1, 3).tolist()), _two_stage(rng)]
+
+
+PRESETS: dict[str, Preset] = {
+    "iid": Preset("the degradation of training: two stages of blur, resizing, noise and JPEG", lambda rng: [
+        _two_stage(rng)]),
+    "ood-blur": Preset("as iid, but the first blur has sigma 4 to 6 (training: at most 3)", lambda rng: [
+        _two_stage(rng, STRONG_BLUR)]),
+    "ood-motion": Preset("motion blur over 12 to 40 pixels of the photo, in any direction; then as iid", lambda rng: [
+        _motion(rng, 12, 40), _two_stage(rng)]),
+    "ood-noise": Preset("slight blur, shrunk, then a noisy sensor: shot and read noise in linear light, interpolated "
+                        "from a Bayer mosaic, so that it is coloured and correlated; JPEG of quality 80 to 95", _noise),
+    "ood-jpeg": Preset("slight blur, shrunk, then two JPEGs of quality 10 to 25 whose blocks do not coincide "
+                       "(training: 30 to 95)", _jpegs),
+    "ood-camera": Preset("colour fringes of a lens, a shaken camera (4 to 14 pixels), defocus, shrunk, a sensor as in "
+                         "ood-noise but less noisy, JPEG of quality 50 to 90", _camera),
+    "ood-tone": Preset("wrong exposure and colour cast, then as iid. The ground truth keeps its colours, so that "
+                       "metrics count the cast as an error", _tone),
+}

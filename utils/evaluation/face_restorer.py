@@ -1,0 +1,131 @@
+"""Held-out faces, degraded, restored as face preparation does it, and compared with other ways to enlarge them."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from config import SCALE
+from utils.data.presets import PRESETS
+from utils.face.alignment import box_overlap, intersect_box
+from utils.face.detection import Detector, Face
+from utils.face.preparation import FacePreparer, Options
+from utils.face.restorers import Restorer
+from utils.image.io import quantize, read_image, resize_bicubic, to_float, write_png
+from utils.image.listing import photo_rng
+
+ALIGNED, FOUND = "aligned", "found"  # by the landmarks of the clean photo; by those found in the degraded one
+METHODS = ("bicubic", "realesrgan", "restored")
+MARGIN = 24  # pixels around a face that Real-ESRGAN sees
+SAME_FACE = 0.3  # intersection over union of two boxes
+
+
+class Subject(NamedTuple):
+    """A clean photo [4h, 4w, 3] uint8 RGB at the size it is used in, and its face in pixels of a quarter of it."""
+
+    name: str
+    photo: np.ndarray
+    face: Face
+
+
+class Result(NamedTuple):
+    """One face, uint8 RGB: `low_quality` [h, w, 3], the others [4h, 4w, 3]; `methods` maps METHODS to images."""
+
+    name: str
+    preset: str
+    kind: str
+    low_quality: np.ndarray
+    truth: np.ndarray
+    methods: dict[str, np.ndarray]
+
+
+def draw_subject(path: Path, faces: list[Face], sizes: tuple[float, float] | None, seed: int, *,
+                 enlarge: bool = False) -> Subject | None:
+    """Resize a photo so that its best face has a size that is drawn, even in its logarithm.
+
+    Args:
+        path: of the clean photo.
+        faces: found in it.
+        sizes: least and largest width of a face in pixels of the degraded photo; None: the photo's own size.
+        seed: of the draw, which also depends on the photo's name.
+        enlarge: whether the photo may be enlarged. Otherwise the largest size is what the photo has itself.
+
+    Returns:
+        None when there is no face, or too small a one.
+    """
+    if not faces:
+        return None
+    photo, ratio = quantize(read_image(path).pixels), 1.0
+    photo = photo[:photo.shape[0] // SCALE * SCALE, :photo.shape[1] // SCALE * SCALE]
+    if sizes is not None:
+        own = float(faces[0].box[2] - faces[0].box[0]) / SCALE
+        least, largest = sizes if enlarge else (sizes[0], min(sizes[1], own))
+        if largest < least:
+            return None
+        # a stream of its own: otherwise large faces would go with strong degradations
+        rng = photo_rng(seed, f"{path.stem}: size")
+        ratio = math.exp(rng.uniform(math.log(least), math.log(largest))) / own
+    height, width = (max(SCALE, round(side * ratio) // SCALE * SCALE) for side in photo.shape[:2])
+    scales = np.array([width / photo.shape[1], height / photo.shape[0]]) / SCALE
+
+    def moved(points: np.ndarray) -> np.ndarray:  # pixels are counted from their centres
+        return (points + 0.5) * scales - 0.5
+
+    face = Face(moved(faces[0].box.reshape(2, 2)).ravel(), moved(faces[0].landmarks), faces[0].score)
+    interpolation = cv2.INTER_AREA if ratio < 1 else cv2.INTER_CUBIC
+    return Subject(path.stem, cv2.resize(photo, (width, height), interpolation=interpolation), face)
+
+
+def restore_subject(subject: Subject, preset: str, folder: Path, *, restore: Restorer, detect: Detector,
+                    upscale: Callable[[np.ndarray], np.ndarray], seed: int) -> Iterator[Result]:
+    """Degrade a photo and restore its face: with the landmarks of the clean one, and with those found anew.
+
+    Args:
+        subject: as `draw_subject` gives.
+        preset: a key of `utils.data.presets.PRESETS`.
+        folder: where the degraded photo and its faces are written.
+        restore: the restorer.
+        detect: finds faces.
+        upscale: Real-ESRGAN, float32 [h, w, 3] -> [4h, 4w, 3].
+        seed: of the degradation.
+
+    Yields:
+        One result, or two where the face was found.
+    """
+    image = to_float(subject.photo)
+    for step in PRESETS[preset].sample(photo_rng(seed, subject.name)):
+        image = step.apply(image)
+    low_quality = quantize(image)
+    path = folder / "LQ" / f"{subject.name}.png"
+    write_png(path, low_quality)
+    found = [face for face in detect(image, path.name) if box_overlap(face.box, subject.face.box) > SAME_FACE]
+    faces = {ALIGNED: subject.face, **({FOUND: found[0]} if found else {})}
+    boxes = {kind: intersect_box(face.box, *low_quality.shape[:2]) for kind, face in faces.items()}
+    enlarged = {"bicubic": resize_bicubic(to_float(low_quality), *subject.photo.shape[:2]),
+                "realesrgan": _enlarge_around(low_quality, list(boxes.values()), upscale)}
+    for kind, face in faces.items():
+        top, left, height, width = boxes[kind]
+        preparer = FacePreparer(lambda *_, face=face: [face], restore, folder / kind,
+                                Options(detector="boxes", restorer="restored"))
+        preparer.prepare(path, lambda _: None)
+        restored = read_image(folder / kind / "Face_HQ" / f"{subject.name}_0.png").pixels
+        region = slice(SCALE * top, SCALE * (top + height)), slice(SCALE * left, SCALE * (left + width))
+        methods = {**{name: quantize(whole[region]) for name, whole in enlarged.items()},
+                   "restored": quantize(restored)}
+        yield Result(subject.name, preset, kind, low_quality[top:top + height, left:left + width].copy(),
+                     subject.photo[region].copy(), methods)
+
+
+def _enlarge_around(photo: np.ndarray, boxes: list[tuple[int, int, int, int]],
+                    enlarge: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Enlarge the part of a photo that holds these boxes, once for all; the rest of the result is black."""
+    tops, lefts, heights, widths = np.array(boxes).T
+    top, left = max(0, tops.min() - MARGIN), max(0, lefts.min() - MARGIN)
+    bottom, right = (tops + heights).max() + MARGIN, (lefts + widths).max() + MARGIN
+    part = enlarge(to_float(np.ascontiguousarray(photo[top:bottom, left:right])))
+    result = np.zeros((SCALE * photo.shape[0], SCALE * photo.shape[1], 3), np.float32)
+    result[SCALE * top:SCALE * top + part.shape[0], SCALE * left:SCALE * left + part.shape[1]] = part
+    return result

@@ -1,0 +1,103 @@
+"""The faces of the photos of an evaluation: restored as a user's, in the original's alignment, and perfect ones."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from config import SCALE
+from utils.console import Progress, shown_name
+from utils.errors import FatalError, UserError
+from utils.face.alignment import intersect_box
+from utils.face.detection import BOX_COLUMNS, Detector
+from utils.face.preparation import COLUMNS, FINISHED, FacePreparer, Options
+from utils.face.restorers import Restorer
+from utils.image.io import quantize, read_image, write_png
+from utils.report import Report
+
+RESTORED, LEGACY, ORACLE = "restored", "legacy", "oracle"  # folders, each with Face_LQ and Face_HQ
+FOLDERS = ("Face_LQ", "Face_HQ")
+
+
+class Prepared(NamedTuple):
+    """What became of the photos.
+
+    `boxes` are those of the faces that can be adapted to, [n, 4] in pixels of the clean photo, by stem, of the photos
+    that did not fail; `errors` has a line for each of the others.
+    """
+
+    boxes: dict[str, np.ndarray]
+    errors: list[str]
+
+
+def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, detect: Detector, restore: Restorer,
+                  detector: str, restorer: str) -> Prepared:
+    """Write the faces of all photos; those that faces.csv says are done stay, those that failed are tried again.
+
+    Args:
+        photos: degraded ones.
+        truth_dir: has the photo of the same name, four times the size.
+        folder: gets `restored/`, `legacy/`, `oracle/` and faces.csv. The three have the same boxes.
+        detect: finds faces.
+        restore: restores them.
+        detector: what it is called.
+        restorer: likewise.
+    """
+    for kind in (RESTORED, LEGACY, ORACLE):
+        for name in FOLDERS:
+            (folder / kind / name).mkdir(parents=True, exist_ok=True)
+    report = Report(folder / "faces.csv", COLUMNS, keep=FINISHED, digits=17)
+    prepared = Prepared({}, [])
+    with Progress(len(photos), description="faces", unit="photo") as progress:
+        for photo in photos:
+            rows = report.earlier(photo.name)
+            if not rows:
+                try:
+                    rows = _prepare(photo, truth_dir / photo.name, folder, detect, restore, detector, restorer)
+                except FatalError:
+                    raise
+                except UserError as error:
+                    rows = [{"file": photo.name, "status": "error", "reason": str(error)}]
+            report.add(*rows)
+            reasons = [row["reason"] for row in rows if row["status"] == "error"]
+            if reasons:
+                prepared.errors.append(f"{photo}: {' '.join(reasons[0].splitlines())}")
+                progress.write(f"error: {prepared.errors[-1]}")
+            else:
+                prepared.boxes[photo.stem] = _boxes(rows)
+            progress.update(1, shown_name(photo))
+    return prepared
+
+
+def _boxes(rows: Sequence[dict]) -> np.ndarray:
+    """Give the boxes of a photo's faces in the clean photo: their first and last pixels."""
+    boxes = []
+    for row in rows:
+        if row["status"] == "ok":
+            left, top = (max(0, int(float(row[column]))) for column in BOX_COLUMNS[:2])
+            right, bottom = left + int(row["width"]), top + int(row["height"])
+            boxes.append([SCALE * left, SCALE * top, SCALE * right - 1, SCALE * bottom - 1])
+    return np.array(boxes, np.float64).reshape(-1, 4)
+
+
+def _prepare(photo: Path, truth: Path, folder: Path, detect: Detector, restore: Restorer, detector: str,
+             restorer: str) -> list[dict]:
+    """Write the faces of one photo; gives its rows of the report."""
+    faces = detect(read_image(photo).pixels, photo.name)
+    rows = []
+    for kind in (LEGACY, RESTORED):  # the rows of the latter are kept
+        options = Options(detector=detector, restorer=restorer, legacy_alignment=kind == LEGACY)
+        preparer = FacePreparer(lambda *_: faces, restore, folder / kind, options)
+        rows = preparer.prepare(photo, lambda _: None)
+    clean = quantize(read_image(truth).pixels)
+    for row in rows:
+        if row["status"] == "ok":
+            box = np.array([row[column] for column in BOX_COLUMNS])
+            top, left, height, width = (SCALE * side for side in intersect_box(
+                box, clean.shape[0] // SCALE, clean.shape[1] // SCALE))
+            name = f"{photo.stem}_{row['index']}.png"
+            write_png(folder / ORACLE / "Face_HQ" / name, clean[top:top + height, left:left + width])
+            shutil.copyfile(folder / RESTORED / "Face_LQ" / name, folder / ORACLE / "Face_LQ" / name)
+    return rows

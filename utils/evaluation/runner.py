@@ -1,0 +1,148 @@
+"""Enlarges the photos of an evaluation in the ways of its rows, by what runs in `test.py`."""
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from config import SCALE, UpscalingConfig
+from model.super_resolver import SuperResolver
+from utils.errors import FatalError, UserError
+from utils.evaluation.faces import LEGACY, ORACLE, RESTORED
+from utils.evaluation.variants import BICUBIC, MODEL, ROWS
+from utils.face.pairs import FaceFolder, FacePair
+from utils.image.io import quantize, read_image, resize_bicubic, write_png
+from utils.inference.restoration import Options, PhotoRestorer
+from utils.report import Report
+
+COLUMNS = ("file", "row", "status", "seconds", "faces_of", "faces", "patches", "mask_mean", "mask_min", "mask_max",
+           *(f"loss_{step}" for step in range(6)), "learning_rates", "reason")
+STATUSES = ("done", "base", "adapted", "error")  # of a result
+
+
+class OtherFaces:
+    """A folder of faces in which every photo finds those of another one."""
+
+    def __init__(self, faces: FaceFolder, partners: Mapping[str, str]):
+        """Take the faces, and whose each photo gets, by stem."""
+        self.folder = faces.folder
+        self._faces, self._partners = faces, partners
+
+    def pairs(self, stem: str) -> list[FacePair]:
+        """Give the faces of the photo's partner; none if it has no partner."""
+        return self._faces.pairs(self._partners[stem]) if stem in self._partners else []
+
+
+def find_partners(num_faces: Mapping[str, int], people: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Give, for every photo that has faces, another one whose faces it gets; none if there is but one.
+
+    It is the next one, in a circle, that shows nobody who is in the photo, too, and has as many faces; if there is none
+    such, the next one with other people; or else with as many faces; or else at all.
+
+    Args:
+        num_faces: by stem, in order.
+        people: names by stem.
+    """
+    there = [stem for stem, count in num_faces.items() if count]
+
+    def unlikeness(stem: str, other: str) -> tuple[bool, bool]:
+        return not set(people[stem]).isdisjoint(people[other]), num_faces[stem] != num_faces[other]
+
+    return {stem: min(there[index + 1:] + there[:index], key=lambda other, stem=stem: unlikeness(stem, other))
+            for index, stem in enumerate(there) if len(there) > 1}
+
+
+class RowRunner:
+    """Restores the photos of one set in the ways of some rows."""
+
+    def __init__(self, names: Sequence[str], folder: Path, networks: Mapping[str, SuperResolver], *,
+                 photos: Sequence[Path], people: Mapping[str, Sequence[str]], seed: int, learning_rate: float):
+        """Set up.
+
+        Args:
+            names: keys of `ROWS`.
+            folder: of the set; has `faces/`, and gets `<row>/<stem>.png` and rows.csv.
+            networks: the compiled `BASE` and `MODEL`; each is traced once for all rows.
+            photos: the degraded photos, sorted.
+            people: who is in them, names by stem.
+            seed: of the patches.
+            learning_rate: of the steps.
+        """
+        self._folder = folder
+        kinds = {kind: FaceFolder(folder / "faces" / kind) for kind in (RESTORED, LEGACY, ORACLE)}
+        self.num_faces = {photo.stem: len(kinds[RESTORED].pairs(photo.stem)) for photo in photos}
+        self.partners = find_partners(self.num_faces, people)
+        self.seconds = 0.0  # that the results of the photos that were run took, in earlier calls, too
+        unmasked = copy.copy(networks[MODEL])  # shares what is traced
+        unmasked.mask = None
+        self._restorers = {}
+        for name in names:
+            row = ROWS[name]
+            if row.network != BICUBIC:
+                resolver = networks[row.network] if row.masked else unmasked
+                faces = kinds.get(row.faces)
+                adaptation = replace(row.adaptation, seed=seed, learning_rate=learning_rate)
+                self._restorers[name] = PhotoRestorer(
+                    resolver, OtherFaces(faces, self.partners) if row.other else faces, folder / name,
+                    Options(adaptation, UpscalingConfig(), backtrack=row.backtrack))
+        self.photos, self._names = photos, names
+        self._report = Report(folder / "rows.csv", COLUMNS, keep=STATUSES)
+
+    def path(self, name: str, stem: str) -> Path:
+        """Where a result is written."""
+        return self._folder / name / f"{stem}.png"
+
+    def applies(self, name: str) -> bool:
+        """Whether there are such results: there is no control without two photos with faces."""
+        return not ROWS[name].other or bool(self.partners)
+
+    def _faces_of(self, name: str, stem: str) -> str:
+        """Give the photo whose faces a result is made with; empty if it is made with none."""
+        if not ROWS[name].adaptation.num_steps or not self.num_faces[stem]:
+            return ""
+        return self.partners[stem] if ROWS[name].other else stem
+
+    def run(self, photo: Path, on_row: Callable[[str], None]) -> list[str]:
+        """Make the results of a photo that are not there, or were made with the faces of what is no longer its partner.
+
+        Args:
+            photo: one of the degraded photos.
+            on_row: called with the name of each row when its result is there, failed or does not apply.
+
+        Returns:
+            A line for each result that failed.
+        """
+        rows = {row["row"]: row for row in self._report.earlier(photo.name)}
+        errors = []
+        for name in self._names:
+            if self.applies(name) and not self._is_done(name, photo.stem, rows.get(name, {})):
+                self.path(name, photo.stem).unlink(missing_ok=True)
+                row = {"file": photo.name, "row": name, "faces_of": self._faces_of(name, photo.stem)}
+                started = time.perf_counter()
+                try:
+                    self._restore(name, photo, row)
+                except FatalError:
+                    raise
+                except UserError as error:
+                    row.update(status="error", reason=str(error))
+                    errors.append(f"{photo} {name}: {' '.join(str(error).splitlines())}")
+                rows[name] = {**row, "seconds": time.perf_counter() - started}
+                self._report.add(*rows.values())
+            on_row(name)
+        self.seconds += sum(float(row["seconds"] or 0) for row in rows.values())
+        return errors
+
+    def _is_done(self, name: str, stem: str, row: dict) -> bool:
+        """Whether a result is there, and made with the faces it is to be made with, by what is known of it."""
+        known = row.get("faces_of", "" if ROWS[name].other else self._faces_of(name, stem))
+        return self.path(name, stem).exists() and known == self._faces_of(name, stem)
+
+    def _restore(self, name: str, photo: Path, row: dict) -> None:
+        if ROWS[name].network != BICUBIC:
+            self._restorers[name].restore(photo, row, lambda *_: None)
+            return
+        pixels = read_image(photo).pixels
+        height, width = (SCALE * side for side in pixels.shape[:2])
+        write_png(self.path(name, photo.stem), quantize(resize_bicubic(pixels, height, width)))
+        row["status"] = "done"

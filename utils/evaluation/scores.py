@@ -1,0 +1,124 @@
+"""How close restored photos come to the truth outside of their faces. Images are uint8 RGB [h, w, 3]."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.face.alignment import intersect_box
+from utils.image.io import quantize, read_image, to_float
+from utils.metrics.fidelity import psnr_y, ssim
+from utils.metrics.niqe import NIQE_LUMAS, load_niqe, niqe
+from utils.metrics.suite import choose_metrics
+
+METRIC_NAMES = ("psnr_y", "ssim", "niqe", "lpips")
+FACE_MARGIN = 0.1  # of a face's box, on each side: what is left out with it
+
+
+@dataclass(frozen=True)
+class RegionMeter:
+    """Measures results outside of the faces.
+
+    `niqe` of uint8 RGB and `lpips` of two float32 RGB images in [0, 1] are None where their weights are missing.
+    """
+
+    niqe: Callable[[np.ndarray], float] | None = None
+    lpips: Callable[[np.ndarray, np.ndarray], float] | None = None
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of what is measured."""
+        return ["psnr_y", "ssim"] + ["niqe"] * (self.niqe is not None) + ["lpips"] * (self.lpips is not None)
+
+    def measure(self, image: np.ndarray, truth: np.ndarray, faces: np.ndarray) -> dict[str, float]:
+        """Measure one result; what has no value is left out.
+
+        PSNR and SSIM leave the faces' pixels out. NIQE and LPIPS need whole images: there the faces are the truth's, in
+        every result alike.
+
+        Args:
+            image: the result.
+            truth: of the same size.
+            faces: their boxes [n, 4], x0, y0, x1, y1.
+        """
+        keep = outside(faces, *truth.shape[:2])
+        values = {"psnr_y": psnr_y(image, truth, keep=keep), "ssim": ssim(image, truth, keep=keep)}
+        filled = np.where(keep[:, :, None], image, truth)
+        if self.niqe is not None:
+            try:
+                values["niqe"] = self.niqe(filled)
+            except ValueError:  # too small or too flat
+                values["niqe"] = math.nan
+        if self.lpips is not None:
+            values["lpips"] = self.lpips(to_float(filled), to_float(truth))
+        return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def open_meter(weights_dir: Path | None) -> tuple[RegionMeter, list[str]]:
+    """Open the metrics whose weights are there; gives also a line for each of the others.
+
+    Raises:
+        UserError: a weight file is damaged.
+    """
+    names, obstacles = choose_metrics(None, has_truth=True, num_images=1, num_reference=0, weights_dir=weights_dir)
+    measure_niqe = measure_lpips = None
+    if "niqe" in names:
+        model = load_niqe(weights_dir)
+
+        def measure_niqe(image: np.ndarray) -> float:
+            return niqe(NIQE_LUMAS["pyiqa"](image), model)
+
+    if "lpips" in names:
+        from utils.metrics.network_metrics import open_lpips
+
+        measure_lpips = open_lpips(weights_dir)
+    missing = [f"{name.upper()} is left out: {obstacles[name]}" for name in METRIC_NAMES if name in obstacles]
+    return RegionMeter(measure_niqe, measure_lpips), missing
+
+
+def outside(faces: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Tell which pixels lie outside of all faces and of the margin around them: bool [height, width]."""
+    keep = np.ones((height, width), bool)
+    for face in faces:
+        box = intersect_box(face, height, width, margin=FACE_MARGIN)
+        if box is not None:
+            top, left, rows, columns = box
+            keep[top:top + rows, left:left + columns] = False
+    return keep
+
+
+def score_photo(truth: Path, results: Iterable[tuple[str, Path]], faces: np.ndarray,
+                meter: RegionMeter) -> tuple[list[dict], list[str]]:
+    """Give a row of values for each result of a photo that is there, and a line for each that has none.
+
+    Args:
+        truth: the clean photo.
+        results: names and files.
+        faces: as for `RegionMeter.measure`.
+        meter: measures.
+    """
+    try:
+        clean = quantize(read_image(truth).pixels)
+        ssim(clean, clean, keep=outside(faces, *clean.shape[:2]))
+    except UserError as error:
+        return [], [_line(error)]
+    except ValueError:
+        return [], [f"{truth} has no scores: its faces leave nothing of it"]
+    scores, errors = [], []
+    for name, path in results:
+        if path.exists():
+            try:
+                values = meter.measure(quantize(read_image(path).pixels), clean, faces)
+                scores.append({"photo": truth.stem, "row": name, **values})
+            except UserError as error:
+                errors.append(_line(error))
+            except ValueError as error:  # of another size
+                errors.append(f"{path} has no score: {_line(error)}")
+    return scores, errors
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).splitlines())

@@ -1,0 +1,206 @@
+"""Find faces and their five landmarks in photographs, with one of several detectors.
+
+A detector is a function (photo, file name) -> faces; the photo is [h, w, 3] float32 RGB in [0, 1].
+"""
+
+import contextlib
+import csv
+import importlib.util
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.errors import FatalError, UserError, printable
+from utils.files import read_bytes
+from utils.image.io import quantize
+
+WORKER = Path(__file__).resolve().parent / "face_alignment_worker.py"
+BOX_COLUMNS = ("x0", "y0", "x1", "y1")
+LANDMARK_COLUMNS = tuple(f"{point}_{axis}" for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+                         for axis in "xy")
+
+
+LARGEST_COORDINATE = 1e6  # pixels
+
+
+class Face(NamedTuple):
+    """A detected face, in pixels of the photo; it may reach beyond the border.
+
+    `box` is [4]: x0, y0, x1, y1; `landmarks` [5, 2]: x and y of eyes, nose and corners of the mouth, left in the
+    picture first; `score` in [0, 1].
+    """
+
+    box: np.ndarray
+    landmarks: np.ndarray
+    score: float
+
+
+Detector = Callable[[np.ndarray, str], list[Face]]
+
+
+@contextlib.contextmanager
+def open_detector(name: str, *, min_confidence: float, weights_dir: Path | None = None,
+                  boxes: Path | None = None) -> Iterator[Detector]:
+    """Give a detector whose faces are sorted by falling score, then by position.
+
+    Args:
+        name: `retinaface`, `mtcnn`, `face-alignment` or `boxes`.
+        min_confidence: only faces with a higher score are given.
+        weights_dir: where RetinaFace's weights are looked up.
+        boxes: the CSV or JSON file of `boxes`.
+
+    Raises:
+        UserError: weights or the file are missing or faulty, or a package is not installed.
+    """
+    with contextlib.ExitStack() as stack:
+        if name == "retinaface":
+            detect = _retinaface(weights_dir, min_confidence)
+        elif name == "mtcnn":
+            detect = _mtcnn()
+        elif name == "face-alignment":
+            detect = stack.enter_context(_face_alignment())
+        else:
+            detect = _from_file(boxes)
+        yield lambda photo, file: sorted((face for face in detect(photo, file) if face.score > min_confidence),
+                                         key=lambda face: (-face.score, *face.box.tolist()))
+
+
+def _retinaface(weights_dir: Path | None, min_confidence: float) -> Detector:
+    from model.retinaface import compile_retinaface, detect, retinaface_params_from_torch
+    from utils.weights.manifest import find_weights
+    from utils.weights.torch_files import load_state_dict
+
+    [path] = find_weights("retinaface", weights_dir).values()
+    try:
+        forward = compile_retinaface(retinaface_params_from_torch(load_state_dict(path)))
+    except ValueError as error:
+        raise UserError(f"{path} does not fit: {error}. Download it again.") from error
+
+    def run(photo: np.ndarray, _: str) -> list[Face]:
+        found = detect(forward, photo, min_confidence=min_confidence)
+        return [Face(*face) for face in zip(found.boxes, found.landmarks, found.scores.tolist(), strict=True)]
+
+    return run
+
+
+def _mtcnn() -> Detector:
+    """MTCNN (Zhang et al., 2016), whose weights are inside the `mtcnn` package."""
+    with _unraisable_ignored():
+        from mtcnn import MTCNN  # imports TensorFlow: not before the command line is checked
+
+        network = MTCNN(device="CPU:0")
+
+    def run(photo: np.ndarray, _: str) -> list[Face]:
+        faces = []
+        # columns: image, x0, y0, x1, y1, score, x of five landmarks, y of five landmarks
+        for row in np.asarray(network.detect_faces(quantize(photo), fit_to_image=False, box_format="xyxy",
+                                                   output_type="numpy"), np.float64):
+            # its right and bottom edges lie one pixel beyond the box
+            faces.append(Face(row[1:5] - [0, 0, 1, 1], row[6:16].reshape(2, 5).T, float(row[5])))
+        return faces
+
+    return run
+
+
+@contextlib.contextmanager
+def _unraisable_ignored() -> Iterator[None]:
+    """Say nothing of files that lz4 closes twice while MTCNN's weights are read (Python 3.13 does)."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def _face_alignment() -> Iterator[Detector]:
+    """The `face-alignment` package, in a process of its own: PyTorch and TensorFlow do not share one."""
+    if importlib.util.find_spec("face_alignment") is None:
+        raise UserError("--detector face-alignment needs its package: pip install -r requirements-face-alignment.txt")
+    process = subprocess.Popen([sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def run(photo: np.ndarray, file: str) -> list[Face]:
+        samples = quantize(photo)
+        header = json.dumps({"height": samples.shape[0], "width": samples.shape[1]}).encode()
+        with contextlib.suppress(BrokenPipeError):  # what it says last tells why it ended
+            process.stdin.write(header + b"\n" + samples.tobytes())
+            process.stdin.flush()
+        answer = process.stdout.readline()
+        try:
+            answer = json.loads(answer)
+        except json.JSONDecodeError as error:
+            raise FatalError("the face-alignment process ended without an answer. Try it with: python "
+                             f"scripts/{WORKER.name} < /dev/null") from error
+        if "unavailable" in answer:
+            raise FatalError(f"face-alignment cannot be used: {printable(answer['unavailable'])}. Its networks are "
+                             "downloaded when it is used for the first time: check the connection, and the package.")
+        if "error" in answer:
+            raise UserError(f"face-alignment failed on {file}: {printable(answer['error'])}. Try another --detector.")
+        return [Face(np.array(face["box"]), np.array(face["landmarks"]), face["score"]) for face in answer["faces"]]
+
+    try:
+        yield run
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _from_file(path: Path) -> Detector:
+    """Boxes and landmarks from another tool: see `read_boxes`."""
+    faces = read_boxes(path)
+    return lambda _, file: faces.get(file, [])
+
+
+def read_boxes(path: Path) -> dict[str, list[Face]]:
+    """Read faces from a CSV or JSON file.
+
+    The CSV has the columns `file`, `x0`, `y0`, `x1`, `y1`, `left_eye_x` ... `mouth_right_y` and, if it likes, `score`
+    (else 1), as the faces.csv of generate_test_faces.py has; rows without a box are photos without a face. The JSON is
+    a list of objects {"file", "box": [x0, y0, x1, y1], "landmarks": [[x, y], ...], "score"}.
+
+    Returns:
+        File name of the photo -> its faces.
+
+    Raises:
+        UserError: the file is missing or faulty; the message names the row.
+    """
+    text = read_bytes(path).decode("utf-8-sig", "surrogateescape")
+    faces: dict[str, list[Face]] = {}
+    try:
+        is_json = path.suffix.lower() == ".json"
+        rows = json.loads(text) if is_json else list(csv.DictReader(io.StringIO(text, newline="")))
+    except (ValueError, csv.Error, RecursionError) as error:  # json raises ValueError for numbers of 5000 digits
+        raise UserError(f"{path} is not a {path.suffix} file: {error}. The README gives its form.") from error
+    if not isinstance(rows, list):
+        raise UserError(f"{path} must hold a list of faces. Received: {type(rows).__name__}. The README gives its "
+                        "form.")
+    for number, row in enumerate(rows, 1):
+        try:
+            if type(row["file"]) is not str:
+                raise TypeError("the file must be a name")
+            if "box" in row:
+                box, landmarks = row["box"], row["landmarks"]
+            elif not row["x0"]:
+                faces.setdefault(row["file"], [])
+                continue
+            else:
+                box = [row[column] for column in BOX_COLUMNS]
+                landmarks = [row[column] for column in LANDMARK_COLUMNS]
+            face = Face(np.array(box, np.float64).reshape(4), np.array(landmarks, np.float64).reshape(5, 2),
+                        1.0 if row.get("score") in (None, "") else float(row["score"]))
+            numbers = np.array([*face.box, *face.landmarks.ravel(), face.score])
+            if not (np.abs(numbers) < LARGEST_COORDINATE).all():  # or not finite
+                raise ValueError("a number is out of range")
+            if face.box[2] < face.box[0] or face.box[3] < face.box[1]:
+                raise ValueError("the corners of a box are swapped")
+            faces.setdefault(row["file"], []).append(face)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"{path}, entry {number}: {type(error).__name__} {printable(str(error))}. It needs a file, "
+                            "a box of four numbers and five landmarks of two.") from error
+    return faces

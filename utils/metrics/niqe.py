@@ -1,0 +1,168 @@
+"""NIQE: how far an image's statistics are from those of natural photographs (Mittal et al., 2013). No reference needed.
+
+Everything is computed in float64. An image is cut from its upper left corner into whole blocks of 96x96 pixels, without
+overlap; what is left over at the right and at the bottom does not count.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy.io import loadmat
+from scipy.special import gamma
+
+from utils.errors import UserError
+from utils.image.io import LUMA
+from utils.metrics.fidelity import luma
+from utils.weights.manifest import find_weights
+
+BLOCK = 96  # pixels
+NUM_SCALES = 2
+NUM_FEATURES = 36
+FEWEST_BLOCKS = 2  # for a covariance
+WINDOW, WINDOW_SIGMA = 7, 7 / 6  # pixels
+NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # rows down, columns right
+SHAPES = np.arange(200, 10001) / 1000  # of generalised Gaussians, tried one by one
+SHAPE_RATIOS = gamma(2 / SHAPES) ** 2 / (gamma(1 / SHAPES) * gamma(3 / SHAPES))  # grow with the shape
+HALVING_TAPS = np.array([-3, -9, 29, 111, 111, 29, -9, -3]) / 256  # cubic convolution (a = -0.5), stretched by 2
+
+
+@dataclass(frozen=True)
+class NiqeModel:
+    """The statistics of natural photographs: `mean` [36] and `covariance` [36, 36] of the features, float64."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+def load_niqe(weights_dir: Path | str | None = None) -> NiqeModel:
+    """Load the published model.
+
+    Raises:
+        UserError: the file is missing, damaged or something else.
+    """
+    [path] = find_weights("niqe", weights_dir).values()
+    try:
+        arrays = loadmat(path)
+        model = NiqeModel(np.asarray(arrays["mu_prisparam"], np.float64).reshape(NUM_FEATURES),
+                          np.asarray(arrays["cov_prisparam"], np.float64).reshape(NUM_FEATURES, NUM_FEATURES))
+    except Exception as error:  # SciPy raises anything on damaged files
+        raise UserError(f"{path} is not the NIQE model: it is no MATLAB file with mu_prisparam (36) and cov_prisparam "
+                        "(36x36). Download it again.") from error
+    return model
+
+
+def yiq_luma(image: np.ndarray) -> np.ndarray:
+    """Give the luma [h, w] of uint8 RGB in 0..255, full range, rounded to whole numbers, as float64.
+
+    Pyiqa measures NIQE on it, and computes it in float32. One pixel in a thousand lies halfway between two numbers, and
+    how that type rounds decides; NIQE follows in its fourth digit.
+    """
+    red, green, blue = (image[:, :, channel].astype(np.float32) / np.float32(255) for channel in range(3))
+    gray = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
+    return np.rint(gray * np.float32(255)).astype(np.float64)
+
+
+# which luma NIQE is measured on; BasicSR takes that of BT.601 in its limited range
+NIQE_LUMAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"pyiqa": yiq_luma, "basicsr": luma}
+
+
+def niqe(gray: np.ndarray, model: NiqeModel) -> float:
+    """Give the NIQE of a luma image; the lower, the more natural. Large flat areas make it imprecise.
+
+    Args:
+        gray: [h, w] float64 in 0..255.
+        model: what natural photographs look like.
+
+    Raises:
+        ValueError: the image is smaller than two blocks, or too flat.
+    """
+    features = niqe_features(gray)
+    complete = features[np.isfinite(features).all(axis=1)]
+    rows, columns = (length // BLOCK * BLOCK for length in gray.shape)
+    if np.ptp(gray[:rows, :columns]) == 0:  # rounding makes features of it
+        raise ValueError("NIQE needs two blocks of 96x96 pixels with texture. Received: a flat image.")
+    if len(complete) < FEWEST_BLOCKS:
+        raise ValueError("NIQE needs two blocks of 96x96 pixels with texture. Received: "
+                         f"{'one' if len(complete) else 'no block with texture to measure'}.")
+    difference = model.mean - np.nanmean(features, axis=0)
+    spread = np.linalg.pinv((model.covariance + np.cov(complete, rowvar=False)) / 2)
+    return float(np.sqrt(difference @ spread @ difference))
+
+
+def niqe_features(gray: np.ndarray) -> np.ndarray:
+    """Measure the blocks of a luma image.
+
+    Args:
+        gray: [h, w] float64 in 0..255.
+
+    Returns:
+        [blocks, 36] float64, the blocks row by row; the first 18 features belong to the image, the others to its half.
+        What cannot be measured in a block without contrast is nan.
+
+    Raises:
+        ValueError: the image is smaller than two blocks.
+    """
+    rows, columns = gray.shape[0] // BLOCK, gray.shape[1] // BLOCK
+    if rows * columns < FEWEST_BLOCKS:
+        raise ValueError(f"NIQE needs two blocks of 96x96 pixels. Received: {gray.shape[1]}x{gray.shape[0]}.")
+    gray = gray[:rows * BLOCK, :columns * BLOCK]
+    features = []
+    for scale in range(NUM_SCALES):
+        if scale:
+            gray = _halve(gray)
+        block = BLOCK >> scale
+        blocks = _normalize_contrast(gray).reshape(rows, block, columns, block).swapaxes(1, 2)
+        features += _block_features(blocks.reshape(rows * columns, block, block))
+    return np.stack(features, axis=1)
+
+
+def _halve(gray: np.ndarray) -> np.ndarray:
+    """Resize to a half as MATLAB's imresize: bicubic, antialiased, mirrored at the border with the edge repeated."""
+    filtered = cv2.sepFilter2D(gray, cv2.CV_64F, HALVING_TAPS, HALVING_TAPS, anchor=(3, 3),
+                               borderType=cv2.BORDER_REFLECT)
+    return filtered[::2, ::2]
+
+
+def _normalize_contrast(gray: np.ndarray) -> np.ndarray:
+    """Subtract the local mean and divide by the local deviation plus one."""
+    window = cv2.getGaussianKernel(WINDOW, WINDOW_SIGMA, cv2.CV_64F)
+
+    def local_mean(values: np.ndarray) -> np.ndarray:
+        return cv2.sepFilter2D(values, cv2.CV_64F, window, window, borderType=cv2.BORDER_REPLICATE)
+
+    mean = local_mean(gray)
+    deviation = np.sqrt(np.abs(local_mean(gray * gray) - mean * mean))
+    return (gray - mean) / (deviation + 1)
+
+
+def _block_features(blocks: np.ndarray) -> list[np.ndarray]:
+    """Give the 18 features of blocks [n, b, b], each as [n]."""
+    shape, left, right = _fit_asymmetric_gaussian(blocks)
+    features = [shape, (left + right) / 2]
+    for shift in NEIGHBOURS:
+        shape, left, right = _fit_asymmetric_gaussian(blocks * np.roll(blocks, shift, axis=(1, 2)))
+        features += [shape, (right - left) * gamma(2 / shape) / gamma(1 / shape), left, right]
+    return features
+
+
+def _fit_asymmetric_gaussian(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fit a generalised Gaussian with two widths to every [b, b] of [n, b, b], by its moments (Lasmar et al., 2009).
+
+    Returns:
+        Shape, left and right width, each [n]; nan where one side has no values.
+    """
+    squares = values * values
+    with np.errstate(invalid="ignore", divide="ignore"):
+        left, right = (np.sqrt(np.sum(squares, axis=(1, 2), where=side) / np.count_nonzero(side, axis=(1, 2)))
+                       for side in (values < 0, values > 0))
+        asymmetry = left / right
+        ratio = np.mean(np.abs(values), axis=(1, 2)) ** 2 / np.mean(squares, axis=(1, 2))
+        ratio *= (asymmetry**3 + 1) * (asymmetry + 1) / (asymmetry**2 + 1) ** 2
+    above = np.clip(np.searchsorted(SHAPE_RATIOS, ratio), 1, len(SHAPES) - 1)
+    nearer = above - (ratio - SHAPE_RATIOS[above - 1] <= SHAPE_RATIOS[above] - ratio)
+    shape = np.where(np.isfinite(ratio), SHAPES[nearer], np.nan)
+    width = np.sqrt(gamma(1 / shape) / gamma(3 / shape))
+    return shape, left * width, right * width

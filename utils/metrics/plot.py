@@ -1,0 +1,61 @@
+"""Draws what was measured image by image."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils.files import atomic_path
+from utils.metrics.suite import METRICS, OTHER
+
+PANEL_SIZE = 3.6  # inches
+PANELS_PER_ROW = 4
+
+
+def plot_images(path: Path, rows: Sequence[dict], names: Sequence[str], *, compare: bool = False) -> None:
+    """Write a PNG with a panel per metric and a point per image; what is not finite is left out.
+
+    Without `compare` the points of a strip are spread sideways, and a line marks their mean. With it, a point's
+    coordinates are the other result and the result; on the diagonal both are equal.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    import matplotlib  # takes a second, so only when there is something to draw
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = min(PANELS_PER_ROW, len(names))
+    lines = math.ceil(len(names) / columns)
+    figure, panels = pyplot.subplots(lines, columns, figsize=(PANEL_SIZE * columns, PANEL_SIZE * lines),
+                                     constrained_layout=True, squeeze=False)
+    for panel in panels.flat[len(names):]:
+        panel.set_visible(False)
+    for panel, name in zip(panels.flat, names, strict=False):
+        wanted = [name, name + OTHER] if compare else [name]
+        points = [[row[column] for column in wanted] for row in rows if all(column in row for column in wanted)]
+        points = np.array([point for point in points if all(map(math.isfinite, point))]).reshape(-1, len(wanted))
+        _draw(panel, points, compare=compare)
+        better = "higher" if METRICS[name].higher_is_better else "lower"
+        panel.set_title(f"{METRICS[name].label}, {better} is better", fontsize=9)
+        panel.grid(alpha=0.3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
+    pyplot.close(figure)
+
+
+def _draw(panel, points: np.ndarray, *, compare: bool) -> None:
+    values = points[:, 0]
+    if compare:
+        panel.scatter(points[:, 1], values, s=12, alpha=0.6)
+        if len(points):
+            ends = [points.min(), points.max()]
+            panel.plot(ends, ends, color="black", linewidth=0.8)
+        panel.set(xlabel="other", ylabel="result")
+        return
+    panel.scatter(np.random.default_rng(0).uniform(-1, 1, len(values)), values, s=12, alpha=0.6)
+    if len(values):
+        panel.axhline(values.mean(), color="black", linewidth=0.8)
+    panel.set(xlim=(-2, 2), xticks=[], xlabel=f"{len(values)} images")

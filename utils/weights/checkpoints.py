@@ -1,0 +1,323 @@
+"""Model weights for the super-resolver, from every format they come in.
+
+TF1 name-based checkpoints (`PREFIX.index`, `PREFIX.data-00000-of-00001`) are what the original code writes and reads:
+generator parameters are called `MODEL/...` there, MaskNet's `Mask/...`; optimiser slots and the discriminator's
+variables beside them are left alone. Our own .npz (float16) holds the same names, and nothing but the networks; or, far
+smaller, the generator's difference from Real-ESRGAN's weights (`utils.weights.ternary`), which must then be there
+too.
+"""
+
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import tensorflow as tf
+
+from model.layers import check_shapes
+from model.masknet import masknet_shapes
+from model.rrdbnet import rrdbnet_architecture
+from utils.errors import UserError, printable
+from utils.weights.manifest import find_weights
+from utils.weights.ncnn import rrdbnet_state_from_ncnn
+from utils.weights.npz import MANTISSA, Shapes, not_finite, one_line, read_npz_weights, write_npz_weights
+from utils.weights.ternary import ARRAYS, decode_difference, encode_difference
+from utils.weights.torch_files import load_state_dict
+
+GENERATOR_SCOPE = "MODEL/"
+MASK_SCOPE = "Mask/"
+DISCRIMINATOR_SCOPE = "Discriminator/"
+BASE_SCOPE = "BASE/"  # in our .npz, before the name of the weights from which it is the difference
+DIFFERENCE_FORMAT = np.uint8(1)
+OPTIMIZER_SLOTS = ("/Adam", "/Adam_1")
+REALESRGAN = "realesrgan"
+BASES = (REALESRGAN, f"{REALESRGAN}-anime")  # names in the weights manifest
+OWN_DIFFERENCE = "metaf2n-x4plus"  # this repository's checkpoint that is a difference from Real-ESRGAN's weights
+NAMES = (REALESRGAN, "metaf2n")  # what the names of super-resolvers in the weights manifest begin with
+WHERE_TO_GET_ONE = ("Put a MetaF2N checkpoint there (pretrained_models/README.md says where they are), or give "
+                    "`metaf2n-small` or `metaf2n-x4plus` (needs `realesrgan`) of this repository, or `realesrgan` "
+                    "for Real-ESRGAN's weights, which are not meta-trained.")
+Item = TypeVar("Item")
+
+
+class SuperResolverWeights(NamedTuple):
+    """Float32 arrays under our names: the generator's, MaskNet's (None when the file has none), and where from.
+
+    `meta_trained` is False for weights that no adaptation step was trained into, such as Real-ESRGAN's own; a TF1
+    checkpoint and a .npz are taken to be meta-trained.
+    """
+
+    generator: dict[str, np.ndarray]
+    mask: dict[str, np.ndarray] | None
+    source: str
+    meta_trained: bool
+
+
+def load_super_resolver(path: str, *, weights_dir: Path | str | None = None) -> SuperResolverWeights:
+    """Load what `--model_dir` names.
+
+    Args:
+        path: the prefix of a TF1 name-based checkpoint (with or without `.index`), a folder that holds one, a `.npz`
+            that `save_super_resolver` wrote, a `.pth` file or an ncnn `.bin`/`.param` pair of an RRDBNet, or a name of
+            the weights manifest such as `metaf2n-small` or `realesrgan`.
+        weights_dir: where weights of the manifest are looked up.
+
+    Raises:
+        UserError: nothing is there, it cannot be read, or it is another network; missing and extra names are listed.
+    """
+    file = Path(path)
+    if is_weights_name(path):
+        file = next(iter(find_weights(path, weights_dir).values()))
+    if file.suffix == ".npz":
+        return _from_tensors(_read_npz(file, weights_dir), file)
+    if file.suffix == ".pth":
+        return _from_torch_names(load_state_dict(file), file)
+    if file.suffix in (".bin", ".param"):
+        return _from_torch_names(rrdbnet_state_from_ncnn(file.with_suffix(".param"), file.with_suffix(".bin")), file)
+    return _from_tensors(read_tf1_checkpoint(file), file)
+
+
+def is_weights_name(path: str) -> bool:
+    """Whether what is given as `--model_dir` is a name of the weights manifest: a file of that name goes before it."""
+    there = Path(path).exists() or Path(f"{path}.index").exists()
+    return path.startswith(NAMES) and os.sep not in path and not there
+
+
+def save_super_resolver(path: Path | str, generator: Mapping[str, np.ndarray],
+                        mask: Mapping[str, np.ndarray] | None = None, *, mantissa_bits: int = MANTISSA,
+                        base: str | None = None, weights_dir: Path | str | None = None) -> None:
+    """Write a .npz of float16 that `load_super_resolver` reads: equal parameters give equal bytes.
+
+    Args:
+        path: the file.
+        generator: its parameters.
+        mask: MaskNet's.
+        mantissa_bits: as for `write_npz_weights`.
+        base: one of `BASES`: the generator's difference from it is written.
+        weights_dir: where that is looked up.
+
+    Raises:
+        UserError: it cannot be written, a value is not finite or too large for float16, or the base is not there or
+            another network.
+    """
+    tensors = checkpoint_tensors(generator, mask)
+    if base is not None:
+        base_generator = load_base(base, weights_dir)
+        try:
+            difference = encode_difference(generator, base_generator)
+        except ValueError as error:
+            raise UserError(f"these weights cannot be kept as a difference from {base}: {error}. Name the weights that "
+                            "they were trained from.") from error
+        tensors = {BASE_SCOPE + base: DIFFERENCE_FORMAT, **difference, **checkpoint_tensors({}, mask)}
+    write_npz_weights(path, tensors, mantissa_bits=mantissa_bits)
+
+
+def load_base(name: str, weights_dir: Path | str | None = None) -> dict[str, np.ndarray]:
+    """Load a generator from which others may be kept as a difference: its file of the weights manifest.
+
+    Raises:
+        UserError: it is none of `BASES`, or not there.
+    """
+    if name not in BASES:
+        raise UserError(f"a difference is from {' or '.join(BASES)}. Received: {printable(name)}.")
+    return load_super_resolver(str(next(iter(find_weights(name, weights_dir).values())))).generator
+
+
+def _read_npz(file: Path, weights_dir: Path | str | None) -> dict[str, np.ndarray]:
+    tensors = read_npz_weights(file, holds="super-resolver", check=_check_npz_shapes)
+    named = _scope(tensors, BASE_SCOPE)
+    if not named:
+        return tensors
+    [(base, version)] = named.items()
+    if version != DIFFERENCE_FORMAT:
+        raise UserError(f"{file} is a difference of format {version:g}, which this version does not know. Get a later "
+                        "version of this project.")
+    try:
+        base_generator = load_base(base, weights_dir)
+    except UserError as error:
+        raise UserError(f"{file} is a difference from {base}: {error}") from error
+    try:
+        if missing := [name for name in ARRAYS if name not in tensors]:
+            raise ValueError(f"the array {missing[0]} is missing")
+        foreign = tensors.keys() - {BASE_SCOPE + base, *ARRAYS}
+        if foreign := sorted(name for name in foreign if not name.startswith(MASK_SCOPE)):
+            raise ValueError(f"the name {foreign[0]} is none of a difference's")
+        generator = decode_difference({name: tensors[name] for name in ARRAYS}, base_generator)
+    except ValueError as error:
+        raise UserError(f"{file} holds no difference from {base}: {one_line(error)}. Fetch or make it again."
+                        ) from error
+    return checkpoint_tensors(generator, _scope(tensors, MASK_SCOPE))
+
+
+def read_tf1_checkpoint(path: Path | str) -> dict[str, np.ndarray]:
+    """Read all variables below `MODEL/` and `Mask/`, without optimiser slots, from a TF1 name-based checkpoint.
+
+    Args:
+        path: its prefix, one of its files, or a folder with a `checkpoint` file or exactly one checkpoint.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    return read_tensors(find_checkpoint(path), lambda name:
+                        name.startswith((GENERATOR_SCOPE, MASK_SCOPE)) and not name.endswith(OPTIMIZER_SLOTS))
+
+
+def read_tensors(prefix: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    """Read those variables of a TF1 name-based checkpoint whose full names are wanted; sorted by name.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        return {name: reader.get_tensor(name) for name in sorted(reader.get_variable_to_shape_map()) if wanted(name)}
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:  # the reader translates some of its own
+        raise UserError(f"cannot read the checkpoint {prefix}: {_first_line(error)}. "
+                        "Copy both of its files (.index and .data-00000-of-00001) again.") from error
+
+
+def checkpoint_tensors(generator: Mapping[str, np.ndarray],
+                       mask: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+    """Give the networks' parameters under the names they have in a TF1 checkpoint."""
+    tensors = {GENERATOR_SCOPE + name: value for name, value in generator.items()}
+    tensors.update({MASK_SCOPE + name: value for name, value in (mask or {}).items()})
+    return tensors
+
+
+def write_tf1_checkpoint(prefix: Path | str, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write a checkpoint that `load_super_resolver` and, with the names it expects, the original code read.
+
+    Both files are written to a temporary folder first and renamed, the index last; an earlier checkpoint of this prefix
+    loses its index before that. So there is a whole checkpoint at any time, or none; a new prefix for each step never
+    leaves none.
+
+    Args:
+        prefix: `PREFIX.index` and `PREFIX.data-00000-of-00001` are written.
+        tensors: full name -> array or tensor of any type, as `checkpoint_tensors` gives.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    prefix = Path(prefix)
+    names = sorted(tensors)
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(prefix=f".{prefix.name}.", dir=prefix.parent)
+    except OSError as error:
+        raise UserError(f"cannot write the checkpoint {prefix}: {error.strerror}. Choose another folder.") from error
+    try:
+        values = [tf.convert_to_tensor(tensors[name]) for name in names]
+        tf.raw_ops.SaveV2(prefix=os.path.join(folder, prefix.name), tensor_names=names,
+                          shape_and_slices=[""] * len(names), tensors=values)
+        prefix.with_name(f"{prefix.name}.index").unlink(missing_ok=True)
+        for file in sorted(os.listdir(folder), key=lambda name: name.endswith(".index")):
+            os.replace(os.path.join(folder, file), prefix.parent / file)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"cannot write the checkpoint {prefix}: {_first_line(error)}. "
+                        "Check the free space.") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _first_line(error: Exception) -> str:
+    """Give the first line of a message, without the names of TensorFlow's nodes, operations and files around it."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"\{\{.*?\}\} ?| ?\[Op:\w+\]|/.*\.tempstate\d+; ", "", line).rstrip(". ")
+
+
+def find_checkpoint(path: Path | str) -> Path:
+    """Resolve a prefix, one of the checkpoint's files or a folder to the prefix.
+
+    Raises:
+        UserError: there is no checkpoint, or a folder has several.
+    """
+    path = Path(path)
+    if path.is_dir():
+        latest = tf.train.latest_checkpoint(str(path))
+        prefixes = [Path(latest)] if latest else [index.with_suffix("") for index in sorted(path.glob("*.index"))]
+        if len(prefixes) > 1:
+            listed = ", ".join(prefix.name for prefix in prefixes[:5])
+            raise UserError(f"the folder {path} holds several checkpoints ({listed}): name one, as {prefixes[0]}.")
+        if not prefixes:
+            raise UserError(f"no checkpoint in the folder {path}. {WHERE_TO_GET_ONE}")
+        return prefixes[0]
+    for suffix in (".index", ".meta", ".data-00000-of-00001"):
+        if path.name.endswith(suffix):
+            path = path.with_name(path.name[: -len(suffix)])
+    if not path.with_name(f"{path.name}.index").exists():
+        fault = "is not a checkpoint (its .index file is missing)" if path.exists() else "does not exist"
+        raise UserError(f"the checkpoint {path} {fault}. {WHERE_TO_GET_ONE}")
+    return path
+
+
+def _from_tensors(tensors: Mapping[str, np.ndarray], file: Path) -> SuperResolverWeights:
+    tensors = {name: value.astype(np.float32) for name, value in tensors.items()}
+    generator, mask = _scope(tensors, GENERATOR_SCOPE), _scope(tensors, MASK_SCOPE) or None
+    _check(generator, mask, file)
+    return SuperResolverWeights(generator, mask, str(file), meta_trained=True)
+
+
+def _scope(tensors: Mapping[str, Item], scope: str) -> dict[str, Item]:
+    return {name[len(scope):]: value for name, value in tensors.items() if name.startswith(scope)}
+
+
+def _from_torch_names(state: Mapping[str, np.ndarray], file: Path) -> SuperResolverWeights:
+    """Convert PyTorch's names and OIHW kernels to ours: `body.0.rdb1.conv1.weight` -> `body/0/rdb1/conv1/weight`."""
+    generator = {}
+    for name, value in state.items():
+        value = np.asarray(value, np.float32)
+        if value.ndim == 4:
+            value = np.ascontiguousarray(value.transpose(2, 3, 1, 0))
+        generator[name.replace(".", "/")] = value
+    _check(generator, None, file)
+    return SuperResolverWeights(generator, None, str(file), meta_trained=False)
+
+
+def _check(generator: Mapping[str, np.ndarray], mask: Mapping[str, np.ndarray] | None, file: Path) -> None:
+    tensors = checkpoint_tensors(generator, mask)
+    try:
+        _check_tensor_shapes({name: value.shape for name, value in tensors.items()})
+    except ValueError as error:
+        raise UserError(f"{file} does not fit: {error}. Give a checkpoint of this architecture.") from error
+    bad = [name for params in (generator, mask or {}) for name in not_finite(params)]
+    if bad:
+        raise UserError(f"{file} holds values that are not finite, in {bad[0]} first. Copy or download it again.")
+
+
+def _check_npz_shapes(shapes: Shapes) -> None:
+    """Check full names and shapes of a .npz, as far as that can be done without the base of a difference.
+
+    Raises:
+        ValueError: they are those of other networks.
+    """
+    bases = _scope(shapes, BASE_SCOPE)
+    if not bases:
+        _check_tensor_shapes(shapes)
+        return
+    if len(bases) != 1 or set(bases) - set(BASES) or any(bases.values()):
+        raise ValueError(f"it must be a difference from {' or '.join(BASES)}")
+    _check_mask_shapes(shapes)
+
+
+def _check_tensor_shapes(shapes: Shapes) -> None:
+    """Check full names and shapes of both networks.
+
+    Raises:
+        ValueError: they are those of other networks.
+    """
+    foreign = [name for name in shapes if not name.startswith((GENERATOR_SCOPE, MASK_SCOPE))]
+    if foreign:
+        raise ValueError(f"the name {printable(foreign[0])} begins neither with {GENERATOR_SCOPE} nor {MASK_SCOPE}")
+    rrdbnet_architecture(_scope(shapes, GENERATOR_SCOPE))
+    _check_mask_shapes(shapes)
+
+
+def _check_mask_shapes(shapes: Shapes) -> None:
+    if mask := _scope(shapes, MASK_SCOPE):
+        features = math.prod(mask.get("conv1/bias", (64,)))
+        check_shapes(mask, masknet_shapes(features), network="MaskNet")

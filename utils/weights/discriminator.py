@@ -1,0 +1,97 @@
+"""Loads the weights the discriminator starts from."""
+
+from pathlib import Path
+
+import tensorflow as tf
+
+from config import RANDOM
+from model.discriminator import (
+    discriminator_params_from_torch,
+    discriminator_shapes,
+    init_discriminator,
+    vector_shapes,
+)
+from model.layers import check_shapes
+from utils.errors import UserError
+from utils.weights.checkpoints import DISCRIMINATOR_SCOPE, OPTIMIZER_SLOTS, find_checkpoint, read_tensors
+from utils.weights.manifest import find_weights
+from utils.weights.torch_files import load_state_dict
+
+PUBLISHED = "realesrgan-netd"
+ALTERNATIVES = ("Or train without an adversary (`--gan_weight 0`), or with one that starts from random weights "
+                f"(`--set discriminator.init={RANDOM}`).")
+
+
+def load_discriminator(source: str, weights_dir: Path | str | None = None, *, num_features: int = 64,
+                       seed: int = 0) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+    """Load what `discriminator.init` names.
+
+    Args:
+        source: `random`, `realesrgan-netd` (looked up in the manifest) or the path of a .pth file.
+        weights_dir: where weights of the manifest are looked up.
+        num_features: what the discriminator must have.
+        seed: of random weights.
+
+    Returns:
+        Parameters and vectors of spectral normalisation, as `init_discriminator` gives.
+
+    Raises:
+        UserError: the weights are missing, cannot be read, or are those of another network.
+    """
+    if source == RANDOM:
+        return init_discriminator(seed, num_features=num_features)
+    if source != PUBLISHED and not source.endswith(".pth"):
+        raise UserError(f"discriminator.init must be {RANDOM}, {PUBLISHED} or the path of a .pth file. "
+                        f"Received: {source}.")
+    path = _published_file(weights_dir) if source == PUBLISHED else Path(source)
+    state = load_state_dict(path)
+    try:
+        params, vectors = discriminator_params_from_torch(state)
+    except ValueError as error:
+        raise UserError(f"{path} does not fit: {error}. Give a file of Real-ESRGAN's discriminator.") from error
+    found = params["conv0/bias"].shape[0]
+    if found != num_features:
+        raise UserError(f"{path} has a discriminator of {found} features instead of {num_features}. Set "
+                        f"discriminator.num_features={found}, or discriminator.init={RANDOM}.")
+    return params, vectors
+
+
+def read_discriminator(checkpoint: Path | str, *, num_features: int = 64
+                       ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]] | None:
+    """Read the discriminator in a TF1 name-based checkpoint of meta-training; None if there is none in it.
+
+    A .npz holds the networks of test.py alone.
+
+    Args:
+        checkpoint: as `load_super_resolver` takes.
+        num_features: what the discriminator must have.
+
+    Returns:
+        Parameters and vectors of spectral normalisation.
+
+    Raises:
+        UserError: it cannot be read, or is that of another size.
+    """
+    if Path(checkpoint).suffix == ".npz":
+        return None
+    tensors = read_tensors(find_checkpoint(checkpoint), lambda name: name.startswith(DISCRIMINATOR_SCOPE)
+                           and not name.endswith(OPTIMIZER_SLOTS))
+    if not tensors:
+        return None
+    found = {name.removeprefix(DISCRIMINATOR_SCOPE): tf.constant(value) for name, value in tensors.items()}
+    try:
+        check_shapes({name: value.shape for name, value in found.items()},
+                     {**discriminator_shapes(num_features), **vector_shapes(num_features)}, network="the discriminator")
+    except ValueError as error:
+        raise UserError(f"{checkpoint} does not fit: {error}. Set discriminator.num_features to what it was trained "
+                        "with.") from error
+    return ({name: found[name] for name in discriminator_shapes(num_features)},
+            {name: found[name] for name in vector_shapes(num_features)})
+
+
+def _published_file(weights_dir: Path | str | None) -> Path:
+    try:
+        [path] = find_weights(PUBLISHED, weights_dir).values()
+    except UserError as error:
+        raise UserError(f"{error}. {ALTERNATIVES}") from error
+    return path
