@@ -74,8 +74,7 @@ class DegradationConfig:
         noise_sigma_range=(1.0, 25.0), poisson_scale_range=(0.05, 2.5))
     final_sinc_prob: float = 0.8
     jpeg_last_prob: float = 0.5  # of (resize, sinc, JPEG); otherwise (JPEG, resize, sinc)
-    # of wrong exposure and colours before all that, which the restored photo should not have. Not in the published
-    # degradation. A photo hardly tells how it was exposed: what restored faces say about it, they alone say
+    # not in the published degradation: wrong exposure and colours before all else, which the target does not have
     tone_prob: float = 0.0
     tone_gamma: float = 0.35  # of log(gamma), to either side
     tone_gain_range: tuple[float, float] = (0.8, 1.1)  # of each channel
@@ -83,10 +82,10 @@ class DegradationConfig:
 
 @dataclass(frozen=True)
 class InnerConfig:
-    """The inner loop in training: face patches of one task move the generator."""
+    """The inner loop in training: face patches of one task adapt the generator."""
 
     learning_rate: float = 1e-2
-    num_steps: int = 1  # 0: plain training; faces are prepared all the same, and MaskNet only moves towards 1
+    num_steps: int = 1  # 0: plain training of the generator
     second_order_from: int = 0  # iteration; before it the inner gradients are constants to the outer loop
 
 
@@ -98,22 +97,22 @@ class MetaConfig:
     tasks_per_batch: int = 4
     learning_rate: float = 3e-5
     init: str = "realesrgan"  # weights to start from: what test.py takes as --model_dir, or `random`
-    # bias of MaskNet's last layer, unless its weights are loaded. W begins close to it. From the published 0 it takes
-    # thousands of iterations until the inner step amounts to something; from 1 it trusts every pixel at first
+    # initial bias of MaskNet's last layer, close to which W starts: from the published 0 it takes thousands of
+    # iterations until the inner step has an effect, with 1 every pixel counts from the start
     mask_bias: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
     clip_norm: float = 0.0  # of the gradient of generator and MaskNet together; 0: no clipping
     ema_decay: float = 0.0  # of a moving average of both networks; 0: none
-    bfloat16: bool = False  # of the generator's convolutions; faster where the processor knows it
-    xla: bool = False  # compile the generator by XLA: a longer start; may be faster on a GPU
+    bfloat16: bool = False  # of the generator's convolutions; faster on processors with bfloat16 instructions
+    xla: bool = False  # compile the generator with XLA: a longer start, may be faster on a GPU
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """The adversary. It is not built when `loss.gan` is 0."""
+    """The discriminator. It is not built when `loss.gan` is 0."""
 
     num_features: int = 64
     learning_rate: float = 1e-4
@@ -129,16 +128,14 @@ class LossConfig:
     lpips: float = 0.5
     gan: float = 0.1
     mask: float = 0.001  # of mean((W - 1)^2)
-    unadapted: float = 0.0  # of the same terms of the network without adaptation, for photos without faces
-    gradient: float = 0.0  # of the L1 distance of differences between neighbours, which weighs what is finest
-    contrast: float = 0.0  # of the L1 distance of local contrasts: how much detail there is, wherever it is
-    # the target of all but the adversary is the sharpened photograph with so much of its details, 0 to 1,
-    # replaced by those that a frozen teacher gives the degraded one: L1 against true details, which nothing in
-    # a degraded photo tells, gives averages; a teacher's can be learnt. Where degradation.tone_prob changed a photo's
-    # exposure, they have that photo's contrast, not the target's
-    details: float = 0.0
-    details_sigma: float = 4.0  # pixels: details are what a Gaussian blur of this deviation removes
-    teacher: str = "realesrgan"  # what test.py takes as --model_dir; used if `details` is not 0
+    unadapted: float = 0.0  # of the same terms of the un-adapted generator, for photos without faces
+    gradient: float = 0.0  # of the L1 distance of image gradients
+    contrast: float = 0.0  # of the L1 distance of local contrasts: how much detail there is, not where
+    # 0 to 1: how much of the target's high frequencies is replaced by a frozen teacher's (not for the adversarial
+    # term): regressing unpredictable detail blurs, the teacher's can be predicted
+    distill_weight: float = 0.0
+    distill_sigma: float = 4.0  # pixels: high frequencies are what a Gaussian blur of this deviation removes
+    teacher: str = "realesrgan"  # what test.py takes as --model_dir; used if `distill_weight` is not 0
 
 
 @dataclass(frozen=True)
@@ -313,7 +310,7 @@ RESTORER_PRESETS: dict[str, dict[str, object]] = {
 }
 
 
-# what differs from the published values
+# differences from the published values
 PRESETS: dict[str, dict[str, object]] = {
     "published": {},
     # a CPU with 8 GB: the whole generator, small patches, one task, L1 only, faces from the ground truth
@@ -324,8 +321,8 @@ PRESETS: dict[str, dict[str, object]] = {
         "run.log_every": 5, "run.validate_every": 25, "run.validation_patches": 4, "run.validation_scene_size": 192,
         "run.save_every": 50, "run.keep_every": 0,
     },
-    # how pretrained_models/metaf2n-small goes on; its card says what came before. Compared with `small`: a smaller
-    # generator, so more iterations in the time; restored faces; tasks of other exposure and colours
+    # resumes pretrained_models/metaf2n-small; its card has the commands of the training before. Compared with `small`:
+    # a smaller generator, so more iterations in the time; restored faces; tasks of other exposure and colours
     "metaf2n-small": {
         "generator.num_blocks": 6, "meta.num_iterations": 6000, "meta.tasks_per_batch": 1, "meta.learning_rate": 1.5e-4,
         "meta.mask_bias": 1.0, "meta.clip_norm": 1.0, "meta.ema_decay": 0.998, "meta.bfloat16": True,
@@ -335,7 +332,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "data.restorer": "rrdb-face-tone", "run.log_every": 50, "run.validate_every": 500, "run.validation_tasks": 24,
         "run.validation_patches": 8, "run.validation_scene_size": 192, "run.save_every": 250, "run.keep_every": 0,
     },
-    # seconds per run: does everything, learns nothing
+    # seconds per run: uses every part, learns nothing
     "smoke": {
         "generator.num_blocks": 1, "generator.num_features": 8, "generator.growth": 4,
         "meta.num_iterations": 4, "meta.tasks_per_batch": 2, "meta.init": "random", "meta.mask_bias": 1.0,
@@ -346,11 +343,10 @@ PRESETS: dict[str, dict[str, object]] = {
         "run.validation_scene_size": 64, "run.save_every": 2, "run.keep_every": 0,
     },
 }
-# how pretrained_models/metaf2n-x4plus goes on, now that the un-adapted network counts again; its card says what came
-# before
+# resumes pretrained_models/metaf2n-x4plus; its card has the commands of the training before
 PRESETS["metaf2n-x4plus"] = {
     **PRESETS["metaf2n-small"], "generator.num_blocks": 23, "meta.init": "metaf2n-x4plus", "meta.num_iterations": 2000,
-    "meta.learning_rate": 3e-5, "meta.ema_decay": 0.98, "loss.details": 1.0, "loss.teacher": "realesrgan",
+    "meta.learning_rate": 3e-5, "meta.ema_decay": 0.98, "loss.distill_weight": 1.0, "loss.teacher": "realesrgan",
     "loss.gradient": 1.0, "loss.contrast": 2.0, "loss.unadapted": 0.1, "run.log_every": 20, "run.validation_tasks": 6,
     "run.validate_every": 200, "run.save_every": 50,
 }

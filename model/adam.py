@@ -10,27 +10,27 @@ import tensorflow as tf
 
 
 class AdamState(NamedTuple):
-    """A parameter and the running means of its gradient and of its square."""
+    """A parameter and the first and second moments of its gradient: running means of it (m) and of its square (v)."""
 
     value: tf.Tensor
-    first: tf.Tensor
-    second: tf.Tensor
+    m: tf.Tensor
+    v: tf.Tensor
 
 
 def adam(state: AdamState, gradient: tf.Tensor, *, update: tf.Tensor, learning_rate: float, beta1: float, beta2: float,
          epsilon: float) -> AdamState:
-    """Give the state after one update.
+    """Return the state after one update.
 
     Args:
-        state: zeros as both means before the first update.
+        state: m and v are zero before the first update.
         gradient: of the shape of the parameter.
-        update: which update this is, from 1; a float scalar of the parameter's type.
+        update: t in the formula, from 1; a float scalar of the parameter's type.
         learning_rate: lr in the formula.
-        beta1: how much of the mean of the gradient is kept.
-        beta2: how much of the mean of its square is kept.
+        beta1: decay of m.
+        beta2: decay of v.
         epsilon: as in the formula.
     """
-    first = beta1 * state.first + (1 - beta1) * gradient
-    second = beta2 * state.second + (1 - beta2) * tf.square(gradient)
+    m = beta1 * state.m + (1 - beta1) * gradient
+    v = beta2 * state.v + (1 - beta2) * tf.square(gradient)
     rate = learning_rate * tf.sqrt(1 - beta2**update) / (1 - beta1**update)
-    return AdamState(state.value - rate * first / (tf.sqrt(second) + epsilon), first, second)
+    return AdamState(state.value - rate * m / (tf.sqrt(v) + epsilon), m, v)

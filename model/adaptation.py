@@ -44,7 +44,7 @@ def support_loss(generator: Generator, params: Params, support: Support) -> tf.T
 
 def support_loss_and_gradients(generator: Generator, params: Params,
                                support: Support) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """Give `support_loss` and its gradient with respect to every parameter.
+    """Return `support_loss` and its gradient with respect to every parameter.
 
     Under an outer tape the gradient is itself differentiable, with respect to `params` and `support.weights`.
     """
@@ -85,7 +85,7 @@ def _shares(supports: Sequence[Support]) -> list[tf.Tensor]:
 
 def sgd_step(params: Params, gradients: dict[str, tf.Tensor],
              learning_rate: float) -> tuple[dict[str, tf.Tensor], float]:
-    """Take one plain gradient step: the published rule. Gives the new parameters and the rate that was taken."""
+    """Take one plain gradient step, the published rule: returns the new parameters and the rate used."""
     return {name: params[name] - learning_rate * gradients[name] for name in params}, learning_rate
 
 
@@ -110,7 +110,7 @@ def backtracking_step(loss: Loss, holdout: Sequence[Support], *, max_halvings: i
 def inner_steps(params: Params, supports: Sequence[Support], *, loss_and_gradients: LossAndGradients,
                 learning_rate: float, num_steps: int = 1, second_order: bool = False,
                 step_rule: StepRule = sgd_step) -> Iterator[InnerStep]:
-    """Run the inner loop, giving each step as it is taken.
+    """Run the inner loop and yield each step as it is taken.
 
     Args:
         params: the generator's parameters; they are not changed.

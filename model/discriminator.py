@@ -2,8 +2,8 @@
 
 Parameter names are those of the published checkpoints: `conv0/weight` (HWIO), `conv0/bias`, `conv1/weight` to
 `conv8/weight`, `conv9/weight`, `conv9/bias`. The state of spectral normalisation is apart from them, in `conv1/u` to
-`conv8/u`: every forward takes one power iteration from it, and only `advance_vectors` (or `normalize`) gives that
-iteration's result back.
+`conv8/u`: every forward takes one power iteration from it, and only `advance_vectors` (or `normalize`) returns
+its result.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ UNUSED_PART = "weight_v"  # of published files: it follows from u
 
 
 def discriminator_shapes(num_features: int = PUBLISHED_FEATURES) -> dict[str, tuple[int, ...]]:
-    """Give name -> shape of every trained parameter, in order."""
+    """Return name -> shape of every trained parameter, in order."""
     factors = (1, 2, 4, 8, 4, 2, 1, 1, 1)  # of `num_features`, in the outputs of conv0 to conv8
     channels = [3, *(factor * num_features for factor in factors), 1]
     shapes: dict[str, tuple[int, ...]] = {}
@@ -44,7 +44,7 @@ def discriminator_shapes(num_features: int = PUBLISHED_FEATURES) -> dict[str, tu
 
 
 def vector_shapes(num_features: int = PUBLISHED_FEATURES) -> dict[str, tuple[int, ...]]:
-    """Give name -> shape of every vector of spectral normalisation, in order."""
+    """Return name -> shape of every vector of spectral normalisation, in order."""
     shapes = discriminator_shapes(num_features)
     return {f"{name}/u": (1, shapes[f"{name}/weight"][3]) for name in NORMALIZED}
 
@@ -68,7 +68,7 @@ def discriminator_params_from_torch(state: Mapping[str, np.ndarray]
         state: `conv0.weight` (OIHW), `conv1.weight_orig`, `conv1.weight_u` and so on.
 
     Returns:
-        Parameters and vectors, as `init_discriminator` gives.
+        Parameters and vectors, as from `init_discriminator`.
 
     Raises:
         ValueError: the names or shapes are others; lists what is missing, extra and of another shape.
@@ -104,12 +104,12 @@ def normalize(params: Params, vectors: Params) -> tuple[dict[str, tf.Tensor], di
 
 
 def advance_vectors(params: Params, vectors: Params) -> dict[str, tf.Tensor]:
-    """Give the vectors after one power iteration: once per training step."""
+    """Return the vectors after one power iteration: once per training step."""
     return normalize(params, vectors)[1]
 
 
 def discriminate(weights: Params, images: tf.Tensor) -> tf.Tensor:
-    """Judge every pixel with weights that `normalize` gave.
+    """Classify every pixel as real or not, with weights from `normalize`.
 
     Args:
         weights: normalised.
@@ -135,7 +135,7 @@ def discriminate(weights: Params, images: tf.Tensor) -> tf.Tensor:
 
 
 def discriminator(params: Params, vectors: Params, images: tf.Tensor) -> tf.Tensor:
-    """Judge every pixel; see `discriminate`. The power iteration it takes is not saved."""
+    """Classify every pixel; see `discriminate`. The power iteration it takes is not saved."""
     return discriminate(normalize(params, vectors)[0], images)
 
 

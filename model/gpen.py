@@ -1,9 +1,9 @@
 """GPEN: restores a face that is aligned to the five reference points (Yang et al., CVPR 2021), inference only.
 
-An encoder halves the face down to 4x4. What it finds there becomes the style of a StyleGAN2 generator, and its feature
-maps stand where StyleGAN2 has noise: beside the features of each layer instead of added to them.
+An encoder halves the face down to 4x4. Its coarsest features become the style of a StyleGAN2 generator. Its other
+feature maps replace StyleGAN2's noise: they are concatenated with the features of each layer instead of added to them.
 
-Parameter names are those of the published files with `/` for `.`, the figures are not: every constant factor is folded
+Parameter names are those of the published files with `/` for `.`; the values differ: every constant factor is folded
 into them at load. GPEN itself maps [-1, 1] to [-1, 1]; `gpen` converts from and to [0, 1], that is input
 (x / 255 - 0.5) / 0.5 of an 8-bit face x, and result (raw + 1) / 2.
 """
@@ -52,7 +52,7 @@ GPEN_256 = GpenArchitecture(size=256, channel_multiplier=1, narrow=0.5)
 
 
 class GpenOutputs(NamedTuple):
-    """All that GPEN computes on the way, for comparison with other implementations."""
+    """All intermediate results of GPEN, for comparison with other implementations."""
 
     raw: tf.Tensor  # [n, s, s, 3], the restored face in [-1, 1], not clipped
     latent: tf.Tensor  # [n, 512], the style after the mapping network
@@ -61,7 +61,7 @@ class GpenOutputs(NamedTuple):
 
 
 def gpen_shapes(size: int, channel_multiplier: float, narrow: float) -> dict[str, tuple[int, ...]]:
-    """Give name -> shape of every parameter, in the order of the published checkpoint.
+    """Return name -> shape of every parameter, in the order of the published checkpoint.
 
     Kernels are HWIO, but [3, 3, c_out, c_in] in layers that upsample, as `tf.nn.conv2d_transpose` takes them; matrices
     are [in, out]. `.../conv/energy` [c_in, c_out] is not in published files: the kernel's square, summed over its taps.
@@ -77,7 +77,7 @@ def gpen_shapes(size: int, channel_multiplier: float, narrow: float) -> dict[str
 
 
 def gpen_torch_shapes(architecture: GpenArchitecture) -> dict[str, tuple[int, ...]]:
-    """Give name -> shape of everything in a published file, buffers included, in its order."""
+    """Return name -> shape of everything in a published file, buffers included, in its order."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def linear(name: str, c_in: int, c_out: int) -> None:
@@ -134,7 +134,7 @@ def gpen_params_from_torch(state: Mapping[str, np.ndarray]) -> dict[str, tf.Tens
     """Make parameters of a published state dict, and fold into them every factor that is constant.
 
     Args:
-        state: name -> array, as `utils.weights.torch_files.load_state_dict` gives.
+        state: name -> array, as from `utils.weights.torch_files.load_state_dict`.
 
     Returns:
         Parameters as `gpen` takes them, float32.
@@ -176,7 +176,7 @@ def init_gpen(seed: int, architecture: GpenArchitecture = GPEN_512) -> dict[str,
 
 
 def gpen_size(params: Params) -> int:
-    """Give the side, in pixels, of the faces that these parameters restore."""
+    """Return the side, in pixels, of the faces that these parameters restore."""
     return CONSTANT_SIZE * 2**_num_levels(params)
 
 
@@ -184,8 +184,8 @@ def gpen(params: Params, images: tf.Tensor) -> tf.Tensor:
     """Restore faces.
 
     Args:
-        params: as `gpen_params_from_torch` or `init_gpen` gives; the architecture follows from the names.
-        images: [n, s, s, 3], float32 RGB in [0, 1], aligned; s as `gpen_size` gives.
+        params: as from `gpen_params_from_torch` or `init_gpen`; the architecture follows from the names.
+        images: [n, s, s, 3], float32 RGB in [0, 1], aligned; s is `gpen_size(params)`.
 
     Returns:
         [n, s, s, 3] float32 RGB in [0, 1], not clipped.
@@ -197,7 +197,7 @@ def gpen(params: Params, images: tf.Tensor) -> tf.Tensor:
 
 
 def gpen_outputs(params: Params, images: tf.Tensor) -> GpenOutputs:
-    """Restore faces and give what is computed on the way; arguments and errors as of `gpen`."""
+    """Restore faces and return all intermediate results; arguments and errors as of `gpen`."""
     size = gpen_size(params)
     images = tf.convert_to_tensor(images)
     if not images.shape.is_compatible_with([None, size, size, 3]):
@@ -209,7 +209,7 @@ def gpen_outputs(params: Params, images: tf.Tensor) -> GpenOutputs:
 
 
 def _encode(params: Params, images: tf.Tensor) -> list[tf.Tensor]:
-    """Give the feature maps of every size, coarse to fine."""
+    """Return the feature maps of every size, coarse to fine."""
     features = tf.nn.conv2d(images, params["ecd0/0/0/weight"], strides=1, padding="SAME")
     encoded = [leaky_relu(tf.nn.bias_add(features, params["ecd0/0/1/bias"]))]
     for level in range(1, _num_levels(params) + 1):
@@ -244,11 +244,11 @@ def _synthesise(params: Params, latent: tf.Tensor, encoded: list[tf.Tensor]) -> 
 
 def _styled_conv(params: Params, name: str, inputs: tf.Tensor, latent: tf.Tensor, noise: tf.Tensor, *,
                  upsample: bool = False) -> tf.Tensor:
-    """Convolve with kernels that the style scales, put the noise beside the result, and activate.
+    """Convolve with kernels that the style scales, concatenate the noise, and activate.
 
     The style scales the inputs and the norm of the scaled kernels divides the outputs, which equals a convolution with
     one set of kernels per image at the cost of one convolution for the whole batch. Inputs [n, h, w, c_in] (of the
-    constant [1, ...]), latent [n, 512] and noise [n, h, w, c_out], or [n, 2h, 2w, c_out] if the layer upsamples, give
+    constant [1, ...]), latent [n, 512], noise [n, h, w, c_out] or, if the layer upsamples, [n, 2h, 2w, c_out]. Returns
     features of the noise's size with 2 * c_out channels.
     """
     style = _linear(params, f"{name}/conv/modulation", latent)
@@ -321,7 +321,7 @@ def _relaid(torch_name: str, value: np.ndarray) -> np.ndarray:
 
 
 def _constant_factor(torch_name: str, torch_shape: tuple[int, ...]) -> float:
-    """Give what a published array is multiplied with in every forward pass.
+    """Return the factor by which the published network multiplies an array in every forward pass.
 
     The gain of an activation goes into the weights before it, since leaky(g * x) = g * leaky(x); where the outputs are
     demodulated it cannot, and multiplies the norms instead.
@@ -336,5 +336,5 @@ def _constant_factor(torch_name: str, torch_shape: tuple[int, ...]) -> float:
 
 
 def _blur_kernel(torch_name: str) -> np.ndarray:
-    """Give the FIR that a buffer of this name holds."""
+    """Return the FIR that a buffer of this name holds."""
     return FIR * np.float32(UPSAMPLING_GAIN if torch_name.startswith("generator.") else 1)

@@ -27,7 +27,7 @@ COARSE_BLOCKS = {"Mixed_7b": tf.nn.avg_pool2d, "Mixed_7c": tf.nn.max_pool2d}
 
 
 def inception_shapes() -> dict[str, tuple[int, ...]]:
-    """Give name -> shape (HWIO and bias) of every folded parameter, in the order of the published file."""
+    """Return name -> shape (HWIO and bias) of every folded parameter, in the order of the published file."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def add(name: str, height: int, width: int, c_in: int, c_out: int) -> None:
@@ -73,7 +73,7 @@ def inception_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def inception_torch_shapes() -> dict[str, tuple[int, ...]]:
-    """Give name -> shape of what the published file holds, without batch norm's counters."""
+    """Return name -> shape of what the published file holds, without batch norm's counters."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, (height, width, c_in, c_out) in _convolutions().items():
         torch_name = name.replace("/", ".")
@@ -86,7 +86,7 @@ def inception_torch_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def _convolutions() -> dict[str, tuple[int, ...]]:
-    """Give the names of the convolutions -> shape HWIO."""
+    """Return the names of the convolutions -> shape HWIO."""
     return {name.removesuffix("/weight"): shape for name, shape in inception_shapes().items()
             if name.endswith("/weight")}
 
@@ -124,7 +124,7 @@ def pool3(params: Params, images: tf.Tensor) -> tf.Tensor:
     """Compute the features that FID compares.
 
     Args:
-        params: as `inception_params_from_torch` gives.
+        params: as from `inception_params_from_torch`.
         images: [n, h, w, 3] float32 RGB in [0, 1], of any size.
 
     Returns:
@@ -142,10 +142,10 @@ def resize_to_input(images: tf.Tensor) -> tf.Tensor:
 
 
 def feature_maps(params: Params, images: tf.Tensor) -> list[tf.Tensor]:
-    """Compute what the network's four parts give; `pool3` is the mean of the last over its positions.
+    """Compute the outputs of the network's four parts; `pool3` is the mean of the last over its positions.
 
     Args:
-        params: as `inception_params_from_torch` gives.
+        params: as from `inception_params_from_torch`.
         images: [n, h, w, 3] float32 RGB in [0, 1], of any size.
 
     Returns:

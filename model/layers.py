@@ -34,11 +34,11 @@ def conv2d(params: Params, name: str, inputs: tf.Tensor, *, weight: str = "weigh
 
 
 def upsampled_conv2d(params: Params, name: str, inputs: tf.Tensor) -> tf.Tensor:
-    """Give `conv2d(params, name, upsample_nearest(inputs))` of a 3x3 kernel in half the time: nothing is enlarged.
+    """Compute `conv2d(params, name, upsample_nearest(inputs))` for a 3x3 kernel in half the time, without upsampling.
 
-    Where each pixel stands twice in both directions, the nine taps meet but 2x2 different pixels, in four ways: weights
-    that meet the same pixel are added first. That is a transposed convolution of stride 2, whose 4x4 kernel is the 3x3
-    one, turned by 180 degrees and spread by 2x2 ones. Sums in another order differ in the last bits.
+    As each pixel is repeated in both directions, the nine taps cover only 2x2 different pixels, so the weights of one
+    pixel can be added first. That is a transposed convolution of stride 2, whose 4x4 kernel is the 3x3 one, rotated by
+    180 degrees and convolved with 2x2 ones. The other order of sums changes the last bits.
 
     Args:
         params: as for `conv2d`.
@@ -81,7 +81,7 @@ def upsample_bilinear(features: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tens
 
     An output pixel is 3/4 of the nearest input pixel and 1/4 of the next, per direction; edges are repeated.
     """
-    # TensorFlow does not know the derivative of its fast gradient: as that is linear, the interpolation again
+    # TensorFlow lacks the derivative of its fast gradient; the gradient is linear, so that is the interpolation again
     @tf.custom_gradient
     def adjoint(upstream: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         gradient = tf.raw_ops.ResizeBilinearGrad(grads=upstream, original_image=features, half_pixel_centers=True)
@@ -99,7 +99,7 @@ def spectral_norm(weight: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
 
     Args:
         weight: [k, k, c_in, c_out].
-        u: [1, c_out], the vector that earlier iterations arrived at.
+        u: [1, c_out], the vector after the iterations so far.
 
     Returns:
         The divided kernel, and `u` after this iteration, of norm one.

@@ -8,8 +8,8 @@ import math
 
 import tensorflow as tf
 
-DECAY_ITERATIONS = 10_000  # in which the weight of an early inner step would fall by three times 1 / K
-SMALLEST_SHARE = 0.03  # of 1 / K, that an early inner step keeps
+DECAY_ITERATIONS = 10_000  # in which the weight of an early inner step falls by three times 1 / K
+SMALLEST_SHARE = 0.03  # of 1 / K: lower bound of that weight
 CONTRAST_SCALES = 3  # sizes at which contrasts are compared, each half of the one before
 CONTRAST_WINDOW, CONTRAST_STRIDE = 8, 4  # pixels
 CONTRAST_FLOOR = 3e-3  # of a range of 1; smaller contrasts hardly count
@@ -32,8 +32,8 @@ def contrast_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
 
     Both are [n, h, w, c], of a range of 1 and of at least 8x8 pixels.
 
-    The contrast of a window is the root of the mean square of its differences between neighbours. It tells how much
-    detail there is and not where, so unlike the terms that compare pixels this one does not prefer averages.
+    The contrast of a window is the root mean square of its differences between neighbours. It measures how much detail
+    there is, not where, so unlike losses of pixels it does not favour blurred averages.
     """
     total = tf.zeros((), target.dtype)
     for scale in range(CONTRAST_SCALES):
@@ -53,26 +53,27 @@ def _local_contrast(image: tf.Tensor) -> tf.Tensor:
 def frequency_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
     """Mean modulus of the Fourier coefficients of target - output, divided by the root of the number of pixels.
 
-    [n, h, w, c] each; so scaled, white noise of any size costs the same.
+    [n, h, w, c] each; with this factor the loss of white noise does not depend on the size.
     """
     spectrum = tf.signal.rfft2d(tf.transpose(target - output, [0, 3, 1, 2]))
     num_pixels = tf.cast(tf.size(target[0, :, :, 0]), target.dtype)
     return tf.reduce_mean(tf.abs(spectrum)) / tf.sqrt(num_pixels)
 
 
-def replace_details(image: tf.Tensor, source: tf.Tensor, share: float, sigma: float) -> tf.Tensor:
-    """Replace an image's details by another's: image + share * details(source - image).
+def distilled_target(target: tf.Tensor, teacher: tf.Tensor, weight: float, sigma: float) -> tf.Tensor:
+    """Replace the high frequencies of a target by a teacher's: target + weight * highpass(teacher - target).
 
-    Details are what a Gaussian blur removes; at the edges it averages over what is there. Values are not clipped.
+    Regressing unpredictable detail blurs; the teacher's detail can be predicted. The high-pass filter subtracts a
+    Gaussian blur, which is normalised at the edges. Values are not clipped.
 
     Args:
-        image: [n, h, w, c], of static size.
-        source: likewise.
-        share: how much of them is replaced; 1: all.
+        target: [n, h, w, c], of static size.
+        teacher: output of the teacher, likewise.
+        weight: 0 to 1; 1 replaces all of it.
         sigma: the blur's standard deviation, in pixels.
     """
-    difference = source - image
-    reach = min(math.ceil(3 * sigma), max(image.shape[1:3]) - 1)  # farther taps meet no pixel
+    difference = teacher - target
+    reach = min(math.ceil(3 * sigma), max(target.shape[1:3]) - 1)  # farther taps lie outside
     taps = tf.exp(-tf.square(tf.range(-reach, reach + 1, dtype=difference.dtype) / sigma) / 2)
 
     def blur(values: tf.Tensor, shape: list[int]) -> tf.Tensor:
@@ -80,12 +81,12 @@ def replace_details(image: tf.Tensor, source: tf.Tensor, share: float, sigma: fl
         return tf.nn.depthwise_conv2d(values, kernel, [1, 1, 1, 1], "SAME")
 
     across, down = [1, -1], [-1, 1]
-    weight = blur(blur(tf.ones_like(difference[:1, :, :, :1]), across), down)
-    return image + share * (difference - blur(blur(difference, across), down) / weight)
+    coverage = blur(blur(tf.ones_like(difference[:1, :, :, :1]), across), down)
+    return target + weight * (difference - blur(blur(difference, across), down) / coverage)
 
 
 def gan_loss(fake_logits: tf.Tensor) -> tf.Tensor:
-    """Mean BCE(D(fake), 1): what the generator gains by being taken for real."""
+    """Mean BCE(D(fake), 1): the generator's adversarial loss."""
     return tf.reduce_mean(tf.nn.softplus(-fake_logits))
 
 
@@ -95,15 +96,15 @@ def discriminator_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Ten
 
 
 def mask_loss(weights: tf.Tensor) -> tf.Tensor:
-    """Mean of (W - 1)^2: keeps MaskNet from ignoring everything."""
+    """Mean of (W - 1)^2: keeps MaskNet from weighting everything with 0."""
     return tf.reduce_mean(tf.square(weights - 1.0))
 
 
 def inner_step_weights(num_steps: int, iteration: tf.Tensor) -> tf.Tensor:
-    """Weigh the outer losses after each of K inner steps, as MZSR does (Soh et al., CVPR 2020).
+    """Weight the outer losses after each of K inner steps, as MZSR does (Soh et al., CVPR 2020).
 
-    All weigh 1 / K at first. Those of the steps before the last fall linearly, by 3 / K in 10,000 iterations, to
-    0.03 / K; the last takes what they lose.
+    All weights are 1 / K at first. Those before the last fall linearly, by 3 / K in 10,000 iterations, to 0.03 / K; the
+    last one rises so that the sum stays 1.
 
     Args:
         num_steps: K.

@@ -26,7 +26,7 @@ EPSILON = 1e-10  # added to lengths
 
 
 def lpips_shapes() -> dict[str, tuple[int, ...]]:
-    """Give name -> shape of every parameter, in order."""
+    """Return name -> shape of every parameter, in order."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer, size in enumerate(KERNEL_SIZES, start=1):
         c_in, c_out = CHANNELS[layer - 1:layer + 1]
@@ -82,7 +82,7 @@ def lpips(params: Params, images_a: tf.Tensor, images_b: tf.Tensor) -> tf.Tensor
     """Measure distances between pairs of images, differentiably.
 
     Args:
-        params: as `init_lpips` gives.
+        params: as from `init_lpips`.
         images_a: [n, h, w, 3] float32 RGB in [0, 1] (not clipped), at least 31 pixels high and wide.
         images_b: likewise.
 
@@ -113,7 +113,7 @@ def lpips_features(params: Params, images: tf.Tensor) -> list[tf.Tensor]:
 
 
 def lpips_from_features(params: Params, features_a: list[tf.Tensor], features_b: list[tf.Tensor]) -> tf.Tensor:
-    """Finish `lpips` from what `lpips_features` gave for either side."""
+    """Compute `lpips` from the `lpips_features` of both sides."""
     distances = []
     for layer, (side_a, side_b) in enumerate(zip(features_a, features_b, strict=True), start=1):
         differences = tf.reduce_mean(tf.square(side_a - side_b), axis=[1, 2])

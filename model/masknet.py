@@ -12,7 +12,7 @@ NUM_LAYERS = 8
 
 
 def masknet_shapes(num_features: int = 64) -> dict[str, tuple[int, ...]]:
-    """Give name -> shape of every parameter, in order."""
+    """Return name -> shape of every parameter, in order."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(1, NUM_LAYERS + 1):
         c_in = 6 if layer == 1 else num_features
@@ -25,7 +25,7 @@ def masknet_shapes(num_features: int = 64) -> dict[str, tuple[int, ...]]:
 def init_masknet(seed: int, *, num_features: int = 64, last_bias: float = 0.0) -> dict[str, tf.Tensor]:
     """Draw truncated normal kernels of variance 1 / fan_in (TF1's variance scaling) and zero biases.
 
-    As each ReLU halves the variance, the weights it gives begin close to `last_bias`, the last layer's.
+    As each ReLU halves the variance, W starts close to `last_bias`, the bias of the last layer.
     """
     rng = np.random.default_rng(seed)
     params = {name: tf.zeros(shape) if name.endswith("/bias") else
@@ -39,7 +39,7 @@ def masknet(params: Params, face_lq: tf.Tensor, face_hq: tf.Tensor) -> tf.Tensor
     """Weigh each pixel of restored faces.
 
     Args:
-        params: as `init_masknet` gives.
+        params: as from `init_masknet`.
         face_lq: [n, h, w, 3], float32 RGB in [0, 1]; upsampled to the size of `face_hq` by TF1's bicubic.
         face_hq: [n, 4h, 4w, 3], likewise.
 

@@ -1,14 +1,13 @@
 """The outer loop: the gradients by which meta-training moves generator, MaskNet and discriminator.
 
 Pure functions of (networks, tasks). Images are float32 RGB in [0, 1], NHWC. A task is a set of faces and scenes under
-one degradation: its faces move the generator (the inner loop of `model.adaptation`), its scenes judge the moved
-generator (Yin et al., section 3.3):
+one degradation: its faces (the support set) adapt the generator by the inner loop of `model.adaptation`, the outer loss
+of the adapted generator is computed on its scenes (the query set; Yin et al., section 3.3):
 
     outer loss = L1 + 0.5 * LPIPS + 0.1 * BCE(D(output), 1) + 0.001 * mean((W - 1)^2)
 
-Beyond the paper, the same terms of the generator that was not moved may be added, for photos without faces; the L1
-distance of differences between neighbours, and that of local contrasts; and the target may have the details that a
-frozen teacher, another generator, gives the scene.
+Optional, beyond the paper: the same terms of the un-adapted generator, for photos without faces; the L1 distance of
+image gradients and of local contrasts; a target whose high frequencies are distilled from a frozen teacher.
 """
 
 import functools
@@ -24,12 +23,12 @@ from model.layers import Params
 from model.losses import (
     contrast_loss,
     discriminator_loss,
+    distilled_target,
     gan_loss,
     gradient_loss,
     inner_step_weights,
     l1_loss,
     mask_loss,
-    replace_details,
 )
 from model.lpips import lpips
 from model.masknet import masknet
@@ -43,8 +42,8 @@ class Task(NamedTuple):
     """One task of n samples. Sides of faces and of scenes may differ.
 
     `face_lq` [n, h, w, 3], `face_hq` [n, 4h, 4w, 3] (restored), `scene_lq` [n, h, w, 3], `scene_target` [n, 4h, 4w, 3]
-    (sharpened, for L1, LPIPS and differences) and `scene_real` (not sharpened, for the discriminator). A meta-batch has
-    one more axis in front.
+    (sharpened; for every term but the adversarial one) and `scene_real` (not sharpened, for the discriminator). A
+    meta-batch has one more axis in front.
     """
 
     face_lq: tf.Tensor
@@ -79,7 +78,7 @@ class Gradients(NamedTuple):
 def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: LossConfig, second_order: bool,
                    iteration: tf.Tensor | int = 0, precision: tf.DType | None = None,
                    xla: bool = False) -> tuple[Gradients, dict[str, tf.Tensor]]:
-    """Give the gradients of one task's losses and the value of every term, from one forward pass.
+    """Compute the gradients of one task's losses and the value of every term in one forward pass.
 
     Args:
         networks: `discriminator`, `lpips` and `teacher` are used if they are there.
@@ -98,15 +97,17 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
         their weights, after the last and, as `l1_step1`, ..., after earlier ones; `l1_unadapted`, ..., if they count;
         `mask_loss`, likewise; `outer_loss`; `discriminator_loss`; `mask_mean`, `mask_min` and `mask_max` of W.
     """
-    generator = functools.partial(_rounded_rrdbnet, _compiled_rrdbnet if xla else rrdbnet, precision)
+    generator = functools.partial(_cast_rrdbnet, _compiled_rrdbnet if xla else rrdbnet, precision)
     if networks.teacher is not None:
-        taught = tf.clip_by_value(generator(networks.teacher, task.scene_lq), 0, 1)
-        task = task._replace(scene_target=replace_details(task.scene_target, taught, loss.details, loss.details_sigma))
+        teacher = tf.clip_by_value(generator(networks.teacher, task.scene_lq), 0, 1)
+        task = task._replace(scene_target=distilled_target(task.scene_target, teacher, loss.distill_weight,
+                                                           loss.distill_sigma))
     with tf.GradientTape() as tape:
         tape.watch([networks.generator, networks.mask])
         weights = masknet(networks.mask, task.face_lq, task.face_hq)
         scalars = {"mask_loss": mask_loss(weights)}
-        total = objective = loss.mask * scalars["mask_loss"]  # equal gradients; the value is right in `total` alone
+        # surrogate: same gradient as the loss, different value
+        total = surrogate = loss.mask * scalars["mask_loss"]
         steps = inner_steps(
             networks.generator, [Support(task.face_lq, task.face_hq, weights)],
             loss_and_gradients=functools.partial(support_loss_and_gradients, generator),
@@ -114,42 +115,42 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
         for stage in _stages(networks.generator, steps, inner, loss, iteration):
             output = generator(stage.params, task.scene_lq)
             terms = reconstruction_terms(networks, output, task, loss)
-            value = slope = sum(getattr(loss, name) * term for name, term in terms.items())
+            value = stage_surrogate = sum(getattr(loss, name) * term for name, term in terms.items())
             if networks.discriminator is not None:
-                # One forward pass of the discriminator serves both sides, on a tape of its own. What reaches this tape
-                # is its gradient at the output: a linear function of the output has the same.
+                # one forward pass on a tape of its own serves both losses of the discriminator; here the adversarial
+                # loss is replaced by a linear function of the output with the same gradient
                 with tape.stop_recording():
-                    verdict = _ask_discriminator(networks, output, task.scene_real)
-                terms["gan"] = verdict.gan_loss
-                value += loss.gan * verdict.gan_loss
-                slope += loss.gan * tf.reduce_sum(verdict.gan_gradient * output)
+                    adversarial = discriminator_terms(networks, output, task.scene_real)
+                terms["gan"] = adversarial.gan_loss
+                value += loss.gan * adversarial.gan_loss
+                stage_surrogate += loss.gan * tf.reduce_sum(adversarial.gan_gradient * output)
             share = tf.cast(stage.share, value.dtype)
             total += share * value
-            objective += share * slope
+            surrogate += share * stage_surrogate
             scalars.update({f"{name}{stage.suffix}": value for name, value in terms.items()})
             if stage.inner_loss is not None:
                 scalars.setdefault("inner_loss", stage.inner_loss)
-    by_generator, by_mask = tape.gradient(objective, [networks.generator, networks.mask],
+    by_generator, by_mask = tape.gradient(surrogate, [networks.generator, networks.mask],
                                           unconnected_gradients=tf.UnconnectedGradients.ZERO)
     scalars.update(outer_loss=total, mask_mean=tf.reduce_mean(weights), mask_min=tf.reduce_min(weights),
                    mask_max=tf.reduce_max(weights))
     if networks.discriminator is None:
         return Gradients(by_generator, by_mask, {}), scalars
-    scalars["discriminator_loss"] = verdict.discriminator_loss
-    return Gradients(by_generator, by_mask, verdict.discriminator_gradients), scalars
+    scalars["discriminator_loss"] = adversarial.discriminator_loss
+    return Gradients(by_generator, by_mask, adversarial.discriminator_gradients), scalars
 
 
-# the generator alone: XLA has no kernel for the bicubic enlargement of MaskNet's input
+# the generator alone: XLA has no kernel for the bicubic upsampling of MaskNet's input
 _compiled_rrdbnet = tf.function(rrdbnet, autograph=False, jit_compile=True)
 
 
-def _rounded_rrdbnet(network: Callable[[Params, tf.Tensor], tf.Tensor], precision: tf.DType | None, params: Params,
+def _cast_rrdbnet(network: Callable[[Params, tf.Tensor], tf.Tensor], precision: tf.DType | None, params: Params,
                      images: tf.Tensor) -> tf.Tensor:
     return network({name: tf.cast(value, precision or value.dtype) for name, value in params.items()}, images)
 
 
 class _Stage(NamedTuple):
-    """Parameters that the outer loss judges, their share of it, and what the names of its terms end with."""
+    """Parameters of which the outer loss is computed, their share of it, and the suffix of its terms' names."""
 
     params: Params
     share: tf.Tensor | float
@@ -159,7 +160,7 @@ class _Stage(NamedTuple):
 
 def _stages(generator: Params, steps: Iterator[InnerStep], inner: InnerConfig, loss: LossConfig,
             iteration: tf.Tensor | int) -> Iterator[_Stage]:
-    """Give the generator un-adapted, if that counts, and after every inner step; the last one last."""
+    """Yield the un-adapted generator, if `loss.unadapted` is set, then the generator after every inner step."""
     if not inner.num_steps:
         yield _Stage(generator, 1.0, "")
         return
@@ -171,7 +172,7 @@ def _stages(generator: Params, steps: Iterator[InnerStep], inner: InnerConfig, l
 
 
 def reconstruction_terms(networks: Networks, output: tf.Tensor, task: Task, loss: LossConfig) -> dict[str, tf.Tensor]:
-    """Give the terms that compare an output [n, 4h, 4w, 3] with the scenes, by name, unweighted."""
+    """Compute the terms that compare an output [n, 4h, 4w, 3] with the scenes: name -> unweighted value."""
     terms = {"l1": l1_loss(task.scene_target, output)}
     terms.update({name: term(task.scene_target, output) for name, term in OPTIONAL_TERMS.items()
                   if getattr(loss, name)})
@@ -180,28 +181,30 @@ def reconstruction_terms(networks: Networks, output: tf.Tensor, task: Task, loss
     return terms
 
 
-class _Verdict(NamedTuple):
+class DiscriminatorTerms(NamedTuple):
+    """The losses of both sides of the adversarial game, each with the gradient its side needs."""
+
     gan_loss: tf.Tensor
     gan_gradient: tf.Tensor  # with respect to the output
     discriminator_loss: tf.Tensor
     discriminator_gradients: dict[str, tf.Tensor]
 
 
-def _ask_discriminator(networks: Networks, output: tf.Tensor, real: tf.Tensor) -> _Verdict:
-    """Run the discriminator once on outputs and once on photographs; both losses come from that."""
+def discriminator_terms(networks: Networks, output: tf.Tensor, real: tf.Tensor) -> DiscriminatorTerms:
+    """Compute both losses from one pass of the discriminator over outputs and one over real images."""
     fake = tf.stop_gradient(output)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([fake, networks.discriminator])
         weights, _ = normalize(networks.discriminator, networks.vectors)
         fake_logits = discriminate(weights, fake)
-        generator_side = gan_loss(fake_logits)
-        discriminator_side = discriminator_loss(discriminate(weights, real), fake_logits)
-    return _Verdict(generator_side, tape.gradient(generator_side, fake), discriminator_side,
-                    tape.gradient(discriminator_side, networks.discriminator))
+        generator_loss = gan_loss(fake_logits)
+        own_loss = discriminator_loss(discriminate(weights, real), fake_logits)
+    return DiscriminatorTerms(generator_loss, tape.gradient(generator_loss, fake), own_loss,
+                              tape.gradient(own_loss, networks.discriminator))
 
 
 def scalar_names(networks: Networks, inner: InnerConfig, loss: LossConfig) -> list[str]:
-    """Give the names of the scalars of `task_gradients`, sorted."""
+    """Return the names of the scalars of `task_gradients`, sorted."""
     terms = ["l1", *(name for name in OPTIONAL_TERMS if getattr(loss, name))] + ["lpips"] * (networks.lpips is not None)
     terms += ["gan"] * (networks.discriminator is not None)
     names = [*terms, *(f"{term}_step{step}" for term in terms for step in range(1, inner.num_steps))]
@@ -214,9 +217,9 @@ def scalar_names(networks: Networks, inner: InnerConfig, loss: LossConfig) -> li
 def batch_gradients(networks: Networks, tasks: Task, *, inner: InnerConfig, loss: LossConfig, second_order: bool,
                     iteration: tf.Tensor | int = 0, precision: tf.DType | None = None,
                     xla: bool = False) -> tuple[Gradients, tf.Tensor]:
-    """Add up the gradients of several tasks, one task after another, so that one task is in memory at a time.
+    """Sum the gradients of several tasks, one after another, so that one task is in memory at a time.
 
-    Takes what `task_gradients` takes, but `tasks` has the axis of tasks in front.
+    Arguments as of `task_gradients`, but `tasks` has the axis of tasks in front.
 
     Returns:
         The sums of the gradients, and the scalars [tasks, names] in the order of `scalar_names`.

@@ -13,11 +13,11 @@ from model.meta_learner import Gradients, Networks, Task, batch_gradients, scala
 
 LEARNER, ADVERSARY = ("generator", "mask"), ("discriminator",)
 TRAINED = LEARNER + ADVERSARY
-FIRST, SECOND, AVERAGE = "first", "second", "average"  # Adam's two means, and the moving average of the values
+M, V, AVERAGE = "m", "v", "average"  # Adam's moments, and the moving average of the values
 
 
 class Update(NamedTuple):
-    """What one forward and backward pass over a meta-batch gave; it has changed nothing yet.
+    """The result of one forward and backward pass over a meta-batch, not yet applied.
 
     `scalars` maps names to one value per task. `gradient_norm` is that of generator and MaskNet together, before
     clipping. `stop`: a process asked all to stop. `gradients` and `vectors` are for `MetaTrainer.apply`.
@@ -31,7 +31,7 @@ class Update(NamedTuple):
     vectors: dict[str, tf.Tensor]
 
     def summary(self) -> dict[str, float]:
-        """Give one float per name: the mean over tasks, but of `mask_min` the least and of `mask_max` the greatest."""
+        """Return one float per name: the mean over tasks; of `mask_min` the minimum, of `mask_max` the maximum."""
         reduce = {"mask_min": np.min, "mask_max": np.max}
         values = {name: float(reduce.get(name, np.mean)(values)) for name, values in self.scalars.items()}
         values["gradient_norm"] = self.gradient_norm
@@ -40,7 +40,7 @@ class Update(NamedTuple):
         return values
 
     def not_finite(self) -> list[str]:
-        """Give the names of the values that are infinite or NaN."""
+        """Return the names of the values that are infinite or NaN."""
         return [name for name, value in self.summary().items() if not np.isfinite(value)]
 
 
@@ -48,7 +48,7 @@ class MetaTrainer:
     """Generator, MaskNet and discriminator with their optimisers' state, mirrored on every replica.
 
     `variables` maps (kind, name) to a variable. A kind is a network of `TRAINED`, `vectors` (the discriminator's
-    spectral norm), or a network followed by `/first` or `/second` (Adam's means) or `/average`.
+    spectral norm), or a network followed by `/m` or `/v` (Adam's moments) or `/average`.
     `iteration` counts the updates of generator and MaskNet, `discriminator_updates` those of the discriminator.
     `scalar_names` are those of an `Update`.
     """
@@ -58,7 +58,7 @@ class MetaTrainer:
 
         Args:
             config: what to train with.
-            networks: without `discriminator`, `lpips` or `teacher` what they are for is left out.
+            networks: terms whose network (`discriminator`, `lpips`, `teacher`) is None are left out.
             strategy: how tasks are divided among replicas; None: one device.
 
         Raises:
@@ -74,18 +74,18 @@ class MetaTrainer:
         self.tasks_per_replica = num_tasks // num_replicas
         self.scalar_names = scalar_names(networks, config.inner, config.loss)
         self._lpips, self._teacher = networks.lpips, networks.teacher
-        self._compute = tf.function(self._compute_in_graph, autograph=False)  # which would only take its time
+        self._compute = tf.function(self._compute_in_graph, autograph=False)  # there is no control flow to convert
         self._apply = tf.function(self._apply_in_graph, autograph=False)
         with self.strategy.scope():
             self.variables = {key: tf.Variable(value, trainable=False)
                               for key, value in _start_values(networks, config).items()}
 
     def params(self, kind: str) -> dict[str, tf.Tensor]:
-        """Give the present values of one kind, by name."""
+        """Return the present values of one kind, by name."""
         return {name: tf.convert_to_tensor(variable) for (of, name), variable in self.variables.items() if of == kind}
 
     def learned(self, network: str) -> dict[str, tf.Tensor]:
-        """Give what a network has learnt, by name: its moving average where one is kept, else its present values."""
+        """Return the parameters to use, by name: the moving average where one is kept, otherwise the present values."""
         return self.params(f"{network}/{AVERAGE}") or self.params(network)
 
     def compute(self, tasks_of_replica: Callable[[int], Task], *, stop: bool = False) -> Update:
@@ -160,7 +160,7 @@ class MetaTrainer:
             adversary = network in ADVERSARY
             for name, gradient in getattr(gradients, network).items():
                 key = (network, name)
-                slots = [self.variables[f"{network}/{slot}", name] for slot in (FIRST, SECOND)]
+                slots = [self.variables[f"{network}/{slot}", name] for slot in (M, V)]
                 average = self.variables.get((f"{network}/{AVERAGE}", name))
                 strategy.extended.update(self.variables[key], self._update_variable, args=(
                     gradient, *slots, average, discriminator_update if adversary else update,
@@ -169,18 +169,18 @@ class MetaTrainer:
             strategy.extended.update(self.variables["vectors", name], lambda variable, new: variable.assign(new),
                                      args=(vector,))
 
-    def _update_variable(self, variable, gradient, first, second, average, update, learning_rate):
+    def _update_variable(self, variable, gradient, m, v, average, update, learning_rate):
         meta = self.config.meta
-        state = adam(AdamState(variable, first, second), gradient, update=update, learning_rate=learning_rate,
+        state = adam(AdamState(variable, m, v), gradient, update=update, learning_rate=learning_rate,
                      beta1=meta.beta1, beta2=meta.beta2, epsilon=meta.epsilon)
-        done = [variable.assign(state.value), first.assign(state.first), second.assign(state.second)]
+        done = [variable.assign(state.value), m.assign(state.m), v.assign(state.v)]
         if average is not None:
             done.append(average.assign(meta.ema_decay * average + (1 - meta.ema_decay) * state.value))
         return tf.group(done)
 
 
 def _scalar(value: np.generic) -> tf.Tensor:
-    """Make a tensor of a NumPy scalar: TensorFlow would keep one of every Python number it ever saw."""
+    """Convert a NumPy scalar: TensorFlow caches a constant for every distinct Python number."""
     return tf.constant(value)
 
 
@@ -193,7 +193,7 @@ def _start_values(networks: Networks, config: TrainingConfig) -> dict[tuple[str,
     for network in TRAINED:
         for name, value in (getattr(networks, network) or {}).items():
             values[network, name] = value
-            values.update({(f"{network}/{slot}", name): tf.zeros_like(value) for slot in (FIRST, SECOND)})
+            values.update({(f"{network}/{slot}", name): tf.zeros_like(value) for slot in (M, V)})
             if config.meta.ema_decay and network in LEARNER:
                 values[f"{network}/{AVERAGE}", name] = value
     values.update({("vectors", name): value for name, value in (networks.vectors or {}).items()})

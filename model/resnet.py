@@ -15,7 +15,7 @@ BATCH_NORM_EPSILON = 1e-5
 
 
 def resnet50_shapes() -> dict[str, tuple[int, ...]]:
-    """Give name -> shape (HWIO and bias) of every folded parameter up to the last stage; the classifier is left out."""
+    """Return name -> shape (HWIO and bias) of every folded parameter up to the last stage, without the classifier."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def add(name: str, size: int, c_in: int, c_out: int) -> None:

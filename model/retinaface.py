@@ -1,8 +1,8 @@
 """RetinaFace (Deng et al., 2020) with a ResNet-50 body: finds faces and their five landmarks. Inference only.
 
 Names of parameters are those of the convolutions in the published file, `fpn/output1/0/weight` (HWIO) and
-`.../bias`; the batch norm behind each is folded into them when the file is loaded. `detect` is the whole way from a
-photo to faces.
+`.../bias`; the batch norm behind each is folded into them when the file is loaded. `detect` goes from a photo
+to its faces.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ class Detections(NamedTuple):
 
 
 def retinaface_shapes() -> dict[str, tuple[int, ...]]:
-    """Give name -> shape (HWIO and bias) of every folded parameter, in the order of the published file."""
+    """Return name -> shape (HWIO and bias) of every folded parameter, in the order of the published file."""
     shapes = {f"body/{name}": shape for name, shape in resnet50_shapes().items()}
 
     def add(name: str, size: int, c_in: int, c_out: int) -> None:
@@ -65,7 +65,7 @@ def retinaface_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def retinaface_torch_shapes() -> dict[str, tuple[int, ...]]:
-    """Give name -> shape of what the published file holds, without the prefix "module." and batch norm's counters."""
+    """Return name -> shape of what the published file holds, without the prefix "module." and batch norm's counters."""
     shapes: dict[str, tuple[int, ...]] = {}
     for conv, (height, width, c_in, c_out) in _convolutions().items():
         shapes[f"{conv}.weight"] = (c_out, c_in, height, width)
@@ -82,7 +82,7 @@ def retinaface_params_from_torch(state: Mapping[str, np.ndarray]) -> dict[str, t
     """Fold the arrays of the published file into parameters.
 
     Args:
-        state: as `utils.weights.torch_files.load_state_dict` gives; counters (`num_batches_tracked`) are ignored.
+        state: as from `utils.weights.torch_files.load_state_dict`; counters (`num_batches_tracked`) are ignored.
 
     Raises:
         ValueError: in one line, which names are missing, unknown or of another shape.
@@ -104,7 +104,7 @@ def retinaface_params_from_torch(state: Mapping[str, np.ndarray]) -> dict[str, t
 
 
 def _convolutions() -> dict[str, tuple[int, ...]]:
-    """Give the convolutions under PyTorch's names -> shape HWIO."""
+    """Return the convolutions under PyTorch's names -> shape HWIO."""
     return {name.removesuffix("/weight").replace("/", "."): shape for name, shape in retinaface_shapes().items()
             if name.endswith("/weight")}
 
@@ -138,8 +138,8 @@ def retinaface(params: Params, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor,
     """Compute the raw outputs for every anchor, in the order of `prior_boxes`.
 
     Args:
-        params: as `retinaface_params_from_torch` gives.
-        images: [n, h, w, 3] float32, as `preprocess` gives.
+        params: as from `retinaface_params_from_torch`.
+        images: [n, h, w, 3] float32, as from `preprocess`.
 
     Returns:
         Raw boxes [n, k, 4], scores of "face" [n, k] in [0, 1], raw landmarks [n, k, 10].
@@ -183,7 +183,7 @@ def context_module(params: Params, name: str, features: tf.Tensor) -> tf.Tensor:
 
 
 def prior_boxes(height: int, width: int) -> np.ndarray:
-    """Give the anchors of an image: [k, 4] float32, centre x, y, width, height as shares of the image.
+    """Return the anchors of an image: [k, 4] float32, centre x, y, width, height as shares of the image.
 
     The order is level (finest first), row, column, size.
     """
@@ -213,8 +213,8 @@ def decode_landmarks(raw: np.ndarray, priors: np.ndarray, height: int, width: in
 def non_maximum_suppression(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
     """Choose the best of overlapping boxes.
 
-    A box goes when its intersection over union with a better one that stays is above the threshold. A box includes its
-    last row and column: it is x1 - x0 + 1 wide.
+    A box is removed when its intersection over union with a better one that was kept is above the threshold. A box
+    includes its last row and column: it is x1 - x0 + 1 wide.
 
     Args:
         boxes: [k, 4], x0, y0, x1, y1 in pixels.
@@ -222,7 +222,7 @@ def non_maximum_suppression(boxes: np.ndarray, scores: np.ndarray, threshold: fl
         threshold: in [0, 1].
 
     Returns:
-        Indices of the boxes that stay, by falling score.
+        Indices of the boxes that are kept, by falling score.
     """
     areas = np.prod(boxes[:, 2:] - boxes[:, :2] + 1, axis=1)
     order = np.argsort(-scores, kind="stable")
@@ -238,7 +238,7 @@ def non_maximum_suppression(boxes: np.ndarray, scores: np.ndarray, threshold: fl
 
 
 def shrink_photo(photo: np.ndarray) -> tuple[np.ndarray, float]:
-    """Scale a photo whose longest side is above 1500 pixels to 1000, bilinearly; give it and the scale.
+    """Scale a photo whose longest side is above 1500 pixels to 1000, bilinearly; return it and the scale.
 
     Pixel i of the result is the photo at (i + 0.5) / scale - 0.5, with the exact scale although the shorter side is
     rounded (half to even), as OpenCV does when it is given the scale instead of the size.
@@ -263,7 +263,7 @@ def preprocess(photo: np.ndarray) -> np.ndarray:
 
 
 def compile_retinaface(params: Params) -> Forward:
-    """Give `retinaface` with these parameters as a graph that is traced once, for images [1, h, w, 3] of any size."""
+    """Compile `retinaface` with these parameters: one graph for images [1, h, w, 3] of any size."""
     return tf.function(lambda images: retinaface(params, images),
                        input_signature=[tf.TensorSpec([1, None, None, 3], tf.float32)])
 
@@ -273,12 +273,12 @@ def detect(forward: Forward, photo: np.ndarray, *, min_confidence: float = 0.9, 
     """Find the faces of a photo.
 
     Args:
-        forward: as `compile_retinaface` gives.
+        forward: as from `compile_retinaface`.
         photo: [h, w, 3] float32 RGB in [0, 1], of any size.
         min_confidence: scores must be above it.
         nms_threshold: boxes whose intersection over union with a better one is above it are left out.
         max_candidates: how many of the best boxes are compared with each other.
-        max_faces: how many are given at most.
+        max_faces: how many are returned at most.
     """
     shrunk, scale = shrink_photo(photo)
     height, width = shrunk.shape[:2]

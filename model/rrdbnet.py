@@ -19,7 +19,7 @@ PUBLISHED = GeneratorConfig()
 
 def rrdbnet_shapes(num_blocks: int = PUBLISHED.num_blocks, num_features: int = PUBLISHED.num_features,
                    growth: int = PUBLISHED.growth) -> dict[str, tuple[int, ...]]:
-    """Give name -> shape (HWIO and bias) of every parameter, in the order of the published checkpoint."""
+    """Return name -> shape (HWIO and bias) of every parameter, in the order of the published checkpoint."""
     channels = {"conv_first": (3, num_features), **trunk_channels(num_blocks, num_features, growth)}
     for name in ("conv_up1", "conv_up2", "conv_hr"):
         channels[name] = (num_features, num_features)
@@ -28,7 +28,7 @@ def rrdbnet_shapes(num_blocks: int = PUBLISHED.num_blocks, num_features: int = P
 
 
 def trunk_channels(num_blocks: int, num_features: int, growth: int) -> dict[str, tuple[int, int]]:
-    """Give layer -> channels (in, out) of the blocks and of the convolution that ends them."""
+    """Return layer -> channels (in, out) of the blocks and of the convolution that ends them."""
     channels = {}
     for block in range(num_blocks):
         for dense in range(1, DENSE_BLOCKS + 1):
@@ -39,7 +39,7 @@ def trunk_channels(num_blocks: int, num_features: int, growth: int) -> dict[str,
 
 
 def convolution_shapes(channels: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, ...]]:
-    """Give name -> shape (HWIO and bias) of 3x3 convolutions from their channels (in, out)."""
+    """Return name -> shape (HWIO and bias) of 3x3 convolutions from their channels (in, out)."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, (c_in, c_out) in channels.items():
         shapes[f"{name}/weight"] = (3, 3, c_in, c_out)
@@ -85,7 +85,7 @@ def rrdbnet(params: Params, images: tf.Tensor) -> tf.Tensor:
     """Upscale images four times.
 
     Args:
-        params: as `init_rrdbnet` gives; the number of blocks follows from the names. With bfloat16 parameters the
+        params: as from `init_rrdbnet`; the number of blocks follows from the names. With bfloat16 parameters the
             convolutions run in bfloat16 while the sums of residuals stay in the type of the images.
         images: [n, h, w, 3] RGB in [0, 1].
 

@@ -99,7 +99,7 @@ class SuperResolver:
         return Adaptation(params, losses, rates)
 
     def upscaler(self, params: Params) -> Callable[[np.ndarray], np.ndarray]:
-        """Give the function that upscales with these parameters: [n, h, w, 3] float32 array -> [n, 4h, 4w, 3]."""
+        """Return the function that upscales with these parameters: [n, h, w, 3] float32 array -> [n, 4h, 4w, 3]."""
         cast = {name: tf.cast(value, self._forward_dtype) for name, value in params.items()}
         return lambda images: self._forward(cast, tf.constant(images)).numpy()
 

@@ -13,8 +13,8 @@ def test_the_first_update_divides_by_the_gradient_and_a_larger_epsilon():
     state = adam(AdamState(tf.ones(3, tf.float64), *[tf.zeros(3, tf.float64)] * 2), tf.constant(gradient),
                  update=tf.constant(1.0, tf.float64), **SETTINGS)
     np.testing.assert_allclose(1 - state.value, 3e-5 * gradient / (np.abs(gradient) + 1e-8 / np.sqrt(0.001)), rtol=1e-9)
-    np.testing.assert_allclose(state.first, 0.1 * gradient)
-    np.testing.assert_allclose(state.second, 0.001 * gradient**2)
+    np.testing.assert_allclose(state.m, 0.1 * gradient)
+    np.testing.assert_allclose(state.v, 0.001 * gradient**2)
 
 
 def test_equals_tensorflow_1_over_several_updates():

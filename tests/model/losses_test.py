@@ -8,13 +8,13 @@ from scipy.ndimage import gaussian_filter
 from model.losses import (
     contrast_loss,
     discriminator_loss,
+    distilled_target,
     frequency_loss,
     gan_loss,
     gradient_loss,
     inner_step_weights,
     l1_loss,
     mask_loss,
-    replace_details,
 )
 
 
@@ -119,14 +119,14 @@ def test_details_are_what_scipys_gaussian_removes(share, sigma):
     blurred = gaussian_filter(difference, (0, sigma, sigma, 0), radius=(0, reach, reach, 0))
     expected = image + share * (difference - blurred)
     inner = np.s_[:, 12:-12, 12:-12]
-    result = replace_details(tf.constant(image), tf.constant(source), share, sigma).numpy()
+    result = distilled_target(tf.constant(image), tf.constant(source), share, sigma).numpy()
     np.testing.assert_allclose(result[inner], expected[inner], atol=1e-5)
 
 
 def test_a_blur_wider_than_the_image_leaves_its_mean_alone():
     """Every tap weighs nearly the same; those beyond the image are not even made."""
     image, source = draw_images(10, 1, 6, 9, 2), draw_images(11, 1, 6, 9, 2)
-    result = replace_details(tf.constant(image), tf.constant(source), 1.0, 1e4).numpy()
+    result = distilled_target(tf.constant(image), tf.constant(source), 1.0, 1e4).numpy()
     expected = source + (image - source).mean(axis=(1, 2), keepdims=True)
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
@@ -134,14 +134,14 @@ def test_a_blur_wider_than_the_image_leaves_its_mean_alone():
 def test_another_exposure_and_colour_is_no_detail_up_to_the_edges():
     image = draw_images(9, 1, 9, 21, 3)
     shifted = image + np.float32([0.1, -0.2, 0.3])
-    np.testing.assert_allclose(replace_details(tf.constant(image), tf.constant(shifted), 1.0, 4.0), image, atol=1e-6)
+    np.testing.assert_allclose(distilled_target(tf.constant(image), tf.constant(shifted), 1.0, 4.0), image, atol=1e-6)
 
 
 def test_single_pixels_are_details_and_come_from_the_source():
     """On a 1x1 board of 0.5 +- 0.25; a Gaussian of 2 pixels leaves e^(-4 pi^2) of it."""
     board = 0.5 + 0.25 * (np.indices([24, 24]).sum(0) % 2 * 2 - 1).astype(np.float32)[None, :, :, None]
     plain = np.full_like(board, 0.4)
-    result = replace_details(tf.constant(plain), tf.constant(board), 1.0, 2.0).numpy()
+    result = distilled_target(tf.constant(plain), tf.constant(board), 1.0, 2.0).numpy()
     np.testing.assert_allclose(result[:, 6:-6, 6:-6], (board - 0.1)[:, 6:-6, 6:-6], atol=2e-3)
 
 

@@ -10,7 +10,7 @@ from config import InnerConfig, LossConfig
 from model.adam import AdamState, adam
 from model.adaptation import Support, inner_steps, support_loss_and_gradients
 from model.discriminator import discriminator_params_from_torch
-from model.losses import contrast_loss, gradient_loss, replace_details
+from model.losses import contrast_loss, distilled_target, gradient_loss
 from model.lpips import lpips_params_from_torch
 from model.masknet import init_masknet, masknet
 from model.meta_learner import Networks, Task, batch_gradients, reconstruction_terms, scalar_names, task_gradients
@@ -152,7 +152,7 @@ def test_one_iteration_in_the_original_order_gives_its_variables(networks, tasks
     for name in compared:
         state, key = after[name], f"after/{name}"
         np.testing.assert_allclose(state.value.numpy().ravel()[:32], GOLDEN[key], rtol=0, atol=1e-7, err_msg=name)
-        for mean, slot in ((state.first, "Adam"), (state.second, "Adam_1")):
+        for mean, slot in ((state.m, "Adam"), (state.v, "Adam_1")):
             expected = GOLDEN[f"{key}/{slot}"]
             np.testing.assert_allclose(mean.numpy().ravel()[:32], expected, rtol=0, atol=1e-3 * np.abs(expected).max())
 
@@ -290,20 +290,19 @@ def test_differences_between_neighbours_and_contrasts_are_added_with_their_weigh
 
 
 @pytest.mark.parametrize("num_steps", [0, 1])
-def test_a_teachers_details_take_the_place_of_the_targets(plain, tasks, num_steps):
-    """As if that image were the scene; everything else stays."""
+def test_distillation_equals_training_on_the_distilled_target(plain, tasks, num_steps):
     task = Task(*(images[0] for images in tasks))
     teacher = tensors(init_rrdbnet(5, num_blocks=2, num_features=8, growth=4))  # of another size
     settings = {"inner": InnerConfig(num_steps=num_steps), "second_order": True}
     output = rrdbnet(teacher, task.scene_lq)
-    target = replace_details(task.scene_target, tf.clip_by_value(output, 0, 1), 0.7, 2.5)
+    target = distilled_target(task.scene_target, tf.clip_by_value(output, 0, 1), 0.7, 2.5)
     assert float(tf.reduce_min(output)) < 0  # so that the clipping matters
     assert float(tf.reduce_mean(tf.abs(target - task.scene_target))) > 0.01
     expected, terms = task_gradients(plain, task._replace(scene_target=target), loss=replace(L1_ONLY, unadapted=0.3),
                                      **settings)
     taught, scalars = task_gradients(
         plain._replace(teacher=teacher), task,
-        loss=replace(L1_ONLY, unadapted=0.3, details=0.7, details_sigma=2.5), **settings)
+        loss=replace(L1_ONLY, unadapted=0.3, distill_weight=0.7, distill_sigma=2.5), **settings)
     assert scalars.keys() == terms.keys()
     for name, value in terms.items():
         assert float(scalars[name]) == pytest.approx(float(value), rel=1e-6)

@@ -64,7 +64,7 @@ def test_an_iteration_takes_adam_steps_along_the_mean_gradients(networks, tasks)
             zeros = tf.zeros_like(start)
             expected = adam(AdamState(start, zeros, zeros), getattr(sums, kind)[name] / 2, update=tf.constant(1.0),
                             learning_rate=rate, beta1=0.9, beta2=0.999, epsilon=1e-8)
-            np.testing.assert_allclose(trainer.params(f"{kind}/first")[name], expected.first, rtol=1e-3, atol=1e-7)
+            np.testing.assert_allclose(trainer.params(f"{kind}/m")[name], expected.m, rtol=1e-3, atol=1e-7)
             np.testing.assert_allclose(trainer.params(kind)[name], expected.value, rtol=0, atol=2e-7)
     np.testing.assert_allclose(np.stack(list(update.scalars.values()), axis=1), rows, rtol=1e-5)
     norm = np.sqrt(sum(np.sum((value.numpy() / 2) ** 2) for group in sums[:2] for value in group.values()))
@@ -79,7 +79,7 @@ def test_vectors_advance_once_with_the_weights_before_the_update(networks, tasks
 
 
 def test_a_teacher_and_differences_work_traced_in_bfloat16_and_stay_out_of_the_state(networks, tasks):
-    config = configure(loss={"details": 0.6, "details_sigma": 2.0, "gradient": 2.0, "lpips": 0.0},
+    config = configure(loss={"distill_weight": 0.6, "distill_sigma": 2.0, "gradient": 2.0, "lpips": 0.0},
                        meta={"bfloat16": True})
     taught = networks._replace(teacher={name: 1.5 * value for name, value in networks.generator.items()})
     trainer = MetaTrainer(config, taught)

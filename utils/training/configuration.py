@@ -169,12 +169,12 @@ def check_config(config: TrainingConfig) -> None:
     loss = config.loss
     require(loss.l1 + loss.lpips + loss.gan > 0, "one of loss.l1, loss.lpips and loss.gan must be positive "
             "(loss.gradient and loss.contrast alone leave colours free)", "all 0")
-    require(0 <= loss.details <= 1, "loss.details must be between 0 and 1", loss.details)
-    require(not loss.details or loss.l1 + loss.lpips + loss.gradient + loss.contrast > 0, "loss.details changes the "
-            "target of loss.l1, loss.lpips, loss.gradient and loss.contrast: one of them must be positive", "all 0")
-    require(not loss.details or SMALLEST_SIGMA <= loss.details_sigma <= config.data.scene_patch_size,
-            f"loss.details_sigma must be at least {SMALLEST_SIGMA} and at most data.scene_patch_size, "
-            f"{config.data.scene_patch_size}", loss.details_sigma)
+    require(0 <= loss.distill_weight <= 1, "loss.distill_weight must be between 0 and 1", loss.distill_weight)
+    require(not loss.distill_weight or loss.l1 + loss.lpips + loss.gradient + loss.contrast > 0,
+            "loss.distill_weight needs one of loss.l1, loss.lpips, loss.gradient and loss.contrast", "all 0")
+    require(not loss.distill_weight or SMALLEST_SIGMA <= loss.distill_sigma <= config.data.scene_patch_size,
+            f"loss.distill_sigma must be at least {SMALLEST_SIGMA} and at most data.scene_patch_size, "
+            f"{config.data.scene_patch_size}", loss.distill_sigma)
     require(not loss.contrast or config.data.scene_patch_size >= SMALLEST_CONTRAST, "loss.contrast needs a "
             f"data.scene_patch_size of at least {SMALLEST_CONTRAST}", config.data.scene_patch_size)
     _check_sizes(config)

@@ -247,8 +247,8 @@ class MetaRun(Run):
         again = (f"; {config.loss.unadapted:g} times that, MaskNet's term apart, before adaptation"
                  if config.loss.unadapted and config.inner.num_steps else "")
         without = ["LPIPS"] * (not config.loss.lpips) + ["discriminator"] * (not config.loss.gan)
-        taught = (f"; {config.loss.details:.0%} of the target's details are those of {config.loss.teacher}" if
-                  config.loss.details else "")
+        taught = (f"; {config.loss.distill_weight:.0%} of the target's details are those of {config.loss.teacher}" if
+                  config.loss.distill_weight else "")
         order = ("second order" if not config.inner.second_order_from else
                  f"first order, second order from iteration {config.inner.second_order_from} on")
         begun = (f"goes on from iteration {trainer.iteration}" if trainer.iteration else

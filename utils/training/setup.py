@@ -93,11 +93,11 @@ def load_networks(config: TrainingConfig, weights_dir: Path | None) -> Networks:
         networks = networks._replace(discriminator=params, vectors=vectors)
     if config.loss.lpips:
         networks = networks._replace(lpips=load_lpips(weights_dir, alternative="Or give --lpips_weight 0."))
-    if config.loss.details:
+    if config.loss.distill_weight:
         try:
             teacher = load_super_resolver(config.loss.teacher, weights_dir=weights_dir).generator
         except UserError as error:
-            raise UserError(f"loss.teacher: {str(error).rstrip('.')}. Or give --set loss.details=0.") from error
+            raise UserError(f"loss.teacher: {str(error).rstrip('.')}. Or give --set loss.distill_weight=0.") from error
         networks = networks._replace(teacher={name: tf.convert_to_tensor(value) for name, value in teacher.items()})
     return networks
 
@@ -161,8 +161,9 @@ def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
     wanted = [config.data.restorer] * (config.data.restorer in RESTORERS)
     wanted = [name for name in wanted if not get_entry(load_manifest(), name).in_repository]  # nothing fetches that
     wanted += [config.meta.init] * config.meta.init.startswith(REALESRGAN)
-    wanted += [config.loss.teacher] * (bool(config.loss.details) and config.loss.teacher.startswith(REALESRGAN))
-    wanted += [REALESRGAN] * (OWN_DIFFERENCE in (config.meta.init, config.loss.teacher * bool(config.loss.details)))
+    teacher = config.loss.teacher if config.loss.distill_weight else ""
+    wanted += [teacher] * teacher.startswith(REALESRGAN)
+    wanted += [REALESRGAN] * (OWN_DIFFERENCE in (config.meta.init, teacher))
     wanted += [config.discriminator.init] * (bool(config.loss.gan) and config.discriminator.init.startswith(REALESRGAN))
     wanted += [BACKBONE, HEADS] * bool(config.loss.lpips)
     missing = []
@@ -175,7 +176,7 @@ def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
         option = f" --weights_dir {weights_dir}" if weights_dir else ""
         raise UserError(f"weights are missing: {', '.join(missing)}. Get them with: python scripts/download_weights.py "
                         f"{' '.join(missing)}{option}. Or do without: --restorer {GROUND_TRUTH}, --gan_weight 0, "
-                        "--lpips_weight 0, --set loss.details=0.")
+                        "--lpips_weight 0, --set loss.distill_weight=0.")
 
 
 def _check_agreement(trainer: MetaTrainer) -> None:

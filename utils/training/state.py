@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from model.meta_trainer import AVERAGE, FIRST, SECOND, MetaTrainer
+from model.meta_trainer import AVERAGE, M, MetaTrainer, V
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.training.configuration import ARCHITECTURE, META_TRAINING, Kind, config_to_json, differences, parse_config
@@ -104,7 +104,7 @@ class MetaLayout(StateLayout):
         """Give the name in a checkpoint of a variable: ("mask/first", "conv1/kernel") is Mask/.../Adam."""
         kind, name = key
         network, _, slot = kind.partition("/")
-        suffix = {FIRST: OPTIMIZER_SLOTS[0], SECOND: OPTIMIZER_SLOTS[1]}.get(slot, "")
+        suffix = {M: OPTIMIZER_SLOTS[0], V: OPTIMIZER_SLOTS[1]}.get(slot, "")
         return (AVERAGE_SCOPE if slot == AVERAGE else "") + SCOPES[network] + name + suffix
 
     def extras(self, trainer: MetaTrainer) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def teacher(tmp_path):
 
 def test_a_teacher_of_another_size_changes_the_target_and_nothing_else(place, teacher, capsys):
     place.run(trial=0, meta__num_iterations=1)
-    place.run(trial=1, meta__num_iterations=1, loss__details=0.5, loss__teacher=teacher)
+    place.run(trial=1, meta__num_iterations=1, loss__distill_weight=0.5, loss__teacher=teacher)
     assert f"; 50% of the target's details are those of {teacher}" in capsys.readouterr().out
     [before], [after] = (place.rows("train.csv", trial=trial) for trial in (0, 1))
     assert before["l1"] != after["l1"]
@@ -31,18 +31,18 @@ def test_a_teacher_of_another_size_changes_the_target_and_nothing_else(place, te
 
 
 def test_a_run_goes_on_with_its_teacher_and_without_it_only_when_told(place, teacher):
-    place.run(meta__num_iterations=1, loss__details=0.5, loss__teacher=teacher)
+    place.run(meta__num_iterations=1, loss__distill_weight=0.5, loss__teacher=teacher)
     place.main("--run_dir", str(place.root / "runs"), "--iterations", "2")
     teacher.unlink()
     with pytest.raises(UserError, match=r"teacher\.npz"):
         place.main("--run_dir", str(place.root / "runs"), "--iterations", "3")
-    place.main("--run_dir", str(place.root / "runs"), "--iterations", "3", "--set", "loss.details=0")
+    place.main("--run_dir", str(place.root / "runs"), "--iterations", "3", "--set", "loss.distill_weight=0")
     assert place.checkpoints()[-1] == "model-3"
 
 
 def test_a_missing_teacher_comes_with_the_command_that_fetches_it(place):
-    with pytest.raises(UserError, match=r"^loss.teacher: .*download_weights.py realesrgan .*loss.details=0") as caught:
-        place.run(loss__details=1)
+    with pytest.raises(UserError, match=r"^loss.teacher: .*realesrgan .*distill_weight=0") as caught:
+        place.run(loss__distill_weight=1)
     assert "\n" not in str(caught.value)
     assert not place.folder().exists()
 
@@ -50,16 +50,16 @@ def test_a_missing_teacher_comes_with_the_command_that_fetches_it(place):
 def test_weights_that_are_missing_for_two_reasons_are_named_once_and_with_all_that_does_without(place):
     published = {"generator__num_blocks": 23, "generator__num_features": 64, "generator__growth": 32}
     with pytest.raises(UserError, match=r"download_weights\.py realesrgan(?! realesrgan)") as caught:
-        place.run(loss__details=1, meta__init="realesrgan", **published)
+        place.run(loss__distill_weight=1, meta__init="realesrgan", **published)
     assert "weights are missing: " not in str(caught.value)  # that is of several
     with pytest.raises(UserError, match=r"missing: realesrgan, realesrgan-netd\. .*, --set loss\.details=0\.$"):
-        place.run(loss__details=1, meta__init="realesrgan", loss__gan=0.1, discriminator__init="realesrgan-netd",
+        place.run(loss__distill_weight=1, meta__init="realesrgan", loss__gan=0.1, discriminator__init="realesrgan-netd",
                   **published)
 
 
 def test_a_teacher_that_is_gone_is_named_with_what_to_set(place, tmp_path):
-    with pytest.raises(UserError, match=r"^loss.teacher: .*gone.npz.*--set loss.details=0"):
-        place.run(loss__details=1, loss__teacher=tmp_path / "gone.npz")
+    with pytest.raises(UserError, match=r"^loss.teacher: .*gone.npz.*--set loss.distill_weight=0"):
+        place.run(loss__distill_weight=1, loss__teacher=tmp_path / "gone.npz")
 
 
 def test_the_base_of_this_repositorys_difference_is_among_the_weights_that_are_missing(place):

@@ -101,7 +101,7 @@ def published_shapes():
 def full_size_tensors():
     """What a checkpoint of the published architecture holds, as symbols without memory."""
     networks = {"generator": rrdbnet_shapes(), "mask": masknet_shapes(), "discriminator": discriminator_shapes()}
-    kinds = {f"{network}{slot}": shapes for network, shapes in networks.items() for slot in ("", "/first", "/second")}
+    kinds = {f"{network}{slot}": shapes for network, shapes in networks.items() for slot in ("", "/m", "/v")}
     with tf.Graph().as_default():
         variables = {(kind, name): tf.zeros(shape) for kind, shapes in {**kinds, "vectors": vector_shapes()}.items()
                      for name, shape in shapes.items()}
@@ -124,14 +124,14 @@ def test_moving_averages_have_names_apart_from_the_networks():
 
 def test_kinds_of_variables_are_those_that_have_names(trainer):
     networks = {f"{network}{slot}" for network in ("generator", "mask", "discriminator")
-                for slot in ("", "/first", "/second")}
+                for slot in ("", "/m", "/v")}
     assert {kind for kind, _ in trainer.variables} == {*networks, "vectors"}
 
 
 @pytest.mark.parametrize(("kind", "name", "expected"), [
     ("generator", "conv_first/weight", "MODEL/conv_first/weight"),
-    ("mask/first", "conv1/kernel", "Mask/conv1/kernel/Adam"),
-    ("discriminator/second", "conv0/bias", "Discriminator/conv0/bias/Adam_1"),
+    ("mask/m", "conv1/kernel", "Mask/conv1/kernel/Adam"),
+    ("discriminator/v", "conv0/bias", "Discriminator/conv0/bias/Adam_1"),
     ("vectors", "conv1/u", "Discriminator/conv1/u"), ("mask/average", "conv8/bias", "Average/Mask/conv8/bias")])
 def test_names_of_variables(kind, name, expected):
     assert LAYOUT.variable_name((kind, name)) == expected
