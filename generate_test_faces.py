@@ -9,9 +9,9 @@ from pathlib import Path
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
 from utils.errors import FatalError, UserError, require
 from utils.face.detection import open_detector, read_boxes
-from utils.face.pairs import faces_in, stem_of_face
-from utils.face.preparation import COLUMNS, FINISHED, FacePreparer, Options
-from utils.face.restorers import check_restorer, open_restorer, restorer_label
+from utils.face.pairs import list_faces
+from utils.face.preparation import COLUMNS, FINISHED, FacePreparer, PreparationSettings
+from utils.face.restorers import FIDELITY, check_restorer, open_restorer, restorer_label
 from utils.files import check_writable
 from utils.image.listing import list_photos, parse_shard
 from utils.report import Report, claim_report, report_name
@@ -50,12 +50,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     finding.add_argument("--box_margin", type=float, default=0.0, help="share of the box's side added all around")
     restoring = parser.add_argument_group("restoring them")
     restoring.add_argument("--restorer", default="gpen-512",
-                           help="gpen-512, gpen-256; rrdb-face and rrdb-face-tone, which need no download, or a .npz "
-                                "of one's own; none: write Face_LQ/ and Aligned/, to be restored by any other tool")
+                           help="gpen-512, gpen-256; rrdb-face and rrdb-face-tone, which need no download; a file: "
+                                ".onnx of any face restorer, .pth of GPEN, .npz of train_face_restorer.py; none: write "
+                                "Face_LQ/ and Aligned/, to be restored by any other tool")
+    restoring.add_argument("--codeformer_fidelity", type=float, default=FIDELITY,
+                           help="of a .onnx with such an input: 0 for quality, 1 for likeness")
     restoring.add_argument("--restored_dir", type=Path,
                            help="folder with the faces of Aligned/ restored elsewhere: finish Face_HQ/ with them")
     restoring.add_argument("--legacy_alignment", action="store_true",
-                           help="lay faces 1.5 pixels up and left, black where they do not reach, as the original "
+                           help="paste faces 1.5 pixels up and left, black where they do not reach, as the original "
                                 "code does")
     restoring.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
     args = parser.parse_args(argv)
@@ -68,6 +71,10 @@ def _check_and_convert(args: argparse.Namespace) -> None:
     require(args.min_face_size >= 0, "--min_face_size must be at least 0", args.min_face_size)
     require(args.max_faces is None or args.max_faces > 0, "--max_faces must be at least 1", args.max_faces)
     require(0 <= args.box_margin <= 10, "--box_margin must lie between 0 and 10", args.box_margin)
+    require(0 <= args.codeformer_fidelity <= 1, "--codeformer_fidelity must lie between 0 and 1",
+            args.codeformer_fidelity)
+    require(args.codeformer_fidelity == FIDELITY or args.restorer.lower().endswith(".onnx"),
+            "--codeformer_fidelity goes with --restorer FILE.onnx", f"--restorer {args.restorer}")
     require((args.detector == "boxes") == (args.boxes is not None), "--detector boxes and --boxes FILE go together",
             f"--detector {args.detector}, --boxes {args.boxes}")
     require(not (args.overwrite and args.skip_existing), "--overwrite and --skip_existing exclude each other", "both")
@@ -80,49 +87,41 @@ def _check_and_convert(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; gives the exit status."""
+    """Run the tool and return the exit status."""
     args = parse_args(argv)
     index, count = args.shard
     every_photo = list_photos(args.input_dir)
-    _refuse_foreign_faces(args.output_dir, {photo.stem for photo in every_photo})
+    stems = {photo.stem for photo in every_photo}
+    for name in ("Face_LQ", "Face_HQ"):  # test.py could not tell their faces apart
+        if (args.output_dir / name).is_dir() and (foreign := list_faces(args.output_dir / name, stems).unused):
+            raise UserError(f"{args.output_dir / name} holds faces of other photos, as {foreign[0].name} "
+                            f"({len(foreign)} in all). Choose another --output_dir, or remove them.")
     if args.boxes is not None and not read_boxes(args.boxes).keys() & {photo.name for photo in every_photo}:
         raise UserError(f"{args.boxes} names none of the photos in {args.input_dir}. Its file names are those of the "
                         "photos, without folders.")
     photos = every_photo[index::count]
     check_writable(args.output_dir)
-    report = args.output_dir / report_name("faces", args.shard)
+    report, settings = args.output_dir / report_name("faces", args.shard), _settings(args)
     with claim_report(report, [args.output_dir / folder for folder in ("", *FOLDERS)]):
-        if not args.overwrite and not args.skip_existing:
-            _refuse_earlier_faces(args, photos)
-        return _prepare_photos(args, photos, report)
+        folder = args.output_dir / ("Face_HQ" if "Face_HQ" in settings.folders else "Face_LQ")
+        if not args.overwrite and not args.skip_existing and folder.is_dir():
+            there = list_faces(folder, stems).faces.keys() & {photo.stem for photo in photos}
+            if there:
+                raise UserError(f"faces of {len(there)} of {len(photos)} photos are already in {folder}. "
+                                "Give --overwrite or --skip_existing.")
+        return _prepare_photos(args, settings, photos, report)
 
 
-def _refuse_earlier_faces(args: argparse.Namespace, photos: list[Path]) -> None:
-    folder = args.output_dir / ("Face_HQ" if _writes_hq(args) else "Face_LQ")
-    there = {stem_of_face(path) for path in faces_in(folder)} & {photo.stem for photo in photos}
-    if there:
-        raise UserError(f"faces of {len(there)} of {len(photos)} photos are already in {folder}. "
-                        "Give --overwrite or --skip_existing.")
+def _settings(args: argparse.Namespace) -> PreparationSettings:
+    label = str(args.restored_dir or restorer_label(args.restorer, args.codeformer_fidelity))
+    return PreparationSettings(
+        detector=args.detector, restorer=label, min_face_size=args.min_face_size, max_faces=args.max_faces,
+        box_margin=args.box_margin, legacy_alignment=args.legacy_alignment, save_aligned=args.save_aligned,
+        save_overlay=args.save_overlay, restored_dir=args.restored_dir)
 
 
-def _writes_hq(args: argparse.Namespace) -> bool:
-    return args.restorer != "none" or args.restored_dir is not None
-
-
-def _refuse_foreign_faces(output_dir: Path, stems: set[str]) -> None:
-    """Refuse a folder that holds faces of photos that are not in the input folder: test.py could not tell them apart.
-
-    Raises:
-        UserError: it does.
-    """
-    for name in ("Face_LQ", "Face_HQ"):
-        foreign = [path for path in faces_in(output_dir / name) if stem_of_face(path) not in stems]
-        if foreign:
-            raise UserError(f"{output_dir / name} holds faces of other photos, as {foreign[0].name} ({len(foreign)} in "
-                            "all). Choose another --output_dir, or remove them.")
-
-
-def _prepare_photos(args: argparse.Namespace, photos: list[Path], report_path: Path) -> int:
+def _prepare_photos(args: argparse.Namespace, settings: PreparationSettings, photos: list[Path],
+                    report_path: Path) -> int:
     """Work through the photos; one that fails gets a row and does not stop the others."""
     if not photos:
         Report(report_path, COLUMNS)
@@ -131,15 +130,17 @@ def _prepare_photos(args: argparse.Namespace, photos: list[Path], report_path: P
     gpus = start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
     if args.gpu not in (None, "-1") and not gpus:
         print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
-    outcomes: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
-        preparer = _build(args, stack)
+        detector = stack.enter_context(open_detector(args.detector, min_confidence=args.min_confidence,
+                                                     weights_dir=args.weights_dir, boxes=args.boxes))
+        restorer = None if args.restorer == "none" else open_restorer(args.restorer, args.weights_dir,
+                                                                      fidelity=args.codeformer_fidelity)
+        preparer = FacePreparer(detector, restorer, args.output_dir, settings)
         report = Report(report_path, COLUMNS, keep=FINISHED if args.skip_existing else (),
                         order=[photo.name for photo in photos], digits=17)
-        done = [photo for photo in photos
-                if preparer.options.is_done(args.output_dir, photo.stem, report.earlier(photo.name))]
-        report.add_present(photo.name for photo in done)
-        outcomes["photos there already"] += len(done)
+        done = {photo for photo in photos if preparer.is_done(photo.stem, report.earlier(photo.name))}
+        report.add_present(photo.name for photo in photos if photo in done)
+        outcomes = Counter({"photos there already": len(done)})
         todo = [photo for photo in photos if photo not in done]
         progress = stack.enter_context(Progress(len(todo), description="photos", unit="photo"))
         for photo in todo:
@@ -158,23 +159,10 @@ def _prepare_photos(args: argparse.Namespace, photos: list[Path], report_path: P
             progress.update(1, name)
     summary = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
     print(f"{len(photos)} photo{'s' * (len(photos) != 1)}: {summary}. Report: {report.path}")
-    if not _writes_hq(args) and outcomes["faces"]:
+    if "Face_HQ" not in settings.folders and outcomes["faces"]:
         print(f"Restore the faces in {args.output_dir / 'Aligned'} (keep names and size), then run the same command "
               "with --restored_dir and their folder.")
     return EXIT_USER_ERROR if outcomes["error"] else 0
-
-
-def _build(args: argparse.Namespace, stack: contextlib.ExitStack) -> FacePreparer:
-    """Open the detector and the restorer."""
-    detector = stack.enter_context(open_detector(args.detector, min_confidence=args.min_confidence,
-                                                 weights_dir=args.weights_dir, boxes=args.boxes))
-    restorer = None if args.restorer == "none" else open_restorer(args.restorer, args.weights_dir)
-    label = restorer_label(args.restorer) if args.restored_dir is None else str(args.restored_dir)
-    return FacePreparer(detector, restorer, args.output_dir, Options(
-        detector=args.detector, restorer=label,
-        min_face_size=args.min_face_size, max_faces=args.max_faces, box_margin=args.box_margin,
-        legacy_alignment=args.legacy_alignment, save_aligned=args.save_aligned, save_overlay=args.save_overlay,
-        restored_dir=args.restored_dir))
 
 
 if __name__ == "__main__":

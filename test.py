@@ -4,7 +4,6 @@ import argparse
 import math
 import sys
 from collections import Counter
-from itertools import accumulate
 from pathlib import Path
 
 from config import SCALE, AdaptationConfig, UpscalingConfig
@@ -13,7 +12,7 @@ from utils.errors import UserError, require
 from utils.face.pairs import FaceFolder, check_face
 from utils.files import check_writable
 from utils.image.io import image_size
-from utils.image.listing import PlannedPhoto, list_photos, parse_shard
+from utils.image.listing import list_photos, parse_shard
 from utils.inference.tiling import choose_tile_size, count_tiles
 from utils.report import Report, claim_report, report_name
 from utils.tensorflow_setup import cpu_has_bfloat16, start_tensorflow
@@ -39,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     files.add_argument("--output_dir", type=Path, default="./datasets/RealFaces200/Res", help="folder of the results")
     files.add_argument("--model_dir", default="./pretrained_models/model-new",
                        help="checkpoint: a TF1 name-based prefix, a folder with one, a .npz, a .pth, an ncnn .bin, or "
-                            "a name: `metaf2n-small`, `realesrgan`")
+                            "a name: `metaf2n-x4plus`, `metaf2n-small`, `realesrgan`")
     files.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     files.add_argument("--overwrite", action="store_true", help="replace results that are there")
     files.add_argument("--skip_existing", action="store_true", help="leave out photos whose result is there")
@@ -99,7 +98,7 @@ def _check_and_convert(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; gives the exit status."""
+    """Run the tool and return the exit status."""
     args = parse_args(argv)
     index, count = args.shard
     photos = list_photos(args.input_dir)[index::count]
@@ -117,19 +116,15 @@ def main(argv: list[str] | None = None) -> int:
         if there and not (args.overwrite or args.skip_existing):
             raise UserError(f"{len(there)} of {len(photos)} results are already in {args.output_dir}. "
                             "Give --overwrite or --skip_existing.")
-        return _restore_photos(args, photos, _finished(args, there), faces, report)
-
-
-def _finished(args: argparse.Namespace, there: list[Path]) -> list[Path]:
-    """Give those photos, of those whose result is there, that are left out."""
-    if not args.skip_existing:
-        return []
-    return [photo for photo in there
-            if not args.save_comparison or (args.output_dir / COMPARISON / f"{photo.stem}.png").exists()]
+        if args.overwrite:
+            there = []
+        elif args.save_comparison:
+            there = [photo for photo in there if (args.output_dir / COMPARISON / f"{photo.stem}.png").exists()]
+        return _restore_photos(args, photos, there, faces, report)
 
 
 def _list_plan(args: argparse.Namespace, photos: list[Path], faces: FaceFolder | None) -> int:
-    """Print what a run would do to each photo."""
+    """Print what a run would do to each photo, and return the exit status."""
     faulty = 0
     print(f"{'photo':40} {'size':>12} {'result':>12} {'faces':>5} {'tiles':>5}")
     for photo in photos:
@@ -154,38 +149,28 @@ def _count_tiles(args: argparse.Namespace, height: int, width: int) -> int:
 
 def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Path], faces: FaceFolder | None,
                     report_path: Path) -> int:
-    """Work through the photos; one that fails gets a row in the report and does not stop the others."""
+    """Restore all photos but those whose results are there; one that fails does not stop the others."""
     todo = [photo for photo in photos if photo not in there]
-    restorer = _build(args, faces) if todo else None
+    pipeline = _build(args, faces) if todo else None
     losses = [f"loss_{step}" for step in range(args.fine_tune_num + 1)] if args.fine_tune_num else []
     report = Report(report_path, [*BEFORE_LOSSES, *losses, *AFTER_LOSSES],
                     keep=("adapted", "base") if args.skip_existing else (), order=[photo.name for photo in photos])
     report.add_present(photo.name for photo in there)
     outcomes = Counter({"there already": len(there)})
-    planned = [_plan(args, photo) for photo in todo]
-    ends = dict(zip(todo, accumulate(tiles for _, tiles in planned), strict=True))
-    with Progress(sum(tiles for _, tiles in planned), description="photos", unit="tile") as progress:
-        begun = 0
-
-        def on_turn(photo: PlannedPhoto):
-            nonlocal begun
-            name = shown_name(photo.path)
-            progress.update(begun - progress.count, name)  # tiles of photos that failed or needed fewer
-            begun = ends[photo.path]
-            return lambda what, done: progress.update(done, f"{name}: {what}")
-
-        def on_done(row: dict) -> None:
-            report.add(row)
-            outcomes[row["status"]] += 1
-            if row["status"] == "error":
-                progress.write(f"error: {shown_name(Path(row['file']))}: {' '.join(row['reason'].splitlines())}")
-
+    tiles = [_expected_tiles(args, photo) for photo in todo]
+    with Progress(sum(tiles), description="photos", unit="tile") as progress:
         if todo:
-            from utils.inference.photo_pipeline import restore_photos
+            from utils.inference.restoration import restore_photos
 
-            restore_photos(restorer, [photo for photo, _ in planned], _upscaling(args), on_turn=on_turn,
-                           on_done=on_done)
-        progress.update(begun - progress.count)
+            end = 0
+            rows = restore_photos(pipeline, todo, lambda what, count: progress.update(count, what))
+            for photo, expected, row in zip(todo, tiles, rows, strict=True):
+                report.add(row)
+                outcomes[row["status"]] += 1
+                if row["status"] == "error":
+                    progress.write(f"error: {shown_name(photo)}: {' '.join(row['reason'].splitlines())}")
+                end += expected
+                progress.update(end - progress.count, shown_name(photo))  # photos that failed or needed fewer
     if not photos:
         print("no photo falls into shard {}/{}".format(*args.shard))
         return 0
@@ -194,48 +179,43 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Pa
     return EXIT_USER_ERROR if outcomes["error"] else 0
 
 
-def _plan(args: argparse.Namespace, photo: Path) -> tuple[PlannedPhoto, int]:
-    """Give a photo with its size, and the tiles it will probably take."""
+def _expected_tiles(args: argparse.Namespace, photo: Path) -> int:
     try:
         height, width = image_size(photo)
     except UserError:
-        return PlannedPhoto(photo, 0, 0), 1
-    passes = 2 if args.save_comparison and args.fine_tune_num else 1
-    return PlannedPhoto(photo, height, width), passes * _count_tiles(args, height, width)
-
-
-def _upscaling(args: argparse.Namespace) -> UpscalingConfig:
-    return UpscalingConfig(tile_size=args.tile_size, tile_overlap=args.tile_overlap, memory_gib=args.memory_gib)
+        return 1
+    return (2 if args.save_comparison and args.fine_tune_num else 1) * _count_tiles(args, height, width)
 
 
 def _build(args: argparse.Namespace, faces: FaceFolder | None):
-    """Load the weights, once, and compile the networks; gives a PhotoRestorer."""
+    """Load the weights, once, and compile the networks; returns a PhotoPipeline."""
     # TensorFlow reads its environment at import, and takes seconds: only now that the command line is known to be good
     gpus = start_tensorflow(args.gpu)
     from model.super_resolver import SuperResolver
-    from utils.inference.restoration import Options, PhotoRestorer
+    from utils.inference.restoration import PhotoPipeline, PipelineSettings
     from utils.weights.checkpoints import load_super_resolver
 
-    if args.gpu not in (None, "-1") and not gpus:
-        print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
-    if args.precision == "bfloat16" and not gpus and cpu_has_bfloat16() is False:
-        print("note: this CPU has no bfloat16 arithmetic: float32 is faster", file=sys.stderr)
-    if args.precision == "float16" and not gpus:
-        print("note: float16 is for GPUs: on a CPU float32 is faster", file=sys.stderr)
-    if args.xla and not gpus:
-        print("note: XLA is for GPUs: on a CPU it compiles for a minute or more for every size of photos, and gains "
-              "little", file=sys.stderr)
     weights = load_super_resolver(args.model_dir, weights_dir=args.weights_dir)
-    if args.fine_tune_num and weights.mask is None:
-        print(f"note: {weights.source} has no MaskNet: all pixels of the faces count alike", file=sys.stderr)
-    if args.fine_tune_num and not weights.meta_trained:
-        print("note: these weights are not meta-trained: adapting them usually makes a photo worse; "
-              "--fine_tune_num 0 leaves them as they are", file=sys.stderr)
+    notes = {
+        f"no GPU for --gpu {args.gpu}: running on the CPU": args.gpu not in (None, "-1") and not gpus,
+        "this CPU has no bfloat16 arithmetic: float32 is faster":
+            args.precision == "bfloat16" and not gpus and cpu_has_bfloat16() is False,
+        "float16 is for GPUs: on a CPU float32 is faster": args.precision == "float16" and not gpus,
+        "XLA is for GPUs: on a CPU it compiles for a minute or more for every size of photos, and gains little":
+            args.xla and not gpus,
+        f"{weights.source} has no MaskNet: all pixels of the faces count alike":
+            args.fine_tune_num and weights.mask is None,
+        "these weights are not meta-trained: adapting them usually makes a photo worse; --fine_tune_num 0 leaves them "
+        "as they are": args.fine_tune_num and not weights.meta_trained}
+    for text, applies in notes.items():
+        if applies:
+            print(f"note: {text}", file=sys.stderr)
     resolver = SuperResolver(weights.generator, weights.mask, precision=args.precision, xla=args.xla)
     adaptation = AdaptationConfig(learning_rate=args.learning_rate, num_steps=args.fine_tune_num,
                                   patch_size=args.patch_size, patches_per_face=args.patch_num_per_img, seed=args.seed)
-    return PhotoRestorer(resolver, faces, args.output_dir, Options(
-        adaptation, _upscaling(args), no_face=args.no_face, backtrack=args.safeguard == "backtrack",
+    upscaling = UpscalingConfig(tile_size=args.tile_size, tile_overlap=args.tile_overlap, memory_gib=args.memory_gib)
+    return PhotoPipeline(resolver, faces, args.output_dir, PipelineSettings(
+        adaptation, upscaling, no_face=args.no_face, backtrack=args.safeguard == "backtrack",
         save_comparison=args.save_comparison))
 
 

@@ -159,9 +159,9 @@ class Benchmark:
     def overhead(self) -> Iterator[tuple[str, str]]:
         """Measure how much of a photo's time is neither adaptation nor forward, in the real pipeline."""
         from utils.face.pairs import FaceFolder
-        from utils.inference.restoration import Options, PhotoRestorer
+        from utils.inference.restoration import PhotoPipeline, PipelineSettings
 
-        options = Options(AdaptationConfig(learning_rate=1e-3), UPSCALING)
+        options = PipelineSettings(AdaptationConfig(learning_rate=1e-3), UPSCALING)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             photo = self.photo[:256, :256]
@@ -169,7 +169,7 @@ class Benchmark:
             write_png(folder / "Face_LQ" / "photo_0.png", quantize(photo[:48, :40]))
             write_png(folder / "Face_HQ" / "photo_0.png", quantize(self.photo[:192, :160]))
             timed = _Timed(self.exact)
-            restorer = PhotoRestorer(timed, FaceFolder(folder), folder / "out", options)
+            restorer = PhotoPipeline(timed, FaceFolder(folder), folder / "out", options)
             restorer.restore(folder / "LQ" / "photo.png", {"file": "photo.png"}, lambda *_: None)  # traces
             timed.seconds, row = 0.0, {"file": "photo.png"}
             restorer.restore(folder / "LQ" / "photo.png", row, lambda *_: None)

@@ -68,7 +68,7 @@ def faces(photo: np.ndarray) -> Iterator[tuple[str, str]]:
     """Prepare a crowd in one large photo with GPEN-512 (drawn weights), and read this process's peak memory."""
     from model.gpen import init_gpen
     from utils.face.detection import Face
-    from utils.face.preparation import FacePreparer, Options
+    from utils.face.preparation import FacePreparer, PreparationSettings
     from utils.face.restorers import compile_gpen
 
     landmarks = np.array([[203.4, 102.1], [247.4, 103.8], [224.9, 128.3], [206.6, 142.1], [243.4, 142.8]])
@@ -79,7 +79,7 @@ def faces(photo: np.ndarray) -> Iterator[tuple[str, str]]:
         folder = Path(name)
         write_png(folder / "crowd.png", quantize(np.tile(photo, (4, 6, 1))[:2000, :3000]))
         preparer = FacePreparer(lambda *_: crowd, compile_gpen(init_gpen(0)), folder,
-                                Options(detector="boxes", restorer="gpen-512"))
+                                PreparationSettings(detector="boxes", restorer="gpen-512"))
         start = time.perf_counter()
         rows = preparer.prepare(folder / "crowd.png", lambda _: None)
         seconds = (time.perf_counter() - start) / len(rows)

@@ -167,9 +167,7 @@ def upsampling(params: dict, label: str) -> Rows:
 def overlap(photo: np.ndarray) -> Rows:
     """Compare photos one stage after the other with stages beside each other, for networks that only wait."""
     from utils.face.pairs import FaceFolder
-    from utils.image.listing import PlannedPhoto
-    from utils.inference.photo_pipeline import restore_photos
-    from utils.inference.restoration import Options, PhotoRestorer
+    from utils.inference.restoration import PhotoPipeline, PipelineSettings, restore_photos
 
     class Waiting:
         """A SuperResolver whose work is done elsewhere, as on a GPU."""
@@ -188,19 +186,18 @@ def overlap(photo: np.ndarray) -> Rows:
         make_photos(folder, photo, ((480, 640),) * 8)
         paths = sorted((folder / "LQ").iterdir())
         upscaling = UpscalingConfig(memory_gib=64.0)
-        restorer = PhotoRestorer(Waiting(), FaceFolder(folder), folder / "out",
-                                 Options(AdaptationConfig(num_steps=0), upscaling))
+        restorer = PhotoPipeline(Waiting(), FaceFolder(folder), folder / "out",
+                                 PipelineSettings(AdaptationConfig(num_steps=0), upscaling))
 
         def one_by_one() -> None:
             for path in paths:
                 restorer.restore(path, {"file": path.name}, lambda *_: None)
 
         def beside() -> None:
-            restore_photos(restorer, [PlannedPhoto(path, 480, 640) for path in paths], upscaling,
-                           on_turn=lambda _: lambda *_: None, on_done=lambda _: None)
+            list(restore_photos(restorer, paths, lambda *_: None))
 
         yield (f"eight photos of 640x480 whose networks wait {1000 * GPU_SECONDS:.0f} ms as for a GPU: "
-               "reading and writing beside them", ratio(in_turns({"before": one_by_one, "after": beside})))
+               "reading the next one beside them", ratio(in_turns({"before": one_by_one, "after": beside})))
 
 
 def training(before: Path, photo: np.ndarray) -> Rows:

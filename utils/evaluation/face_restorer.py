@@ -12,7 +12,7 @@ from config import SCALE
 from utils.data.presets import PRESETS
 from utils.face.alignment import box_overlap, intersect_box
 from utils.face.detection import Detector, Face
-from utils.face.preparation import FacePreparer, Options
+from utils.face.preparation import FacePreparer, PreparationSettings
 from utils.face.restorers import Restorer
 from utils.image.io import quantize, read_image, resize_bicubic, to_float, write_png
 from utils.image.listing import photo_rng
@@ -109,7 +109,7 @@ def restore_subject(subject: Subject, preset: str, folder: Path, *, restore: Res
     for kind, face in faces.items():
         top, left, height, width = boxes[kind]
         preparer = FacePreparer(lambda *_, face=face: [face], restore, folder / kind,
-                                Options(detector="boxes", restorer="restored"))
+                                PreparationSettings(detector="boxes", restorer="restored"))
         preparer.prepare(path, lambda _: None)
         restored = read_image(folder / kind / "Face_HQ" / f"{subject.name}_0.png").pixels
         region = slice(SCALE * top, SCALE * (top + height)), slice(SCALE * left, SCALE * (left + width))

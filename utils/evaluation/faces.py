@@ -12,7 +12,7 @@ from utils.console import Progress, shown_name
 from utils.errors import FatalError, UserError
 from utils.face.alignment import intersect_box
 from utils.face.detection import BOX_COLUMNS, Detector
-from utils.face.preparation import COLUMNS, FINISHED, FacePreparer, Options
+from utils.face.preparation import COLUMNS, FINISHED, FacePreparer, PreparationSettings
 from utils.face.restorers import Restorer
 from utils.image.io import quantize, read_image, write_png
 from utils.report import Report
@@ -88,7 +88,7 @@ def _prepare(photo: Path, truth: Path, folder: Path, detect: Detector, restore: 
     faces = detect(read_image(photo).pixels, photo.name)
     rows = []
     for kind in (LEGACY, RESTORED):  # the rows of the latter are kept
-        options = Options(detector=detector, restorer=restorer, legacy_alignment=kind == LEGACY)
+        options = PreparationSettings(detector=detector, restorer=restorer, legacy_alignment=kind == LEGACY)
         preparer = FacePreparer(lambda *_: faces, restore, folder / kind, options)
         rows = preparer.prepare(photo, lambda _: None)
     clean = quantize(read_image(truth).pixels)

@@ -13,7 +13,7 @@ from utils.evaluation.faces import LEGACY, ORACLE, RESTORED
 from utils.evaluation.variants import BICUBIC, MODEL, ROWS
 from utils.face.pairs import FaceFolder, FacePair
 from utils.image.io import quantize, read_image, resize_bicubic, write_png
-from utils.inference.restoration import Options, PhotoRestorer
+from utils.inference.restoration import PhotoPipeline, PipelineSettings
 from utils.report import Report
 
 COLUMNS = ("file", "row", "status", "seconds", "faces_of", "faces", "patches", "mask_mean", "mask_min", "mask_max",
@@ -83,9 +83,9 @@ class RowRunner:
                 resolver = networks[row.network] if row.masked else unmasked
                 faces = kinds.get(row.faces)
                 adaptation = replace(row.adaptation, seed=seed, learning_rate=learning_rate)
-                self._restorers[name] = PhotoRestorer(
+                self._restorers[name] = PhotoPipeline(
                     resolver, OtherFaces(faces, self.partners) if row.other else faces, folder / name,
-                    Options(adaptation, UpscalingConfig(), backtrack=row.backtrack))
+                    PipelineSettings(adaptation, UpscalingConfig(), backtrack=row.backtrack))
         self.photos, self._names = photos, names
         self._report = Report(folder / "rows.csv", COLUMNS, keep=STATUSES)
 
@@ -140,7 +140,7 @@ class RowRunner:
 
     def _restore(self, name: str, photo: Path, row: dict) -> None:
         if ROWS[name].network != BICUBIC:
-            self._restorers[name].restore(photo, row, lambda *_: None)
+            self._restorers[name].restore(photo, row)
             return
         pixels = read_image(photo).pixels
         height, width = (SCALE * side for side in pixels.shape[:2])

@@ -1,28 +1,28 @@
-"""Cut faces out upright at 512x512, and lay restored ones back onto the four times larger photo.
+"""Align faces to 512x512, and paste restored ones back (inverse warp) into the four times larger photo: `Face_HQ`.
 
-Pixel (x, y) of an image has its centre at (x, y), so that (X - 1.5) / 4 is the photo's coordinate of pixel X of the
-four times larger photo: the grid on which the generator's output and a bicubic enlargement lie. The original code
-multiplies the whole inverse matrix by four instead, which puts a restored face 1.5 pixels too far up and to the left.
+Pixel (x, y) has its centre at (x, y), so pixel X of the four times larger photo lies at (X - 1.5) / 4 of the photo, on
+the grid of the generator's output and of a bicubic upscale. The original code multiplies the whole inverse matrix by
+four instead, which puts a restored face 1.5 pixels too far up and left: `legacy=True`.
 """
 
 import cv2
 import numpy as np
 from skimage.transform import SimilarityTransform
 
+from config import SCALE
 from utils.errors import UserError
 
 ALIGNED_SIZE = 512
-SCALE = 4
-# Five points (eyes, nose, corners of the mouth; left is left in the picture) of a face in a 96x112 crop, x and y
+# eyes, nose, corners of the mouth (left is left in the picture) of a face in a 96x112 crop: x and y
 REFERENCE_POINTS_96X112 = np.array([[30.29459953, 51.69630051], [65.53179932, 51.50139999], [48.02519989, 71.73660278],
                                     [33.54930115, 92.36550140], [62.72990036, 92.20410156]])
 INNER_PADDING = 0.25  # of the squared crop, on each side
 
 
 def reference_points(size: int = ALIGNED_SIZE) -> np.ndarray:
-    """Give where the five points lie in an aligned crop: [5, 2], x and y in pixels.
+    """Return the five points of an aligned crop of `size` pixels: [5, 2], x and y.
 
-    The 96x112 crop is widened to a square of 112, padded by a quarter on each side and scaled to `size`.
+    The 96x112 crop is widened to a square of 112, padded by a quarter on each side and scaled.
     """
     square = 112
     widened = REFERENCE_POINTS_96X112 + np.array([(square - 96) / 2, 0])
@@ -31,11 +31,7 @@ def reference_points(size: int = ALIGNED_SIZE) -> np.ndarray:
 
 
 def estimate_alignment(landmarks: np.ndarray, size: int = ALIGNED_SIZE) -> np.ndarray:
-    """Fit the similarity (rotation, scale, translation; least squares) from photo to aligned crop.
-
-    Args:
-        landmarks: [5, 2], x and y in the photo.
-        size: of the aligned crop.
+    """Fit the similarity transform (least squares) that maps five landmarks [5, 2] to `reference_points(size)`.
 
     Returns:
         [2, 3] float64: aligned = matrix @ (x, y, 1).
@@ -51,17 +47,8 @@ def estimate_alignment(landmarks: np.ndarray, size: int = ALIGNED_SIZE) -> np.nd
 
 
 def align_face(photo: np.ndarray, matrix: np.ndarray, size: int = ALIGNED_SIZE) -> np.ndarray:
-    """Cut a face out, bilinearly; outside the photo it is black, as the restorers were trained.
-
-    Args:
-        photo: [h, w, 3].
-        matrix: as `estimate_alignment` gives.
-        size: of the crop.
-
-    Returns:
-        [size, size, 3] in the type of the photo.
-    """
-    # only the part the crop sees: OpenCV warps no image of more than 32767 pixels in a direction
+    """Warp a face of a photo [h, w, 3] to [size, size, 3], bilinearly; black outside the photo, as in training."""
+    # only the part that the crop shows: OpenCV warps no image of more than 32767 pixels in a direction
     inverse = cv2.invertAffineTransform(matrix)
     corners = np.array([[0, 0], [size, 0], [size, size], [0, size]]) @ inverse[:, :2].T + inverse[:, 2]
     limits = np.array(photo.shape[1::-1])
@@ -72,11 +59,8 @@ def align_face(photo: np.ndarray, matrix: np.ndarray, size: int = ALIGNED_SIZE) 
     return cv2.warpAffine(part, shifted, (size, size), flags=cv2.INTER_LINEAR)
 
 
-def enlarged_matrix(matrix: np.ndarray, *, legacy: bool = False) -> np.ndarray:
-    """Invert an alignment and scale it to the four times larger photo: [2, 3], enlarged = matrix @ (x, y, 1).
-
-    `legacy` gives the original code's, which lies 1.5 pixels off.
-    """
+def inverse_matrix(matrix: np.ndarray, *, legacy: bool = False) -> np.ndarray:
+    """Return the transform [2, 3] from the aligned crop to the four times larger photo."""
     inverse = cv2.invertAffineTransform(matrix) * SCALE
     if not legacy:
         inverse[:, 2] += (SCALE - 1) / 2
@@ -85,32 +69,31 @@ def enlarged_matrix(matrix: np.ndarray, *, legacy: bool = False) -> np.ndarray:
 
 def paste_region(face: np.ndarray, matrix: np.ndarray, box: tuple[int, int, int, int], *,
                  legacy: bool = False) -> np.ndarray:
-    """Lay a restored face onto one region of the four times larger photo; only this region is computed.
+    """Inverse-warp a restored face into one region of the four times larger photo.
 
     Args:
         face: [size, size, 3], restored and aligned.
-        matrix: the alignment it was cut with.
+        matrix: the alignment it was warped with.
         box: (top, left, height, width) of the region in the photo.
-        legacy: as the original code places it.
+        legacy: place it as the original code does.
 
     Returns:
         [4 * height, 4 * width, 3] in the type of the face; black where the aligned crop does not reach.
     """
     top, left, height, width = box
-    shifted = enlarged_matrix(matrix, legacy=legacy)
+    shifted = inverse_matrix(matrix, legacy=legacy)
     shifted[:, 2] -= (SCALE * left, SCALE * top)
     return cv2.warpAffine(face, shifted, (SCALE * width, SCALE * height), flags=cv2.INTER_LINEAR)
 
 
-def coverage(matrix: np.ndarray, box: tuple[int, int, int, int], size: int = ALIGNED_SIZE, *,
-             legacy: bool = False) -> np.ndarray:
-    """Give how far the aligned crop reaches each pixel of a region: [4 * height, 4 * width, 1] float32 in [0, 1]."""
-    return paste_region(np.ones((size, size), np.float32), matrix, box, legacy=legacy)[:, :, None]
+def coverage(matrix: np.ndarray, box: tuple[int, int, int, int], size: int = ALIGNED_SIZE) -> np.ndarray:
+    """Return how much the aligned crop covers each pixel of a region: [4 * height, 4 * width, 1] float32 in [0, 1]."""
+    return paste_region(np.ones((size, size), np.float32), matrix, box)[:, :, None]
 
 
 def intersect_box(corners: np.ndarray, height: int, width: int, *,
                   margin: float = 0.0) -> tuple[int, int, int, int] | None:
-    """Turn a detector's box into the pixels of the photo it covers.
+    """Return the pixels of a photo that a detector's box covers: (top, left, height, width); None if there are none.
 
     As published, corners are truncated towards zero and the last row and column belong to the box.
 
@@ -118,10 +101,7 @@ def intersect_box(corners: np.ndarray, height: int, width: int, *,
         corners: (x0, y0, x1, y1), in pixels.
         height: of the photo.
         width: of the photo.
-        margin: what is added on each side, as a share of the box's side.
-
-    Returns:
-        (top, left, height, width) inside the photo, or None where the box covers none of it.
+        margin: added on each side, as a share of the box's side.
     """
     x0, y0, x1, y1 = (float(corner) for corner in corners[:4])
     grow_x, grow_y = margin * (x1 - x0), margin * (y1 - y0)
@@ -133,7 +113,7 @@ def intersect_box(corners: np.ndarray, height: int, width: int, *,
 
 
 def box_overlap(box: np.ndarray, other: np.ndarray) -> float:
-    """Give the intersection of two boxes, x0, y0, x1, y1 each, over their union."""
+    """Return the intersection over union of two boxes, x0, y0, x1, y1 each."""
     low, high = np.maximum(box[:2], other[:2]), np.minimum(box[2:], other[2:])
     shared = np.prod(np.maximum(high - low, 0))
     return float(shared / (np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2]) - shared))

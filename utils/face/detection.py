@@ -1,6 +1,6 @@
-"""Find faces and their five landmarks in photographs, with one of several detectors.
+"""Face detectors: functions (photo [h, w, 3] float32 RGB in [0, 1], file name) -> faces with five landmarks.
 
-A detector is a function (photo, file name) -> faces; the photo is [h, w, 3] float32 RGB in [0, 1].
+`open_detector` opens one by its name; another detector is another branch there.
 """
 
 import contextlib
@@ -24,8 +24,6 @@ WORKER = Path(__file__).resolve().parent / "face_alignment_worker.py"
 BOX_COLUMNS = ("x0", "y0", "x1", "y1")
 LANDMARK_COLUMNS = tuple(f"{point}_{axis}" for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
                          for axis in "xy")
-
-
 LARGEST_COORDINATE = 1e6  # pixels
 
 
@@ -47,11 +45,11 @@ Detector = Callable[[np.ndarray, str], list[Face]]
 @contextlib.contextmanager
 def open_detector(name: str, *, min_confidence: float, weights_dir: Path | None = None,
                   boxes: Path | None = None) -> Iterator[Detector]:
-    """Give a detector whose faces are sorted by falling score, then by position.
+    """Open a detector; it returns faces above `min_confidence`, by falling score, then by position.
 
     Args:
         name: `retinaface`, `mtcnn`, `face-alignment` or `boxes`.
-        min_confidence: only faces with a higher score are given.
+        min_confidence: in [0, 1].
         weights_dir: where RetinaFace's weights are looked up.
         boxes: the CSV or JSON file of `boxes`.
 
@@ -66,7 +64,8 @@ def open_detector(name: str, *, min_confidence: float, weights_dir: Path | None 
         elif name == "face-alignment":
             detect = stack.enter_context(_face_alignment())
         else:
-            detect = _from_file(boxes)
+            faces = read_boxes(boxes)
+            detect = lambda _, file: faces.get(file, [])  # noqa: E731
         yield lambda photo, file: sorted((face for face in detect(photo, file) if face.score > min_confidence),
                                          key=lambda face: (-face.score, *face.box.tolist()))
 
@@ -91,31 +90,22 @@ def _retinaface(weights_dir: Path | None, min_confidence: float) -> Detector:
 
 def _mtcnn() -> Detector:
     """MTCNN (Zhang et al., 2016), whose weights are inside the `mtcnn` package."""
-    with _unraisable_ignored():
+    # on Python 3.13 lz4 closes the files of the weights twice, which Python reports without harm
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
         from mtcnn import MTCNN  # imports TensorFlow: not before the command line is checked
 
         network = MTCNN(device="CPU:0")
-
-    def run(photo: np.ndarray, _: str) -> list[Face]:
-        faces = []
-        # columns: image, x0, y0, x1, y1, score, x of five landmarks, y of five landmarks
-        for row in np.asarray(network.detect_faces(quantize(photo), fit_to_image=False, box_format="xyxy",
-                                                   output_type="numpy"), np.float64):
-            # its right and bottom edges lie one pixel beyond the box
-            faces.append(Face(row[1:5] - [0, 0, 1, 1], row[6:16].reshape(2, 5).T, float(row[5])))
-        return faces
-
-    return run
-
-
-@contextlib.contextmanager
-def _unraisable_ignored() -> Iterator[None]:
-    """Say nothing of files that lz4 closes twice while MTCNN's weights are read (Python 3.13 does)."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        yield
     finally:
         sys.unraisablehook = hook
+
+    def run(photo: np.ndarray, _: str) -> list[Face]:
+        # columns: image, x0, y0, x1, y1 (one pixel beyond the box), score, x of five landmarks, y of five landmarks
+        rows = np.asarray(network.detect_faces(quantize(photo), fit_to_image=False, box_format="xyxy",
+                                               output_type="numpy"), np.float64)
+        return [Face(row[1:5] - [0, 0, 1, 1], row[6:16].reshape(2, 5).T, float(row[5])) for row in rows]
+
+    return run
 
 
 @contextlib.contextmanager
@@ -128,15 +118,14 @@ def _face_alignment() -> Iterator[Detector]:
     def run(photo: np.ndarray, file: str) -> list[Face]:
         samples = quantize(photo)
         header = json.dumps({"height": samples.shape[0], "width": samples.shape[1]}).encode()
-        with contextlib.suppress(BrokenPipeError):  # what it says last tells why it ended
+        with contextlib.suppress(BrokenPipeError):  # its last answer says why it ended
             process.stdin.write(header + b"\n" + samples.tobytes())
             process.stdin.flush()
-        answer = process.stdout.readline()
         try:
-            answer = json.loads(answer)
+            answer = json.loads(process.stdout.readline())
         except json.JSONDecodeError as error:
-            raise FatalError("the face-alignment process ended without an answer. Try it with: python "
-                             f"scripts/{WORKER.name} < /dev/null") from error
+            raise FatalError(f"the face-alignment process ended without an answer. Try it with: python {WORKER} "
+                             "< /dev/null") from error
         if "unavailable" in answer:
             raise FatalError(f"face-alignment cannot be used: {printable(answer['unavailable'])}. Its networks are "
                              "downloaded when it is used for the first time: check the connection, and the package.")
@@ -151,56 +140,49 @@ def _face_alignment() -> Iterator[Detector]:
         process.communicate()
 
 
-def _from_file(path: Path) -> Detector:
-    """Boxes and landmarks from another tool: see `read_boxes`."""
-    faces = read_boxes(path)
-    return lambda _, file: faces.get(file, [])
-
-
 def read_boxes(path: Path) -> dict[str, list[Face]]:
-    """Read faces from a CSV or JSON file.
+    """Read faces from a CSV or JSON file of any other tool: file name of the photo -> its faces.
 
-    The CSV has the columns `file`, `x0`, `y0`, `x1`, `y1`, `left_eye_x` ... `mouth_right_y` and, if it likes, `score`
-    (else 1), as the faces.csv of generate_test_faces.py has; rows without a box are photos without a face. The JSON is
+    The CSV has the columns `file`, `x0`, `y0`, `x1`, `y1`, `left_eye_x` ... `mouth_right_y` and optionally `score`
+    (default 1), as the faces.csv of generate_test_faces.py; rows without a box are photos without a face. The JSON is
     a list of objects {"file", "box": [x0, y0, x1, y1], "landmarks": [[x, y], ...], "score"}.
 
-    Returns:
-        File name of the photo -> its faces.
-
     Raises:
-        UserError: the file is missing or faulty; the message names the row.
+        UserError: the file is missing or faulty; the message names the entry.
     """
     text = read_bytes(path).decode("utf-8-sig", "surrogateescape")
     faces: dict[str, list[Face]] = {}
     try:
         is_json = path.suffix.lower() == ".json"
         rows = json.loads(text) if is_json else list(csv.DictReader(io.StringIO(text, newline="")))
-    except (ValueError, csv.Error, RecursionError) as error:  # json raises ValueError for numbers of 5000 digits
-        raise UserError(f"{path} is not a {path.suffix} file: {error}. The README gives its form.") from error
-    if not isinstance(rows, list):
-        raise UserError(f"{path} must hold a list of faces. Received: {type(rows).__name__}. The README gives its "
-                        "form.")
+        if not isinstance(rows, list):
+            raise TypeError(f"it must hold a list of faces, not {type(rows).__name__}")
+    except (TypeError, ValueError, csv.Error, RecursionError) as error:  # ValueError: also numbers of 5000 digits
+        raise UserError(f"{path} is no {path.suffix} file of faces: {error}. The documentation shows its form."
+                        ) from error
     for number, row in enumerate(rows, 1):
         try:
             if type(row["file"]) is not str:
                 raise TypeError("the file must be a name")
-            if "box" in row:
-                box, landmarks = row["box"], row["landmarks"]
-            elif not row["x0"]:
-                faces.setdefault(row["file"], [])
-                continue
-            else:
-                box = [row[column] for column in BOX_COLUMNS]
-                landmarks = [row[column] for column in LANDMARK_COLUMNS]
-            face = Face(np.array(box, np.float64).reshape(4), np.array(landmarks, np.float64).reshape(5, 2),
-                        1.0 if row.get("score") in (None, "") else float(row["score"]))
-            numbers = np.array([*face.box, *face.landmarks.ravel(), face.score])
-            if not (np.abs(numbers) < LARGEST_COORDINATE).all():  # or not finite
-                raise ValueError("a number is out of range")
-            if face.box[2] < face.box[0] or face.box[3] < face.box[1]:
-                raise ValueError("the corners of a box are swapped")
-            faces.setdefault(row["file"], []).append(face)
+            found = faces.setdefault(row["file"], [])
+            if "box" in row or row["x0"]:
+                found.append(_face(row))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{path}, entry {number}: {type(error).__name__} {printable(str(error))}. It needs a file, "
                             "a box of four numbers and five landmarks of two.") from error
     return faces
+
+
+def _face(row: dict) -> Face:
+    """Convert an entry of a file of faces; ValueError, TypeError, KeyError or OverflowError where it is faulty."""
+    in_columns = "box" not in row
+    box = [row[column] for column in BOX_COLUMNS] if in_columns else row["box"]
+    landmarks = [row[column] for column in LANDMARK_COLUMNS] if in_columns else row["landmarks"]
+    face = Face(np.array(box, np.float64).reshape(4), np.array(landmarks, np.float64).reshape(5, 2),
+                1.0 if row.get("score") in (None, "") else float(row["score"]))
+    numbers = np.array([*face.box, *face.landmarks.ravel(), face.score])
+    if not (np.abs(numbers) < LARGEST_COORDINATE).all():  # or not finite
+        raise ValueError("a number is out of range")
+    if face.box[2] < face.box[0] or face.box[3] < face.box[1]:
+        raise ValueError("the corners of a box are swapped")
+    return face

@@ -1,10 +1,9 @@
-"""The face pairs of photos.
-
-`DIR/Face_LQ/<stem>_<index>.png` is a face as it is in the photo, `DIR/Face_HQ/<stem>_<index>.png` the same face
-restored at four times the size.
+"""Face pairs: `Face_LQ/<stem>_<index>.png` is a face as it is in the photo `<stem>`, `Face_HQ/<stem>_<index>.png`
+the same face restored at four times the size.
 """
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,20 +14,7 @@ from utils.image.io import image_size, read_image
 from utils.image.listing import IMAGE_ENDINGS
 
 FACE_NAME = re.compile(r"(?P<stem>.+)_(?P<index>\d+)", re.DOTALL)
-
-
-def stem_of_face(path: Path) -> str | None:
-    """Give the stem of the photo that `<stem>_<index>.png` is a face of, or None for another file's name."""
-    match = FACE_NAME.fullmatch(path.stem)
-    return match["stem"] if match else None
-
-
-def faces_in(folder: Path) -> list[Path]:
-    """List the images of a folder of faces, sorted by name; none if there is no such folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir()
-                  if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith("."))
+NO_INDEX = -1  # of a face that is named as its photo
 
 
 class FacePair(NamedTuple):
@@ -38,35 +24,25 @@ class FacePair(NamedTuple):
     hq: Path
 
 
-class FaceFolder:
-    """The faces below one folder, listed once."""
+class FaceListing(NamedTuple):
+    """The images in a folder of faces: (index, path) by the photo's stem, and those that belong to no photo."""
 
-    def __init__(self, folder: Path):
-        """List `folder/Face_LQ` and `folder/Face_HQ`.
-
-        Raises:
-            UserError: one of the two folders does not exist.
-        """
-        self.folder = folder
-        self._lq = _faces_by_stem(folder / "Face_LQ")
-        self._hq = _faces_by_stem(folder / "Face_HQ")
-
-    def pairs(self, stem: str) -> list[FacePair]:
-        """Give the faces of the photo with this stem, in order of their index.
-
-        Raises:
-            UserError: a face has no partner, or two files are the same face.
-        """
-        lq, hq = _one_per_index(self._lq.get(stem, {})), _one_per_index(self._hq.get(stem, {}))
-        for index in sorted(lq.keys() ^ hq.keys()):
-            present = lq.get(index) or hq[index]
-            absent = "Face_HQ" if index in lq else "Face_LQ"
-            raise UserError(f"the face {present} has no partner in {self.folder / absent}. "
-                            "Add it or delete this one.")
-        return [FacePair(lq[index], hq[index]) for index in sorted(lq)]
+    faces: dict[str, list[tuple[int, Path]]]
+    unused: list[Path]
 
 
-def _faces_by_stem(folder: Path) -> dict[str, dict[int, list[Path]]]:
+def list_faces(folder: Path, stems: Collection[str] | None = None) -> FaceListing:
+    """List the faces in a folder, sorted by name.
+
+    Args:
+        folder: `Face_LQ`, `Face_HQ` or `Aligned`.
+        stems: of the photos; `<stem>.png` is then a face of the photo `<stem>`, too, as in the original code. None:
+            whatever `<stem>_<index>` names.
+
+    Raises:
+        UserError: the folder does not exist or cannot be listed.
+    """
+    listing = FaceListing({}, [])
     try:
         paths = sorted(folder.iterdir())
     except FileNotFoundError as error:
@@ -74,21 +50,51 @@ def _faces_by_stem(folder: Path) -> dict[str, dict[int, list[Path]]]:
                         "generate_test_faces.py.") from error
     except OSError as error:
         raise UserError(f"cannot list the folder {folder}: {error.strerror}. Check --face_dir.") from error
-    faces: dict[str, dict[int, list[Path]]] = {}
     for path in paths:
+        if path.suffix.lower() not in IMAGE_ENDINGS or path.name.startswith("."):
+            continue
         match = FACE_NAME.fullmatch(path.stem)
-        if match and path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith("."):
-            faces.setdefault(match["stem"], {}).setdefault(int(match["index"]), []).append(path)
-    return faces
+        if match and (stems is None or match["stem"] in stems):
+            listing.faces.setdefault(match["stem"], []).append((int(match["index"]), path))
+        elif stems is not None and path.stem in stems:
+            listing.faces.setdefault(path.stem, []).append((NO_INDEX, path))
+        else:
+            listing.unused.append(path)
+    return listing
 
 
-def _one_per_index(faces: dict[int, list[Path]]) -> dict[int, Path]:
-    for index, paths in faces.items():
-        if len(paths) > 1:
-            names = " and ".join(path.name for path in paths)
-            raise UserError(f"{names} in {paths[0].parent} are both the face {index} of one photo. Delete or renumber "
-                            "one.")
-    return {index: path for index, (path,) in faces.items()}
+class FaceFolder:
+    """The faces below one folder, listed once. `unused` are the images that belong to no photo."""
+
+    def __init__(self, folder: Path, stems: Collection[str] | None = None):
+        """List `folder/Face_LQ` and `folder/Face_HQ`, as `list_faces`."""
+        self.folder = folder
+        self._lq, lq_unused = list_faces(folder / "Face_LQ", stems)
+        self._hq, hq_unused = list_faces(folder / "Face_HQ", stems)
+        self.unused = lq_unused + hq_unused
+
+    def pairs(self, stem: str) -> list[FacePair]:
+        """Return the faces of the photo with this stem, in order of their index.
+
+        Raises:
+            UserError: a face has no partner, or two files are the same face.
+        """
+        lq, hq = _one_per_index(self._lq.get(stem, [])), _one_per_index(self._hq.get(stem, []))
+        for index in sorted(lq.keys() ^ hq.keys()):
+            absent = "Face_HQ" if index in lq else "Face_LQ"
+            raise UserError(f"the face {lq.get(index) or hq[index]} has no partner in {self.folder / absent}. "
+                            "Add it or delete this one.")
+        return [FacePair(lq[index], hq[index]) for index in sorted(lq)]
+
+
+def _one_per_index(faces: list[tuple[int, Path]]) -> dict[int, Path]:
+    paths: dict[int, Path] = {}
+    for index, path in faces:
+        if index in paths:
+            raise UserError(f"{paths[index].name} and {path.name} in {path.parent} are the same face of one photo. "
+                            "Delete or renumber one.")
+        paths[index] = path
+    return paths
 
 
 def read_face(pair: FacePair) -> Patches:
@@ -106,7 +112,7 @@ def check_face(pair: FacePair) -> None:
     """Check the sizes in the headers of one face's files.
 
     Raises:
-        UserError: as `read_face`, as far as headers tell.
+        UserError: as `read_face`, as far as headers show.
     """
     _check_sizes(pair, image_size(pair.lq), image_size(pair.hq))
 

@@ -1,4 +1,4 @@
-"""The face patches that adaptation learns from: drawn, held out, put into batches."""
+"""Face patches for the inner step: sampling, held-out split, batches."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -18,13 +18,9 @@ class Patches(NamedTuple):
 
 
 def sample_patches(face: Patches, rng: np.random.Generator, *, lq_patch_size: int, count: int) -> Patches:
-    """Draw `count` patches at random positions, every position equally likely, the last one included.
+    """Draw `count` patches of `lq_patch_size` at uniform positions of one face [1, h, w, 3].
 
-    Args:
-        face: one face, as `read_face` gives.
-        rng: where the positions come from.
-        lq_patch_size: side of a low-quality patch. A face that is smaller in a direction is taken whole, once.
-        count: how many patches.
+    A face that is smaller than a patch in a direction is taken whole, once.
     """
     height, width = face.lq.shape[1:3]
     side = lq_patch_size
@@ -38,21 +34,18 @@ def sample_patches(face: Patches, rng: np.random.Generator, *, lq_patch_size: in
 
 
 def hold_out(patches: list[Patches], fraction: float) -> tuple[list[Patches], list[Patches]]:
-    """Divide patches into those to learn from and those held out: of each face the last `fraction`, one at least.
+    """Split patches into (learn, held out): of each face the last `fraction`, at least one, is held out.
 
-    Faces of a single patch are learnt from. If all are such, the last of them is held out; a photo's only patch serves
-    as both, there being nothing else to judge by. Patches of one face overlap, and the more the smaller the face is:
-    held-out patches tell whether a step is too long, not how well it generalises.
-
-    Returns:
-        (learn, held out).
+    Faces of a single patch are learnt from; if all are such, the last of them is held out, and the only patch of a
+    photo is used for both. Patches of one face overlap: held-out ones show whether a step is too long, not how well it
+    generalises.
     """
     learn, held = [], []
     for batch in patches:
-        count = min(max(1, int(len(batch.lq) * fraction)), len(batch.lq) - 1)
-        learn.append(Patches(batch.lq[:len(batch.lq) - count], batch.hq[:len(batch.lq) - count]))
-        held.append(Patches(batch.lq[len(batch.lq) - count:], batch.hq[len(batch.lq) - count:]))
-    held = [batch for batch in held if len(batch.lq)]
+        kept = len(batch.lq) - min(max(1, int(len(batch.lq) * fraction)), len(batch.lq) - 1)
+        learn.append(Patches(batch.lq[:kept], batch.hq[:kept]))
+        if kept < len(batch.lq):
+            held.append(Patches(batch.lq[kept:], batch.hq[kept:]))
     if not held:
         return (learn[:-1], learn[-1:]) if len(learn) > 1 else (learn, learn)
     return learn, held
@@ -71,12 +64,12 @@ def batch_patches(patches: list[Patches]) -> Iterator[Patches]:
 
 
 def log_gradient(patch: np.ndarray) -> float:
-    """Give the logarithm of an image's mean squared gradient, which tells flat patches: ln(1e-10) = -23 for one colour.
+    """Return ln(mean squared gradient + 1e-10) of an image, low for flat patches: ln(1e-10) = -23 for one colour.
 
-    A pixel's squared gradient is its squared differences to the pixels below and to the right, added.
+    A pixel's squared gradient is the sum of its squared differences to the pixels below and to the right.
 
     Args:
-        patch: [h, w, c], float in [0, 1], or uint8, which is brought to that range; h, w > 1.
+        patch: [h, w, c], float in [0, 1], or uint8, which is scaled to that range; h, w > 1.
     """
     values = patch / np.float32(255) if patch.dtype == np.uint8 else patch
     corner = values[:-1, :-1]

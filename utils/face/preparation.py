@@ -1,6 +1,9 @@
-"""What generate_test_faces.py does with one photo: find its faces, restore them, write the pairs."""
+"""What generate_test_faces.py does with one photo: detect its faces, align and restore them, write Face_LQ/, Face_HQ/.
 
-from collections.abc import Callable, Iterator
+The geometry is in `utils/face/alignment.py`: `align_face` makes what a restorer gets, `paste_region` makes Face_HQ.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,23 +14,30 @@ import numpy as np
 from config import SCALE
 from utils.console import interruptible
 from utils.errors import UserError
-from utils.face.alignment import align_face, coverage, estimate_alignment, intersect_box, paste_region
+from utils.face.alignment import (
+    ALIGNED_SIZE,
+    align_face,
+    coverage,
+    estimate_alignment,
+    intersect_box,
+    paste_region,
+)
 from utils.face.detection import BOX_COLUMNS, LANDMARK_COLUMNS, Detector, Face
-from utils.face.pairs import FACE_NAME, faces_in, stem_of_face
-from utils.face.restorers import Restorer, check_restored
+from utils.face.pairs import list_faces
+from utils.face.restorers import Restorer
 from utils.image.io import Photo, quantize, read_image, resize_bicubic, write_png
 
 BATCH = 4  # faces restored at a time: a batch of GPEN-512 takes about 2 GiB
-CONTEXT = 2  # pixels around a region that its bicubic enlargement looks at
+CONTEXT = 2  # pixels around a region that its bicubic upscale looks at
 COLUMNS = ("file", "index", "status", *BOX_COLUMNS, *LANDMARK_COLUMNS, "score", "width", "height", "detector",
            "restorer", "reason")
 FINISHED = ("ok", "no face", "too small", "outside", "too many")  # all but "error"
 LARGEST_BOX = 32767 // SCALE  # pixels: OpenCV warps to no larger images
-SAME_FACE = 4.0  # of 255: mean difference above which a crop in Aligned/ is of another face
+ALIGNED_TOLERANCE = 4.0  # of 255: crops in Aligned/ that differ by more, in the mean, are of another face
 
 
 @dataclass(frozen=True)
-class Options:
+class PreparationSettings:
     """Settings of a run. `box_margin` is a share of the box's side, `min_face_size` in pixels of the photo."""
 
     detector: str
@@ -41,23 +51,10 @@ class Options:
     restored_dir: Path | None = None
 
     @property
-    def writes_hq(self) -> bool:
-        """Whether Face_HQ is written."""
-        return self.restorer != "none" or self.restored_dir is not None
-
-    @property
-    def writes_aligned(self) -> bool:
-        """Whether Aligned is written: when asked for, or when it is what another tool is to restore."""
-        return self.save_aligned or not self.writes_hq
-
-    def is_done(self, output_dir: Path, stem: str, rows: list[dict]) -> bool:
-        """Whether an earlier run, whose rows of a photo are given, did all that this one would."""
-        folders = ["Face_LQ", *["Face_HQ"] * self.writes_hq, *["Aligned"] * self.writes_aligned]
-        names = [f"{stem}_{row['index']}.png" for row in rows if row["status"] == "ok"]
-        return (bool(rows) and not any(row["status"] in ("too small", "too many") for row in rows)
-                and all(row["detector"] == self.detector and row["restorer"] in ("", self.restorer) for row in rows)
-                and all((output_dir / folder / name).exists() for folder in folders for name in names)
-                and (not self.save_overlay or (output_dir / "Overlay" / f"{stem}.png").exists()))
+    def folders(self) -> list[str]:
+        """The folders that get a file per face; Aligned also where another tool is to restore what is in it."""
+        writes_hq = self.restorer != "none" or self.restored_dir is not None
+        return ["Face_LQ", *["Face_HQ"] * writes_hq, *["Aligned"] * (self.save_aligned or not writes_hq)]
 
 
 class _Target(NamedTuple):
@@ -72,15 +69,29 @@ class _Target(NamedTuple):
 class FacePreparer:
     """Prepares the faces of one photo after the other."""
 
-    def __init__(self, detector: Detector, restorer: Restorer | None, output_dir: Path, options: Options):
+    def __init__(self, detector: Detector, restorer: Restorer | None, output_dir: Path, settings: PreparationSettings):
         """Take a detector, a restorer (None: aligned faces are written, or read from `restored_dir`) and settings."""
-        self._detect = detector
-        self._restore = restorer
-        self._output_dir = output_dir
-        self.options = options
+        self._detect, self._restore, self._output_dir, self.settings = detector, restorer, output_dir, settings
+        self._earlier: dict[str, list[Path]] = {}  # files of an earlier run, by the photo's stem
+        for folder in ("Face_LQ", "Face_HQ", *["Aligned"] * ("Aligned" in settings.folders)):
+            if (output_dir / folder).is_dir():
+                listing = list_faces(output_dir / folder)
+                for stem, path in (*((stem, path) for stem, faces in listing.faces.items() for _, path in faces),
+                                   *((path.stem, path) for path in listing.unused)):
+                    self._earlier.setdefault(stem, []).append(path)
 
-    def prepare(self, path: Path, on_progress: Callable[[str], None]) -> list[dict]:
-        """Write `<stem>_<index>.png` for each face of a photo, and give its rows of the report.
+    def is_done(self, stem: str, rows: list[dict]) -> bool:
+        """Whether an earlier run, which left these rows of a photo, did all that this one would."""
+        settings = self.settings
+        names = [f"{stem}_{row['index']}.png" for row in rows if row["status"] == "ok"]
+        return (bool(rows) and not any(row["status"] in ("too small", "too many") for row in rows)
+                and all(row["detector"] == settings.detector and row["restorer"] in ("", settings.restorer)
+                        for row in rows)
+                and all((self._output_dir / folder / name).exists() for folder in settings.folders for name in names)
+                and (not settings.save_overlay or (self._output_dir / "Overlay" / f"{stem}.png").exists()))
+
+    def prepare(self, path: Path, on_progress: Callable[[str], None] = lambda _: None) -> list[dict]:
+        """Write `<stem>_<index>.png` for each face of a photo, and return the photo's rows of the report.
 
         Faces are numbered by falling score, then by position. Faces an earlier run wrote for this photo are removed.
 
@@ -92,33 +103,43 @@ class FacePreparer:
         on_progress("detecting")
         faces = interruptible(self._detect, photo.pixels, path.name)
         targets, rows = self._choose(path.name, faces, samples.shape[:2])
-        if self.options.save_overlay:
+        if self.settings.save_overlay:
             write_png(self._output_dir / "Overlay" / f"{path.stem}.png", draw_overlay(samples, targets))
-        restored = self._restored(path, photo, samples, targets, on_progress)
-        self._remove_earlier(path.stem, len(targets))
-        for target, hq in restored:
-            self._write(f"{path.stem}_{target.index}.png", photo, target, hq)
-        return rows or [{"file": path.name, "status": "no face", "detector": self.options.detector}]
+        names = [f"{path.stem}_{target.index}.png" for target in targets]
+        restored: list[np.ndarray | None] = []
+        for start in range(0, len(targets), BATCH):
+            on_progress(f"face {start + 1} of {len(targets)}")
+            restored += self._restore_batch(photo, samples, targets[start:start + BATCH], names[start:start + BATCH])
+        for earlier in self._earlier.pop(path.stem, []):
+            if earlier.parent.name != "Aligned" or earlier.name not in names:
+                earlier.unlink(missing_ok=True)
+        for name, target, hq in zip(names, targets, restored, strict=True):
+            top, left, height, width = target.box
+            lq = quantize(photo.pixels[top:top + height, left:left + width], bit_depth=photo.bit_depth)
+            if hq is not None:
+                write_png(self._output_dir / "Face_HQ" / name, hq)
+            write_png(self._output_dir / "Face_LQ" / name, lq)
+        return rows or [{"file": path.name, "status": "no face", "detector": self.settings.detector}]
 
     def _choose(self, file: str, faces: list[Face], size: tuple[int, int]) -> tuple[list[_Target], list[dict]]:
         """Decide which faces are written; every face gets a row."""
-        options, targets, rows = self.options, [], []
+        settings, targets, rows = self.settings, [], []
         for face in faces:
-            row = {"file": file, "status": "ok", "score": face.score, "detector": options.detector,
-                   "restorer": options.restorer, **dict(zip(BOX_COLUMNS, map(float, face.box), strict=True)),
+            row = {"file": file, "status": "ok", "score": face.score, "detector": settings.detector,
+                   "restorer": settings.restorer, **dict(zip(BOX_COLUMNS, map(float, face.box), strict=True)),
                    **dict(zip(LANDMARK_COLUMNS, map(float, face.landmarks.ravel()), strict=True))}
             rows.append(row)
-            box = intersect_box(face.box, *size, margin=options.box_margin)
+            box = intersect_box(face.box, *size, margin=settings.box_margin)
             if box is None:
                 row.update(status="outside", reason="the box does not meet the photo")
                 continue
             row.update(width=box[3], height=box[2])
             if max(box[2:]) > LARGEST_BOX:
                 row.update(status="error", reason=f"the box is larger than {LARGEST_BOX} pixels")
-            elif min(box[2:]) < options.min_face_size:
-                row.update(status="too small", reason=f"below --min_face_size {options.min_face_size}")
-            elif options.max_faces is not None and len(targets) >= options.max_faces:
-                row.update(status="too many", reason=f"beyond --max_faces {options.max_faces}")
+            elif min(box[2:]) < settings.min_face_size:
+                row.update(status="too small", reason=f"below --min_face_size {settings.min_face_size}")
+            elif settings.max_faces is not None and len(targets) >= settings.max_faces:
+                row.update(status="too many", reason=f"beyond --max_faces {settings.max_faces}")
             else:
                 try:
                     targets.append(_Target(len(targets), face, box, estimate_alignment(face.landmarks)))
@@ -127,83 +148,56 @@ class FacePreparer:
                     row.update(status="error", reason=str(error))
         return targets, rows
 
-    def _restored(self, path: Path, photo: Photo, samples: np.ndarray, targets: list[_Target],
-                  on_progress: Callable[[str], None]) -> list[tuple[_Target, np.ndarray | None]]:
-        """Give each face with its high-quality region, or None where no restorer is at hand."""
-        results = []
-        for batch in _batches(targets):
-            on_progress(f"face {batch[0].index + 1} of {len(targets)}")
-            aligned = np.stack([align_face(samples, target.matrix) for target in batch])
-            if self.options.restored_dir is not None:
-                restored = [self._read_restored(f"{path.stem}_{target.index}.png", face)
-                            for target, face in zip(batch, aligned, strict=True)]
-            elif self._restore is not None:
-                restored = interruptible(self._restore, aligned)
-            else:
-                restored = [None] * len(batch)
-            if self.options.writes_aligned:
-                for target, face in zip(batch, aligned, strict=True):
-                    write_png(self._output_dir / "Aligned" / f"{path.stem}_{target.index}.png", face)
-            results += [(target, None if face is None else self._place(photo, target, face))
-                        for target, face in zip(batch, restored, strict=True)]
-        return results
+    def _restore_batch(self, photo: Photo, samples: np.ndarray, targets: list[_Target],
+                       names: list[str]) -> list[np.ndarray | None]:
+        """Return the high-quality region of each face, or None where there is no restorer."""
+        aligned = np.stack([align_face(samples, target.matrix) for target in targets])
+        if self.settings.restored_dir is not None:
+            restored = [self._read_restored(name, face) for name, face in zip(names, aligned, strict=True)]
+        elif self._restore is not None:
+            restored = interruptible(self._restore, aligned)
+        else:
+            restored = [None] * len(targets)
+        if "Aligned" in self.settings.folders:
+            for name, face in zip(names, aligned, strict=True):
+                write_png(self._output_dir / "Aligned" / name, face)
+        return [None if face is None else self._paste(photo, target, face)
+                for target, face in zip(targets, restored, strict=True)]
 
     def _read_restored(self, name: str, aligned: np.ndarray) -> np.ndarray:
-        """Read a face another tool restored; `aligned` is what it should have been given."""
-        path, given = self.options.restored_dir / name, self._output_dir / "Aligned" / name
+        """Read a face that another tool restored; `aligned` is what it should have been given."""
+        path, given = self.settings.restored_dir / name, self._output_dir / "Aligned" / name
         if given.exists() and given.resolve() != path.resolve():
             before = quantize(read_image(given).pixels)
-            if before.shape != aligned.shape or cv2.absdiff(before, aligned).mean() > SAME_FACE:
+            if before.shape != aligned.shape or cv2.absdiff(before, aligned).mean() > ALIGNED_TOLERANCE:
                 raise UserError(f"{path} was restored from another face than this run finds. Give the flags that "
                                 "--restorer none was given, or run that again.")
         if not path.exists():
             raise UserError(f"the restored face {path} is missing. Restore all of Aligned/ with the same detector "
                             "flags, keeping the names.")
-        return check_restored(quantize(read_image(path).pixels), path)
+        face = quantize(read_image(path).pixels)
+        if face.shape[:2] != (ALIGNED_SIZE, ALIGNED_SIZE):
+            raise UserError(f"the restored face {path} must be {ALIGNED_SIZE}x{ALIGNED_SIZE}. Received: "
+                            f"{face.shape[1]}x{face.shape[0]}.")
+        return face
 
-    def _place(self, photo: Photo, target: _Target, face: np.ndarray) -> np.ndarray:
-        """Lay a restored face onto its region; what it does not reach is filled by bicubic enlargement."""
-        legacy = self.options.legacy_alignment
-        region = paste_region(face, target.matrix, target.box, legacy=legacy)
-        if legacy:  # the original leaves it black
+    def _paste(self, photo: Photo, target: _Target, face: np.ndarray) -> np.ndarray:
+        """Inverse-warp a restored face into its region; what it does not cover is upscaled bicubically."""
+        region = paste_region(face, target.matrix, target.box, legacy=self.settings.legacy_alignment)
+        covered = coverage(target.matrix, target.box)
+        if self.settings.legacy_alignment or covered.min() == 1:  # the original leaves the rest black
             return region
-        reached = coverage(target.matrix, target.box)
-        if reached.min() == 1:
-            return region
-        filled = region + (1 - reached) * 255 * _enlarge_region(photo.pixels, target.box)
+        filled = region + (1 - covered) * 255 * _upscale_region(photo.pixels, target.box)
         return np.clip(np.rint(filled), 0, 255).astype(np.uint8)
 
-    def _write(self, name: str, photo: Photo, target: _Target, hq: np.ndarray | None) -> None:
-        top, left, height, width = target.box
-        lq = quantize(photo.pixels[top:top + height, left:left + width], bit_depth=photo.bit_depth)
-        if hq is not None:
-            write_png(self._output_dir / "Face_HQ" / name, hq)
-        write_png(self._output_dir / "Face_LQ" / name, lq)
 
-    def _remove_earlier(self, stem: str, num_faces: int) -> None:
-        """Remove pairs of an earlier run, and crops beyond the faces of this one."""
-        for folder in ("Face_LQ", "Face_HQ"):
-            for path in faces_in(self._output_dir / folder):
-                if stem_of_face(path) == stem:
-                    path.unlink(missing_ok=True)
-        if self.options.writes_aligned:
-            for path in faces_in(self._output_dir / "Aligned"):
-                if stem_of_face(path) == stem and int(FACE_NAME.fullmatch(path.stem)["index"]) >= num_faces:
-                    path.unlink(missing_ok=True)
-
-
-def _batches(targets: list[_Target]) -> Iterator[list[_Target]]:
-    for start in range(0, len(targets), BATCH):
-        yield targets[start:start + BATCH]
-
-
-def _enlarge_region(pixels: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    """Enlarge a region four times as bicubic enlargement of the whole photo would: [4 * height, 4 * width, 3]."""
+def _upscale_region(pixels: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Upscale a region as a bicubic upscale of the whole photo would: [4 * height, 4 * width, 3]."""
     top, left, height, width = box
     above, before = min(CONTEXT, top), min(CONTEXT, left)
     around = pixels[top - above:top + height + CONTEXT, left - before:left + width + CONTEXT]
-    enlarged = resize_bicubic(np.ascontiguousarray(around), around.shape[0] * SCALE, around.shape[1] * SCALE)
-    return enlarged[SCALE * above:SCALE * (above + height), SCALE * before:SCALE * (before + width)]
+    upscaled = resize_bicubic(np.ascontiguousarray(around), around.shape[0] * SCALE, around.shape[1] * SCALE)
+    return upscaled[SCALE * above:SCALE * (above + height), SCALE * before:SCALE * (before + width)]
 
 
 def draw_overlay(photo: np.ndarray, targets: list[_Target]) -> np.ndarray:

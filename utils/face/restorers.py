@@ -1,10 +1,13 @@
-"""Restore aligned faces. A restorer is a function: RGB [n, s, s, 3] of 0 to 255 -> uint8 faces of the same size.
+"""Face restorers: functions RGB [n, s, s, 3] of 0 to 255 -> uint8 faces of the same size.
 
-Faces are uint8, or float32 that may lie outside of the range a little, as cubic upsampling leaves them in training.
-Face preparation gives 512x512, training 256x256. Another restorer is another entry of `RESTORERS`.
+To add one, write a function (name, weights folder) -> restorer and make it an entry of `RESTORERS`; one that is given
+as a file is a function (path, fidelity) -> restorer in `FILE_RESTORERS`, by the ending. `_at_size` wraps a network that
+restores [n, size, size, 3] in [0, 1]. Faces are uint8, or float32 that may lie a little outside of the range, as
+cubic upsampling leaves them in training; face preparation passes 512x512, training 256x256.
 """
 
 import hashlib
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +16,6 @@ import cv2
 import numpy as np
 
 from utils.errors import UserError
-from utils.face.alignment import ALIGNED_SIZE
 from utils.files import read_bytes
 from utils.weights.manifest import find_weights, get_entry, load_manifest
 from utils.weights.npz import read_npz_weights, write_npz_weights
@@ -22,25 +24,22 @@ from utils.weights.torch_files import load_state_dict
 Restorer = Callable[[np.ndarray], np.ndarray]
 Params = Mapping[str, np.ndarray]
 OWN = ("rrdb-face", "rrdb-face-tone")  # those that come with this repository
+FIDELITY = 0.5  # of CodeFormer: 0 gives the best quality, 1 the closest likeness
 
 
-def make_gpen(name: str, weights_dir: Path | None) -> Restorer:
-    """Load GPEN (Yang et al., 2021); it is traced once.
-
-    Args:
-        name: `gpen-512` or `gpen-256`; the latter sees faces at half the size.
-        weights_dir: where its weights are looked up.
+def load_gpen(path: Path) -> Restorer:
+    """Load GPEN (Yang et al., 2021) from a published .pth, of 512 or 256 pixels by its shapes; it is traced once.
 
     Raises:
-        UserError: the weights are missing or of another network.
+        UserError: the file cannot be read, or holds another network.
     """
     from model.gpen import gpen_params_from_torch
 
-    [path] = find_weights(name, weights_dir).values()
     try:
         params = gpen_params_from_torch(load_state_dict(path))
     except ValueError as error:
-        raise UserError(f"{path} does not fit: {error}. Download it again.") from error
+        raise UserError(f"{path} does not fit: {str(error).rstrip('.')}. A .pth must be one of GPEN's; give other "
+                        "restorers as .onnx, or download it again.") from error
     return compile_gpen(params)
 
 
@@ -51,17 +50,8 @@ def compile_gpen(params: dict) -> Restorer:
     return partial(_compile(gpen, params, gpen_size(params)), params)
 
 
-def make_rrdb_face(name: str, weights_dir: Path | None) -> Restorer:
-    """Load a restorer that comes with this repository; it is traced once. No weights folder is looked into.
-
-    Raises:
-        UserError: its weights are missing or damaged.
-    """
-    [path] = find_weights(name, weights_dir).values()
-    return _restorer_of(path)
-
-
-def _restorer_of(path: Path) -> Restorer:
+def load_rrdb_face(path: Path) -> Restorer:
+    """Load a restorer that scripts/train_face_restorer.py exported; it is traced once."""
     params = load_face_restorer(path)
     return partial(compile_face_restorer(params), params)
 
@@ -79,13 +69,92 @@ def _compile(network: Callable, params: Params, size: int) -> Callable[[Params, 
 
     specs = {name: tf.TensorSpec(value.shape, tf.float32) for name, value in params.items()}
     run = tf.function(network, input_signature=[specs, tf.TensorSpec([None, size, size, 3], tf.float32)])
+    return lambda params, faces: _at_size(size, lambda inputs: run(params, tf.constant(inputs)).numpy(), faces)
 
-    def restore(params: Params, faces: np.ndarray) -> np.ndarray:
-        inputs = _resize(faces, size).astype(np.float32) / 255
-        restored = np.clip(run(params, tf.constant(inputs)).numpy(), 0, 1) * 255
-        return _resize(np.rint(restored).astype(np.uint8), faces.shape[1])
 
-    return restore
+def load_onnx(path: Path, fidelity: float) -> Restorer:
+    """Load an ONNX file of GPEN, GFPGAN, CodeFormer, RestoreFormer or the like: see `utils/face/onnx_restorer.py`."""
+    from utils.face.onnx_restorer import OnnxRestorer
+
+    network = OnnxRestorer(path, fidelity)
+    if fidelity != FIDELITY and not network.takes_fidelity:
+        raise UserError(f"--codeformer_fidelity is for models with such an input, and {path} has none. Leave it out.")
+    return partial(_at_size, network.size, network)
+
+
+def _at_size(size: int, run: Callable[[np.ndarray], np.ndarray], faces: np.ndarray) -> np.ndarray:
+    """Run a network on faces of any size: resized (area means down, cubic convolution up), and the result back."""
+    inputs = _resize(faces, size).astype(np.float32) / 255
+    restored = np.clip(run(inputs), 0, 1) * 255
+    return _resize(np.rint(restored).astype(np.uint8), faces.shape[1])
+
+
+def _resize(faces: np.ndarray, size: int) -> np.ndarray:
+    if faces.shape[1] == size:
+        return faces
+    interpolation = cv2.INTER_AREA if size < faces.shape[1] else cv2.INTER_CUBIC
+    return np.stack([cv2.resize(face, (size, size), interpolation=interpolation) for face in faces])
+
+
+def _of_manifest(load: Callable[[Path], Restorer], name: str, weights_dir: Path | None) -> Restorer:
+    [path] = find_weights(name, weights_dir).values()
+    return load(path)
+
+
+RESTORERS: dict[str, Callable[[str, Path | None], Restorer]] = {
+    **dict.fromkeys(("gpen-512", "gpen-256"), partial(_of_manifest, load_gpen)),
+    **dict.fromkeys(OWN, partial(_of_manifest, load_rrdb_face))}
+FILE_RESTORERS: dict[str, Callable[[Path, float], Restorer]] = {
+    ".npz": lambda path, _: load_rrdb_face(path), ".pth": lambda path, _: load_gpen(path), ".onnx": load_onnx}
+
+
+def open_restorer(name: str, weights_dir: Path | None, *, fidelity: float = FIDELITY,
+                  others: Sequence[str] = ()) -> Restorer:
+    """Load a restorer.
+
+    Args:
+        name: a key of `RESTORERS`, or a file whose ending is one of `FILE_RESTORERS`.
+        weights_dir: where downloaded weights are looked up.
+        fidelity: of CodeFormer, in [0, 1].
+        others: names that the tool takes besides, for the message alone.
+
+    Raises:
+        UserError: there is none of this name, or its weights are missing, damaged or of another network.
+    """
+    check_restorer(name, others=others)
+    if name in RESTORERS:
+        return RESTORERS[name](name, weights_dir)
+    return FILE_RESTORERS[Path(name).suffix.lower()](Path(name), fidelity)
+
+
+def check_restorer(name: str, *, others: Sequence[str] = ()) -> None:
+    """Check that a name is one that `open_restorer` takes, before anything is loaded.
+
+    Raises:
+        UserError: it is not, or needs a package that is not installed.
+    """
+    ending = Path(name).suffix.lower()
+    if name not in RESTORERS and ending not in FILE_RESTORERS:
+        raise UserError(f"--restorer is one of {', '.join((*RESTORERS, *others))}, or a file: a .npz that "
+                        "scripts/train_face_restorer.py exported, a .pth of GPEN, or a .onnx of any face restorer. "
+                        f"Received: {name}.")
+    if name not in RESTORERS and ending == ".onnx" and importlib.util.find_spec("onnxruntime") is None:
+        raise UserError(f"--restorer {name} needs the package onnxruntime: pip install -r requirements-onnx.txt")
+
+
+def restorer_label(name: str, fidelity: float = FIDELITY) -> str:
+    """Return what a restorer is called in reports: files with the beginning of their hash, as they may be replaced.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if name in OWN:
+        [file] = get_entry(load_manifest(), name).variants[0].files
+        return f"{name} {file.digest[:8]}"
+    if Path(name).suffix.lower() not in FILE_RESTORERS:
+        return name
+    digest = hashlib.sha256(read_bytes(Path(name))).hexdigest()[:8]
+    return f"{Path(name).name} {digest}" + f" fidelity {fidelity:g}" * (fidelity != FIDELITY)
 
 
 def load_face_restorer(path: Path) -> dict[str, np.ndarray]:
@@ -106,69 +175,3 @@ def save_face_restorer(path: Path, params: Mapping[str, np.ndarray]) -> None:
         UserError: it cannot be written, or a value is not finite or too large for float16.
     """
     write_npz_weights(path, params)
-
-
-def _resize(faces: np.ndarray, size: int) -> np.ndarray:
-    """Resize square faces: by area means down, by cubic convolution up."""
-    if faces.shape[1] == size:
-        return faces
-    interpolation = cv2.INTER_AREA if size < faces.shape[1] else cv2.INTER_CUBIC
-    return np.stack([cv2.resize(face, (size, size), interpolation=interpolation) for face in faces])
-
-
-RESTORERS: dict[str, Callable[[str, Path | None], Restorer]] = {
-    "gpen-512": make_gpen, "gpen-256": make_gpen, **dict.fromkeys(OWN, make_rrdb_face)}
-
-
-def open_restorer(name: str, weights_dir: Path | None, *, others: Sequence[str] = ()) -> Restorer:
-    """Load a restorer.
-
-    Args:
-        name: a key of `RESTORERS`, or a .npz file of a face restorer trained with this project.
-        weights_dir: where downloaded weights are looked up.
-        others: what may be given in its place, for the message alone.
-
-    Raises:
-        UserError: there is none of this name, or its weights are missing or damaged.
-    """
-    check_restorer(name, others=others)
-    if name in RESTORERS:
-        return RESTORERS[name](name, weights_dir)
-    return _restorer_of(Path(name))
-
-
-def restorer_label(name: str) -> str:
-    """Give what a restorer is called in reports: of our own also the beginning of the hash, as weights are replaced.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    if name in OWN:
-        [file] = get_entry(load_manifest(), name).variants[0].files
-        return f"{name} {file.digest[:8]}"
-    if not name.endswith(".npz"):
-        return name
-    return f"{Path(name).name} {hashlib.sha256(read_bytes(Path(name))).hexdigest()[:8]}"
-
-
-def check_restorer(name: str, *, others: Sequence[str] = ()) -> None:
-    """Check that a name is one that `open_restorer` takes.
-
-    Raises:
-        UserError: it is not.
-    """
-    if name not in RESTORERS and not name.endswith(".npz"):
-        raise UserError(f"--restorer is one of {', '.join((*RESTORERS, *others))}, or a .npz file that "
-                        f"scripts/train_face_restorer.py exported. Received: {name}.")
-
-
-def check_restored(face: np.ndarray, path: Path) -> np.ndarray:
-    """Check a face that another tool restored.
-
-    Raises:
-        UserError: it is not 512x512.
-    """
-    if face.shape[:2] != (ALIGNED_SIZE, ALIGNED_SIZE):
-        raise UserError(f"the restored face {path} must be {ALIGNED_SIZE}x{ALIGNED_SIZE}. Received: "
-                        f"{face.shape[1]}x{face.shape[0]}.")
-    return face

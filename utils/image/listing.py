@@ -3,7 +3,6 @@
 import zlib
 from collections import defaultdict
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,14 +11,6 @@ from utils.errors import UserError
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 UNSUPPORTED_ENDINGS = (".heic", ".heif", ".hif", ".avif")  # of pictures that phones and cameras write beside these
-
-
-class PlannedPhoto(NamedTuple):
-    """A photo and its size by its header; 0 and 0 if that cannot be told."""
-
-    path: Path
-    height: int
-    width: int
 
 
 def list_images(folder: Path, option: str) -> list[Path]:

@@ -1,22 +1,26 @@
-"""What test.py does with one photo: read it and its faces, adapt, upscale, write."""
+"""The photo pipeline of test.py: read a photo and its faces, adapt the generator to them, upscale, write.
+
+The inner step itself is `inner_steps` in model/adaptation.py; here the patches that it learns from are drawn.
+"""
 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import tensorflow as tf
 
 from config import SCALE, AdaptationConfig, UpscalingConfig
-from model.adaptation import Support
 from model.layers import Params
 from model.super_resolver import SuperResolver
-from utils.console import interruptible
-from utils.errors import DiskFullError, UserError
+from utils.console import interruptible, shown_name
+from utils.errors import DiskFullError, FatalError, UserError
 from utils.face.pairs import FaceFolder, read_face
 from utils.face.patches import Patches, batch_patches, hold_out, sample_patches
 from utils.image.io import Photo, image_size, quantize, read_image, resize_bicubic, to_8_bit, write_png
@@ -25,11 +29,12 @@ from utils.image.panels import compose_comparison, locate_face
 from utils.inference.tiling import choose_tile_size, count_tiles, upscale
 from utils.tensorflow_setup import release_memory
 
-OnProgress = Callable[[str, int], None]
+OnProgress = Callable[[str, int], None]  # what is being done, tiles finished since the last call
+READ_AHEAD_LIMIT = 4_000_000  # pixels: decoding takes 40 bytes each, which --memory_gib does not count
 
 
 @dataclass(frozen=True)
-class Options:
+class PipelineSettings:
     """Settings of a run. `no_face` is `base`, `skip` or `error`, `backtrack` the safeguard."""
 
     adaptation: AdaptationConfig
@@ -39,9 +44,8 @@ class Options:
     save_comparison: bool = False
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What is read of a photo before the networks see it: patches of its faces too, and the seconds that took."""
+class Loaded(NamedTuple):
+    """What is read of a photo before the networks see it, the patches of its faces, and the seconds that took."""
 
     path: Path
     photo: Photo
@@ -50,129 +54,85 @@ class Loaded:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Restored:
-    """What is written of a photo: its result, in integers, and the versions of its comparison, by title, if any."""
+class PhotoPipeline:
+    """Restores one photo after the other; every photo starts from the same weights."""
 
-    loaded: Loaded
-    samples: np.ndarray
-    comparison: dict[str, np.ndarray]
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory that it takes, at most, until it is written: with its copy in OpenCV's order, its alpha, its file."""
-        copies = 3 if self.loaded.photo.alpha is None else 6
-        return copies * self.samples.nbytes + 3 * sum(version.nbytes for version in self.comparison.values())
-
-
-class PhotoRestorer:
-    """Restores one photo after the other; every photo starts from the same weights.
-
-    `read`, `compute` and `write` may run in a thread each, for different photos: only `compute` uses TensorFlow.
-    """
-
-    def __init__(self, resolver: SuperResolver, faces: FaceFolder | None, output_dir: Path, options: Options):
+    def __init__(self, resolver: SuperResolver, faces: FaceFolder | None, output_dir: Path, settings: PipelineSettings):
         """Take the compiled networks, the faces (None when no step is taken) and where results go."""
-        self._resolver = resolver
-        self._faces = faces
-        self._output_dir = output_dir
-        self._options = options
+        self._resolver, self._faces, self._output_dir, self._settings = resolver, faces, output_dir, settings
 
-    def restore(self, path: Path, row: dict, on_progress: OnProgress) -> None:
-        """Adapt to a photo and write `<stem>.png` at four times its size: `read`, `compute` and `write`.
+    def restore(self, path: Path, row: dict, on_progress: OnProgress = lambda *_: None) -> None:
+        """Adapt to a photo and write `<stem>.png` at four times its size: `read`, then `process`.
 
         Args:
             path: the photo.
-            row: of the report; filled as things become known, so that it tells how far a photo came that fails.
-            on_progress: told what is being done, and how many tiles have been finished since it was last called.
+            row: of the report; filled as things become known, so that it shows how far a photo came that fails.
+            on_progress: called with what is being done.
 
         Raises:
             UserError: the photo or its faces are faulty, or the memory does not suffice; nothing is written.
         """
-        restored = self.compute(self.read(path, row), row, on_progress)
-        if restored is not None:
-            self.write(restored, row)
+        self.process(self.read(path, row), row, on_progress)
 
     def read(self, path: Path, row: dict) -> Loaded:
-        """Read a photo and its faces, and draw the patches."""
-        started = time.perf_counter()
+        """Read a photo and its faces, and draw the patches. Uses no TensorFlow: it may run in another thread."""
+        started, config = time.perf_counter(), self._settings.adaptation
         with _memory_errors():
-            with contextlib.suppress(UserError):  # a damaged photo may still tell its size
+            with contextlib.suppress(UserError):  # the header of a damaged photo may still give its size
                 row["height"], row["width"] = image_size(path)
             photo = read_image(path)
             row["height"], row["width"] = photo.pixels.shape[:2]
-            faces = self._read_faces(path)
+            pairs = self._faces.pairs(path.stem) if config.num_steps else []
+            if config.num_steps and not pairs and self._settings.no_face == "error":
+                raise UserError(f"no face of {path} in {self._faces.folder}. Make it with generate_test_faces.py, or "
+                                "use --no_face base.")
+            faces, rng = [read_face(pair) for pair in pairs], photo_rng(config.seed, path.stem)
             row["faces"] = len(faces)
-            config, rng = self._options.adaptation, photo_rng(self._options.adaptation.seed, path.stem)
             patches = [sample_patches(face, rng, lq_patch_size=config.patch_size // SCALE,
                                       count=config.patches_per_face) for face in faces]
         return Loaded(path, photo, faces, patches, time.perf_counter() - started)
 
-    def compute(self, loaded: Loaded, row: dict, on_progress: OnProgress) -> Restored | None:
-        """Adapt to a photo and upscale it; None if it is to be skipped."""
-        started = time.perf_counter()
+    def process(self, loaded: Loaded, row: dict, on_progress: OnProgress) -> None:
+        """Adapt to a photo that was read, upscale it and write the result."""
+        started, photo, settings = time.perf_counter(), loaded.photo, self._settings
         with _memory_errors():
             params, status = self._resolver.generator, "base"
             if loaded.faces:
                 on_progress("adapting", 0)
                 params, status = self._adapt(loaded, row)
                 release_memory()
-            elif self._options.adaptation.num_steps:
-                if self._options.no_face == "skip":
+            elif settings.adaptation.num_steps:
+                if settings.no_face == "skip":
                     row.update(status="skipped", reason="no face")
-                    return None
+                    return
                 row["reason"] = "no face: upscaled without adaptation"
             upscaling = time.perf_counter()
-            samples = self._upscale(params, loaded.photo, row, on_progress)
+            samples = self._upscale(params, photo, row, on_progress)
             row["seconds_upscaling"] = time.perf_counter() - upscaling
-            row.update(status=status, seconds_total=loaded.seconds + time.perf_counter() - started)
-            comparison = {}
-            if self._options.save_comparison:
-                try:
-                    comparison = self._compare(loaded, samples, row, on_progress)
-                except (UserError, tf.errors.ResourceExhaustedError, MemoryError) as error:  # the result is good
-                    row["reason"] = f"no comparison: {error if isinstance(error, UserError) else 'not enough memory'}"
-        return Restored(loaded, samples, comparison)
-
-    def write(self, restored: Restored, row: dict) -> None:
-        """Encode a result and write it, and then its comparison."""
-        started = time.perf_counter()
-        path, photo = restored.loaded.path, restored.loaded.photo
-        height, width = restored.samples.shape[:2]
-        with _memory_errors():
-            alpha = None if photo.alpha is None else resize_bicubic(photo.alpha, height, width)
-            write_png(self._output_dir / f"{path.stem}.png", restored.samples, alpha=alpha,
+            alpha = None if photo.alpha is None else resize_bicubic(photo.alpha, *samples.shape[:2])
+            write_png(self._output_dir / f"{loaded.path.stem}.png", samples, alpha=alpha,
                       icc_profile=photo.icc_profile)
-        row["seconds_total"] += time.perf_counter() - started
-        if restored.comparison:
-            faces = restored.loaded.faces
-            face = locate_face(photo.pixels, faces[0].lq[0]) if faces else None
+        row.update(status=status, seconds_total=loaded.seconds + time.perf_counter() - started)
+        if settings.save_comparison:
             try:
-                write_png(self._output_dir / "comparison" / f"{path.stem}.png",
-                          compose_comparison(restored.comparison, face=face))
+                with _memory_errors():
+                    self._write_comparison(loaded, samples, row, on_progress)
             except DiskFullError:
                 raise
             except UserError as error:  # the result is there, and good
                 row["reason"] = f"no comparison: {error}"
 
-    def _read_faces(self, path: Path) -> list[Patches]:
-        if not self._options.adaptation.num_steps:
-            return []
-        faces = [read_face(pair) for pair in self._faces.pairs(path.stem)]
-        if not faces and self._options.no_face == "error":
-            raise UserError(f"no face of {path} in {self._faces.folder}. Make it with generate_test_faces.py, or use "
-                            "--no_face base.")
-        return faces
-
     def _adapt(self, loaded: Loaded, row: dict) -> tuple[Params, str]:
-        """Give the adapted parameters and the photo's status."""
+        """Return the adapted parameters and the photo's status."""
         started = time.perf_counter()
-        config, patches = self._options.adaptation, loaded.patches
+        config, patches = self._settings.adaptation, loaded.patches
         row["patches"] = sum(len(batch.lq) for batch in patches)
-        learn, held = hold_out(patches, config.holdout_fraction) if self._options.backtrack else (patches, [])
-        supports = [interruptible(self._resolver.weigh_patches, *batch) for batch in batch_patches(learn)]
-        holdout = [interruptible(self._resolver.weigh_patches, *batch) for batch in batch_patches(held)]
-        row.update(_mask_statistics([*supports, *holdout]))
+        learn, held = hold_out(patches, config.holdout_fraction) if self._settings.backtrack else (patches, [])
+        supports, holdout = ([interruptible(self._resolver.weigh_patches, *batch) for batch in batch_patches(part)]
+                             for part in (learn, held))
+        masks = np.concatenate([support.weights.numpy().ravel() for support in (*supports, *holdout)])
+        row.update(mask_mean=float(masks.mean(dtype=np.float64)), mask_min=float(masks.min()),
+                   mask_max=float(masks.max()))
         result = interruptible(self._resolver.adapt, supports, learning_rate=config.learning_rate,
                                num_steps=config.num_steps, holdout=holdout, max_halvings=config.max_halvings)
         row.update({f"loss_{step}": loss for step, loss in enumerate(result.losses)})
@@ -188,7 +148,8 @@ class PhotoRestorer:
         return result.params, "adapted"
 
     def _upscale(self, params: Params, photo: Photo, row: dict, on_progress: OnProgress) -> np.ndarray:
-        config = self._options.upscaling
+        """Upscale a photo: integers [4h, 4w, c] of its own depth and channels."""
+        config = self._settings.upscaling
         height, width = photo.pixels.shape[:2]
         tile_size = choose_tile_size(height, width, tile_size=config.tile_size, memory_gib=config.memory_gib)
         row["tiles"] = count_tiles(height, width, tile_size, config.tile_overlap)
@@ -209,17 +170,51 @@ class PhotoRestorer:
         return upscale(lambda tile: interruptible(forward, tile), photo.pixels, tile_size=tile_size,
                        overlap=config.tile_overlap, quantize=to_integers, on_tile=on_tile)
 
-    def _compare(self, loaded: Loaded, result: np.ndarray, row: dict, on_progress: OnProgress) -> dict[str, np.ndarray]:
-        """Give the versions to compare, uint8 RGB, by title."""
-        height, width = result.shape[:2]
-        photo, faces = loaded.photo, loaded.faces
-        versions = {"bicubic": cv2.resize(quantize(photo.pixels), (width, height), interpolation=cv2.INTER_CUBIC)}
+    def _write_comparison(self, loaded: Loaded, result: np.ndarray, row: dict, on_progress: OnProgress) -> None:
+        """Write bicubic, un-adapted and adapted side by side."""
+        photo, faces, steps = loaded.photo, loaded.faces, self._settings.adaptation.num_steps
+        versions = {"bicubic": cv2.resize(quantize(photo.pixels), result.shape[1::-1], interpolation=cv2.INTER_CUBIC)}
         if faces:
             versions["un-adapted"] = to_8_bit(self._upscale(self._resolver.generator, photo, row, on_progress))
-        steps = self._options.adaptation.num_steps
         label = f"adapted ({steps} step{'s' * (steps > 1)}, {len(faces)} face{'s' * (len(faces) > 1)})"
         versions[label if faces else "un-adapted"] = to_8_bit(result)
-        return versions
+        face = locate_face(photo.pixels, faces[0].lq[0]) if faces else None
+        write_png(self._output_dir / "comparison" / f"{loaded.path.stem}.png", compose_comparison(versions, face=face))
+
+
+def restore_photos(pipeline: PhotoPipeline, photos: Sequence[Path], on_progress: OnProgress) -> Iterator[dict]:
+    """Restore photos in order and yield the row of each; while one is computed, the next is read if it is not large.
+
+    A photo that fails has the status `error` and the message as `reason`; it does not stop the others.
+
+    Raises:
+        FatalError: it makes no sense to go on.
+    """
+    rows = [{"file": photo.name} for photo in photos]
+    following = None
+    with ThreadPoolExecutor(1) as reader:
+        for number, (photo, row) in enumerate(zip(photos, rows, strict=True)):
+            reading = following or reader.submit(pipeline.read, photo, row)
+            wait([reading])
+            following = None
+            if number + 1 < len(photos) and _is_read_ahead(photos[number + 1]):
+                following = reader.submit(pipeline.read, photos[number + 1], rows[number + 1])
+            name = shown_name(photo)
+            try:
+                pipeline.process(reading.result(), row,
+                                 lambda what, tiles, name=name: on_progress(f"{name}: {what}", tiles))
+            except FatalError:
+                raise
+            except UserError as error:
+                row.update(status="error", reason=str(error))
+            yield row
+
+
+def _is_read_ahead(photo: Path) -> bool:
+    try:
+        return math.prod(image_size(photo)) <= READ_AHEAD_LIMIT
+    except UserError:
+        return True  # it fails as soon
 
 
 @contextlib.contextmanager
@@ -230,9 +225,3 @@ def _memory_errors() -> Iterator[None]:
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         raise UserError("not enough memory for this photo. Lower --memory_gib, or give a smaller --tile_size or "
                         "--patch_num_per_img.") from error
-
-
-def _mask_statistics(supports: list[Support]) -> dict[str, float]:
-    weights = np.concatenate([support.weights.numpy().ravel() for support in supports])
-    return {"mask_mean": float(weights.mean(dtype=np.float64)), "mask_min": float(weights.min()),
-            "mask_max": float(weights.max())}

@@ -1,8 +1,8 @@
 """Run a large photo through a network in overlapping tiles and blend them.
 
 The generator's receptive field is several hundred pixels, so tiles agree only up to their overlap. A tile is least
-reliable near its border, where zero padding stands for the missing photo: the outer quarter of each overlap is not
-used, and the middle half fades linearly from one tile to the next.
+reliable near its border, where zero padding replaces the missing photo: the outer quarter of each overlap is not used,
+and the middle half fades linearly from one tile to the next.
 """
 
 from collections.abc import Callable
@@ -20,30 +20,21 @@ STRIP = 64  # rows quantised at once: that takes several copies of them
 BYTES_PER_RESULT_SAMPLE = 4  # at most 2 for the result and as much again for the copy that is being encoded
 
 
-def memory_needed(height: int, width: int, tile_size: int) -> int:
-    """Estimate the resident memory of the process while a photo is upscaled in tiles (0: as a whole), in bytes."""
-    pixels = min(height, tile_size or height) * min(width, tile_size or width)
-    return BYTES_OF_PROCESS + BYTES_PER_PIXEL * pixels + _result_bytes(height, width)
-
-
-def _result_bytes(height: int, width: int) -> int:
-    return height * width * SCALE * SCALE * 3 * BYTES_PER_RESULT_SAMPLE
-
-
 def automatic_tile_size(height: int, width: int, *, memory_gib: float) -> int:
-    """Choose the tile side, in low-quality pixels; 0 means the whole photo at once.
+    """Return the tile side, in low-quality pixels; 0 means the whole photo at once.
 
-    The choice depends on the photo's size and the budget alone, never on the memory that happens to be free, so that
-    results do not depend on the machine.
+    It depends on the photo's size and the budget alone, never on the memory that happens to be free, so that results do
+    not depend on the machine.
     """
-    pixels = max(0.0, memory_gib * 2**30 - BYTES_OF_PROCESS - _result_bytes(height, width)) / BYTES_PER_PIXEL
+    result = height * width * SCALE * SCALE * 3 * BYTES_PER_RESULT_SAMPLE
+    pixels = max(0.0, memory_gib * 2**30 - BYTES_OF_PROCESS - result) / BYTES_PER_PIXEL
     if height * width <= pixels:
         return 0
     return max(UPSCALING.smallest_tile, int(pixels**0.5) // 16 * 16)
 
 
 def choose_tile_size(height: int, width: int, *, tile_size: int | None, memory_gib: float) -> int:
-    """Give the tile side for a photo: `tile_size`, or automatic for None; 0, the whole, where a tile covers it all."""
+    """Return the tile side for a photo: `tile_size`, or automatic for None; 0, the whole, where a tile covers it."""
     if tile_size is None:
         tile_size = automatic_tile_size(height, width, memory_gib=memory_gib)
     return 0 if tile_size >= max(height, width) else tile_size
@@ -65,7 +56,7 @@ def tile_starts(length: int, tile_size: int, overlap: int) -> list[int]:
 
 
 def blending_windows(length: int, tile_size: int, overlap: int) -> list[tuple[int, np.ndarray]]:
-    """Give, for one side, each tile's start and its blending weights per high-quality pixel; they add up to one."""
+    """Return each tile's start on one side and its blending weights per high-quality pixel; they add up to one."""
     starts = tile_starts(length, tile_size, overlap)
     size = min(tile_size, length)
     windows = [np.ones(size * SCALE, np.float32) for _ in starts]
@@ -104,7 +95,7 @@ def upscale(forward: Callable[[np.ndarray], np.ndarray], image: np.ndarray, *, t
         on_tile: called after each tile.
 
     Returns:
-        [4h, 4w, 3] in the type that `quantize` gives.
+        [4h, 4w, 3] in the type that `quantize` returns.
     """
     height, width = image.shape[:2]
     size = tile_size or max(height, width)
@@ -131,7 +122,7 @@ def upscale(forward: Callable[[np.ndarray], np.ndarray], image: np.ndarray, *, t
 
 
 def count_tiles(height: int, width: int, tile_size: int, overlap: int) -> int:
-    """How many tiles `upscale` runs."""
+    """Return how many tiles `upscale` runs."""
     if not tile_size:
         return 1
     return len(tile_starts(height, tile_size, overlap)) * len(tile_starts(width, tile_size, overlap))

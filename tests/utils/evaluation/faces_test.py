@@ -8,7 +8,7 @@ import pytest
 from tests.workplace import picture
 from utils.evaluation.faces import LEGACY, ORACLE, RESTORED, prepare_faces
 from utils.face.detection import Face
-from utils.face.preparation import FacePreparer, Options
+from utils.face.preparation import FacePreparer, PreparationSettings
 from utils.image.io import quantize, read_image, write_png
 
 # in a photo of 60x50; the box reaches beyond the border
@@ -65,7 +65,7 @@ def test_oracle_faces_are_the_truth_behind_the_boxes(photos):
 def test_restored_faces_are_those_that_face_preparation_writes(photos):
     prepare(photos, Detector())
     for kind, legacy in ((RESTORED, False), (LEGACY, True)):
-        FacePreparer(lambda *_: FACES, invert, photos / "expected" / kind, Options(
+        FacePreparer(lambda *_: FACES, invert, photos / "expected" / kind, PreparationSettings(
             detector="mtcnn", restorer="inverter", legacy_alignment=legacy)).prepare(photos / "LQ" / "a.png",
                                                                                    lambda _: None)
         for folder in ("Face_LQ", "Face_HQ"):

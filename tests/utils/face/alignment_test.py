@@ -14,9 +14,9 @@ from utils.face.alignment import (
     align_face,
     box_overlap,
     coverage,
-    enlarged_matrix,
     estimate_alignment,
     intersect_box,
+    inverse_matrix,
     paste_region,
     reference_points,
 )
@@ -38,15 +38,12 @@ def photo():
 
 
 def original_alignment(reference, index):
-    """Give the alignment to the landmarks as the original uses them: truncated to integers."""
+    """Return the alignment to the landmarks as the original uses them: truncated to integers."""
     return estimate_alignment(reference["landmarks_int"][index].T)
 
 
 def test_reference_points_equal_the_original(reference):
     np.testing.assert_allclose(reference_points(), reference["ref5"], atol=1e-4)
-
-
-def test_reference_points_scale_with_the_crop(reference):
     np.testing.assert_allclose(reference_points(256), reference["ref5"] / 2, atol=1e-4)
 
 
@@ -59,7 +56,7 @@ def test_alignment_equals_the_original(reference, index):
 
 @pytest.mark.parametrize("index", range(6), ids=NAMES)
 def test_legacy_matrix_is_four_times_the_originals_inverse(reference, index):
-    legacy = enlarged_matrix(original_alignment(reference, index), legacy=True)
+    legacy = inverse_matrix(original_alignment(reference, index), legacy=True)
     np.testing.assert_allclose(legacy / 4, reference["tfm_inv"][index], atol=1e-3)
 
 
@@ -94,7 +91,7 @@ def test_region_is_that_part_of_the_whole(reference, photo, legacy):
 
 
 def displacement(image, target):
-    """Find (y, x) by which an image is to be moved to differ least from another away from the border."""
+    """Return the (y, x) by which an image has to move to differ least from another, away from the border."""
     gray, wanted = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(float) for picture in (image, target))
 
     def cost(move):
@@ -163,9 +160,8 @@ def test_a_similarity_is_recovered_from_its_points():
 
 @pytest.mark.parametrize("landmarks", [np.full((5, 2), 7.0), np.full((5, 2), np.nan)])
 def test_landmarks_that_coincide_are_refused(landmarks):
-    with pytest.raises(UserError, match="must not coincide") as error:
+    with pytest.raises(UserError, match="must not coincide"):
         estimate_alignment(landmarks)
-    assert "\n" not in str(error.value)
 
 
 def test_boxes_are_the_originals_where_they_meet_the_photo(reference):

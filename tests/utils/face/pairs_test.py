@@ -10,12 +10,12 @@ from utils.face.pairs import FaceFolder, FacePair, read_face
 from utils.image.io import write_png
 
 
-def make_folder(root, *names, lq=(), hq=()):
+def make_folder(root, *names, lq=(), hq=(), stems=None):
     for sub, more in (("Face_LQ", lq), ("Face_HQ", hq)):
         (root / sub).mkdir(parents=True)
         for name in (*names, *more):
             (root / sub / name).touch()
-    return FaceFolder(root)
+    return FaceFolder(root, stems)
 
 
 def names(folder, stem):
@@ -25,9 +25,10 @@ def names(folder, stem):
     return [pair.lq.name for pair in pairs]
 
 
-def test_photo_gets_its_own_faces_alone(tmp_path):
+@pytest.mark.parametrize("stems", [None, {"1", "10", "1_2", "01", "2"}])
+def test_photo_gets_its_own_faces_alone(tmp_path, stems):
     folder = make_folder(tmp_path, "1_0.png", "1_1.png", "10_0.png", "1_2_0.png", "11_0.png", "01_0.png", "x1_0.png",
-                         "1_.png", "1.png", "1_a.png", "_0.png", "1_-1.png")
+                         "1_.png", "1_a.png", "_0.png", "1_-1.png", stems=stems)
     assert names(folder, "1") == ["1_0.png", "1_1.png"]
     assert names(folder, "10") == ["10_0.png"]
     assert names(folder, "1_2") == ["1_2_0.png"]
@@ -37,17 +38,29 @@ def test_photo_gets_its_own_faces_alone(tmp_path):
 
 @pytest.mark.parametrize("stem", ["a_b_c", "a_", "_a", "__", "写真_1", "a.b", "two  spaces", "[x]*?", "a\nb"])
 def test_any_stem_finds_its_faces(tmp_path, stem):
-    folder = make_folder(tmp_path, f"{stem}_0.png", f"{stem}_12.PNG", "other_0.png")
+    folder = make_folder(tmp_path, f"{stem}_0.png", f"{stem}_12.PNG", "other_0.png", stems={stem, "other"})
     assert names(folder, stem) == [f"{stem}_0.png", f"{stem}_12.PNG"]
 
 
-def test_faces_are_in_order_of_their_numbers(tmp_path):
-    folder = make_folder(tmp_path, *(f"a_{index}.png" for index in (10, 2, 0, 1, 100, 20)))
-    assert names(folder, "a") == [f"a_{index}.png" for index in (0, 1, 2, 10, 20, 100)]
+def test_faces_are_in_order_of_their_numbers_and_other_files_are_none(tmp_path):
+    folder = make_folder(tmp_path, *(f"a_{index}.png" for index in (10, 2, 0, 100)), "a_1.txt", ".a_2.png", "a_3")
+    assert names(folder, "a") == [f"a_{index}.png" for index in (0, 2, 10, 100)]
 
 
-def test_other_files_are_no_faces(tmp_path):
-    assert names(make_folder(tmp_path, "a_0.png", "a_1.txt", ".a_2.png", "a_3"), "a") == ["a_0.png"]
+def test_a_face_named_as_its_photo_is_one_of_its_faces(tmp_path):
+    """As the original's pattern has it; `b_1` is the second face of `b` only where there is such a photo."""
+    folder = make_folder(tmp_path, "a.png", "a_0.png", "b_1.png", stems={"a", "b_1"})
+    assert names(folder, "a") == ["a.png", "a_0.png"]
+    assert names(folder, "b_1") == ["b_1.png"]
+    folder = FaceFolder(tmp_path, {"b", "b_1"})
+    assert names(folder, "b") == ["b_1.png"]
+    assert names(folder, "b_1") == []
+
+
+def test_faces_of_no_photo_are_listed(tmp_path):
+    folder = make_folder(tmp_path, "a_0.png", "x_0.png", lq=["y.png"], stems={"a"})
+    assert folder.unused == [tmp_path / "Face_LQ" / "x_0.png", tmp_path / "Face_LQ" / "y.png",
+                             tmp_path / "Face_HQ" / "x_0.png"]
 
 
 def test_partners_may_be_stored_in_different_formats(tmp_path):
@@ -61,7 +74,8 @@ def test_face_without_partner_is_named(tmp_path, lq, hq, lonely, searched):
     folder = make_folder(tmp_path, "a_0.png", "b_0.png", lq=lq, hq=hq)
     with pytest.raises(UserError) as caught:
         folder.pairs("a")
-    assert f"{tmp_path / lonely} has no partner in {tmp_path / searched}" in str(caught.value)
+    assert str(tmp_path / lonely) in str(caught.value)
+    assert str(tmp_path / searched) in str(caught.value)
     assert names(folder, "b") == ["b_0.png"]  # other photos do not suffer
 
 
@@ -71,9 +85,7 @@ def test_two_files_of_one_face_are_both_named(tmp_path, where, twin):
     folder = make_folder(tmp_path, "a_1.png", "b_0.png", **{where: [twin]})
     with pytest.raises(UserError) as caught:
         folder.pairs("a")
-    assert "a_1.png" in str(caught.value)
-    assert twin in str(caught.value)
-    assert f"Face_{where.upper()}" in str(caught.value)
+    assert all(part in str(caught.value) for part in ("a_1.png", twin, f"Face_{where.upper()}"))
     assert names(folder, "b") == ["b_0.png"]
 
 
@@ -107,7 +119,7 @@ def test_pair_is_read_in_order_and_as_it_is(tmp_path):
     np.testing.assert_allclose(face.hq[0, ::4, ::4], lq[::-1] / 255, atol=1e-7)
 
 
-@pytest.mark.parametrize(("height", "width"), [(12, 16), (11, 20), (12, 21), (13, 20), (3, 5), (20, 12)])
+@pytest.mark.parametrize(("height", "width"), [(12, 16), (11, 20), (13, 20), (3, 5), (20, 12)])
 def test_partner_of_another_size_is_named(tmp_path, height, width):
     write_png(tmp_path / "lq.png", np.zeros((3, 5, 3), np.uint8))
     write_png(tmp_path / "hq.png", np.zeros((height, width, 3), np.uint8))

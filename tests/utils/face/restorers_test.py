@@ -1,5 +1,6 @@
 """Restorers behind one interface."""
 
+import hashlib
 import io
 import os
 import zipfile
@@ -12,18 +13,18 @@ import tensorflow as tf
 
 import utils.face.restorers as module
 from model.face_restorer import face_restorer
-from model.gpen import GPEN_256, GpenArchitecture, gpen, init_gpen
-from tests.reference_restorer import identity_restorer, small_restorer
+from model.gpen import GpenArchitecture, gpen, gpen_params_from_torch, init_gpen
+from tests.reference_faces import reference_gpen_state
+from tests.reference_restorer import small_restorer
 from tests.small_networks import small_generator
+from tests.torch_file_writers import dict_code, tensor_code, write_zip
 from utils.errors import UserError
 from utils.face.restorers import (
-    check_restored,
     compile_face_restorer,
     compile_gpen,
     load_face_restorer,
-    make_gpen,
-    make_rrdb_face,
     open_restorer,
+    restorer_label,
     save_face_restorer,
 )
 
@@ -65,21 +66,9 @@ def test_weights_are_looked_up_by_the_restorers_name(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(module, "find_weights", lambda name, folder: asked.append((name, folder)) or {"g": tmp_path})
     monkeypatch.setattr(module, "load_state_dict", lambda path: {"style.1.weight": np.zeros((2, 2), np.float32)})
-    with pytest.raises(UserError, match="does not fit") as error:
-        make_gpen("gpen-256", tmp_path)
-    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        open_restorer("gpen-256", tmp_path)
     assert asked == [("gpen-256", tmp_path)]
-
-
-def test_restored_faces_of_another_size_are_refused(tmp_path):
-    face = np.zeros((512, 512, 3), np.uint8)
-    assert check_restored(face, tmp_path) is face
-    with pytest.raises(UserError, match=r"must be 512x512. Received: 500x512"):
-        check_restored(face[:, :500], tmp_path)
-
-
-def test_gpen_256_is_half_the_aligned_size():
-    assert GPEN_256.size == 256
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +107,6 @@ def test_faces_of_training_are_enlarged_restored_and_shrunk(faces, restore):
     assert np.abs(expected - small).mean() > 5
 
 
-def test_a_network_that_adds_nothing_gives_faces_of_training_back_within_the_range(faces, restore):
-    smooth = cv2.GaussianBlur(faces[0], (0, 0), 8)[::2, ::2].astype(np.float32) * 1.1 - 12
-    assert smooth.min() < -2
-    restored = restore(identity_restorer(), smooth[None])[0]
-    assert np.abs(restored - np.clip(smooth, 0, 255)).max() < 2
-
-
 def test_saved_parameters_come_back_rounded_to_float16_and_equal_ones_as_equal_bytes(tmp_path):
     params = small_restorer()
     for name in ("a.npz", "b.npz"):
@@ -141,7 +123,7 @@ def test_the_repositorys_restorer_and_one_of_a_file_are_the_network_of_the_file(
     save_face_restorer(tmp_path / "x.npz", small_restorer())
     expected = compile_face_restorer(small_restorer())(load_face_restorer(tmp_path / "x.npz"), faces[:1])
     monkeypatch.setattr(module, "find_weights", lambda name, folder: {name: tmp_path / "x.npz"})
-    for restorer in (make_rrdb_face("rrdb-face", None), open_restorer(str(tmp_path / "x.npz"), None)):
+    for restorer in (open_restorer("rrdb-face", None), open_restorer(str(tmp_path / "x.npz"), None)):
         assert np.abs(restorer(faces[:1]).astype(int) - expected).max() <= 1
 
 
@@ -177,29 +159,8 @@ def test_a_file_that_holds_no_face_restorer_is_one_line_with_its_name(tmp_path, 
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
         load_face_restorer(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path} holds no face restorer: ")
-    assert message.endswith(". Fetch or make it again.")
-    assert "\n" not in message
-    assert ".." not in message
-
-
-def test_a_damaged_file_is_one_line_wherever_it_is_damaged(tmp_path):
-    """Some bits of a zip file mean nothing; every other fault is told."""
-    path = tmp_path / "x.npz"
-    save_face_restorer(path, small_restorer())
-    content, messages = path.read_bytes(), []
-    rng = np.random.default_rng(0)
-    for place in (*rng.integers(0, len(content), 100), *(len(content) - 1 - rng.integers(0, 4000, 200))):
-        damaged = bytearray(content)
-        damaged[place] ^= 1 << rng.integers(8)
-        path.write_bytes(damaged)
-        try:
-            load_face_restorer(path)
-        except UserError as error:
-            messages.append(str(error))
-    assert len(messages) > 150
-    assert [text for text in messages if "\n" in text or not text.startswith(f"{path} holds no face restorer: ")] == []
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 class Bomb:
@@ -212,13 +173,13 @@ class Bomb:
 
 def test_no_code_of_a_file_is_run(tmp_path):
     (tmp_path / "x.npz").write_bytes(npz(x=np.array(Bomb(tmp_path / "harm"), object)))
-    with pytest.raises(UserError, match="of the type object, not of numbers"):
+    with pytest.raises(UserError):
         load_face_restorer(tmp_path / "x.npz")
     assert not (tmp_path / "harm").exists()
 
 
 def test_a_missing_file_is_one_line_with_its_name(tmp_path):
-    with pytest.raises(UserError, match=f"^cannot read {tmp_path / 'x.npz'}: No such file or directory"):
+    with pytest.raises(UserError, match=str(tmp_path / "x.npz")):
         load_face_restorer(tmp_path / "x.npz")
 
 
@@ -226,16 +187,44 @@ def test_a_missing_file_is_one_line_with_its_name(tmp_path):
 def test_values_that_are_not_finite_in_float16_are_neither_written_nor_read(tmp_path, value):
     params = small_restorer()
     params["conv_last/bias"] = np.full_like(params["conv_last/bias"], value)
-    with pytest.raises(UserError, match="cannot be written as float16: conv_last/bias has values"):
+    with pytest.raises(UserError, match="conv_last/bias"):
         save_face_restorer(tmp_path / "x.npz", params)
     assert list(tmp_path.iterdir()) == []
     with np.errstate(over="ignore"):
         np.savez(tmp_path / "x.npz", **{name: np.asarray(array, np.float16) for name, array in params.items()})
-    with pytest.raises(UserError, match=r"x\.npz holds no face restorer: conv_last/bias has values that are not"):
+    with pytest.raises(UserError, match=r"x\.npz.* conv_last/bias"):
         load_face_restorer(tmp_path / "x.npz")
 
 
-def test_a_restorer_that_is_neither_a_name_nor_a_file_is_refused_with_what_there_is():
-    with pytest.raises(UserError, match=r"^--restorer is one of gpen-512, gpen-256, rrdb-face, rrdb-face-tone, "
-                                        r"ground-truth, or a \.npz file that .* exported\. Received: magic\.$"):
-        open_restorer("magic", None, others=["ground-truth"])
+@pytest.mark.parametrize("name", ["magic", "magic.onn", "onnx", "x.pt"])
+def test_a_restorer_that_is_neither_a_name_nor_a_file_is_refused_with_what_there_is(name):
+    with pytest.raises(UserError) as caught:
+        open_restorer(name, None, others=["ground-truth"])
+    for part in ("gpen-512", "gpen-256", "rrdb-face-tone", "ground-truth", ".npz", ".pth", ".onnx", f": {name}."):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [256, 512])
+def test_a_pth_of_gpen_is_told_apart_by_its_shapes(monkeypatch, faces, size):
+    architecture = GpenArchitecture(size=size, channel_multiplier=1, narrow=0.0625)
+    monkeypatch.setattr(module, "load_state_dict", lambda path: reference_gpen_state(architecture))
+    inputs = np.ascontiguousarray(faces[:1, :size, :size])
+    params = gpen_params_from_torch(reference_gpen_state(architecture))
+    expected = np.rint(np.clip(gpen(params, inputs.astype(np.float32) / 255), 0, 1) * 255)
+    assert np.abs(open_restorer("my/GPEN.PTH", None)(inputs) - expected).max() <= 1
+    assert expected.std() > 1
+
+
+def test_a_pth_of_another_network_is_refused_with_its_name(tmp_path):
+    write_zip(tmp_path / "gfpgan.pth", dict_code(conv_body_first=tensor_code()))
+    with pytest.raises(UserError, match=r"gfpgan\.pth.*\.onnx"):
+        open_restorer(str(tmp_path / "gfpgan.pth"), None)
+
+
+def test_a_label_tells_files_and_fidelities_apart(tmp_path):
+    for name, content in (("a.onnx", b"1"), ("b.onnx", b"2")):
+        (tmp_path / name).write_bytes(content)
+    labels = [restorer_label(str(tmp_path / name), fidelity) for name in ("a.onnx", "b.onnx") for fidelity in (0.5, 1)]
+    assert len(set(labels)) == 4
+    assert labels[0] == f"a.onnx {hashlib.sha256(b'1').hexdigest()[:8]}"
+    assert restorer_label("gpen-512") == "gpen-512"
