@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from scripts import synthesize_testset
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
-from utils.data.portraits import DETECTOR, MIN_CONFIDENCE
+from utils.data.composites import DETECTOR, MIN_CONFIDENCE
 from utils.data.presets import PRESETS
+from utils.data.testset import SynthesisSettings, synthesize_testset
 from utils.errors import UserError, require
 from utils.evaluation.faces import prepare_faces
 from utils.evaluation.photos import OWN_PHOTO, Photos, check_no_others, make_photos
@@ -239,9 +239,8 @@ def make_set(args: argparse.Namespace, preset: str, networks: Mapping, detect: D
 
     folder = args.output_dir / preset
     print(f"{preset}:")
-    failed = synthesize_testset.main(["--input_dir", str(args.output_dir / "photos"), "--output_dir", str(folder),
-                                      "--preset", preset, "--seed", str(args.seed), "--skip_existing"])
-    if failed:
+    if synthesize_testset(args.output_dir / "photos", folder, SynthesisSettings(preset, args.seed),
+                          skip_existing=True)["error"]:
         errors.append(f"{folder / 'report.csv'} names photos that could not be degraded")
     check_no_others(folder / "LQ", photos.faces)
     degraded = list_photos(folder / "LQ")

@@ -1,9 +1,9 @@
-"""Make aligned faces of 512x512 with other backgrounds: people are cut out of portraits and put before scenes.
+"""Make aligned faces of 512x512 with other backgrounds: people are cut out of portraits and put in front of scenes.
 
 python scripts/replace_backgrounds.py --portraits PORTRAITS --scenes SCENES --output_dir FACES
 
-A restorer that only ever saw faces before a gray wall reads colours off the wall, and smooths whatever else is there.
-The faces are for `generate_tfrecord.py faces`: FACES/<stem>_<number>.png.
+A face restorer trained on plain backgrounds only infers colours from them, and smooths other ones. The faces,
+FACES/<stem>_<number>.png, are for `generate_tfrecord.py faces`.
 """
 
 import argparse
@@ -14,8 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
-from utils.data.composites import put_before
-from utils.data.portraits import DETECTOR, MIN_CONFIDENCE, cut_portrait
+from utils.data.composites import DETECTOR, MIN_CONFIDENCE, cut_portrait, put_before
 from utils.errors import FatalError, UserError, require
 from utils.face.alignment import ALIGNED_SIZE, align_face, estimate_alignment
 from utils.face.detection import Detector, open_detector
@@ -24,8 +23,8 @@ from utils.image.io import quantize, read_image, write_png
 from utils.image.listing import photo_rng
 from utils.image.photo_sources import Source, add_source_options, list_chosen
 
-FACE_WIDTH = 260.0  # pixels: a little more than in an aligned face
-MARGIN = 160  # pixels: an aligned face of that width shows no more around a portrait
+FACE_WIDTH = 260.0  # pixels: slightly more than in an aligned face
+MARGIN = 160  # pixels around a portrait that an aligned face of that width can show
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, required=True, help="gets the faces")
     parser.add_argument("--count", type=int, default=3, help="backgrounds per portrait")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
-    parser.add_argument("--overwrite", action="store_true", help="replace faces that are there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing faces")
     args = parser.parse_args(argv)
     require(args.count >= 1, "--count must be at least 1", args.count)
     require(args.seed >= 0, "--seed must be at least 0", args.seed)
@@ -48,16 +47,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; gives the exit status."""
+    """Run the tool; return the exit status."""
     args = parse_args(argv)
     portraits, scenes = (list_chosen(args, name) for name in ("portraits", "scenes"))
     for stem, count in Counter(source.path.stem for source in portraits).items():
-        require(count == 1, "portraits must differ in their names, endings apart: their faces would have one name",
+        require(count == 1, "portraits must have different stems, from which their faces are named",
                 f"{count} portraits {stem}")
-    there = [path for source in portraits for path in args.output_dir.glob(f"{source.path.stem}_[0-9]*.png")]
-    if there and not args.overwrite:
-        raise UserError(f"{len(there)} faces of these portraits are already in {args.output_dir}. Give --overwrite or "
-                        "another --output_dir.")
+    existing = [path for source in portraits for path in args.output_dir.glob(f"{source.path.stem}_[0-9]*.png")]
+    if existing and not args.overwrite:
+        raise UserError(f"{len(existing)} faces of these portraits are already in {args.output_dir}. Give --overwrite "
+                        "or another --output_dir.")
     check_writable(args.output_dir)
     errors = written = 0
     with open_detector(DETECTOR, min_confidence=MIN_CONFIDENCE) as detect, \
@@ -78,11 +77,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def make_faces(portrait: Source, scenes: list[Source], detect: Detector, args: argparse.Namespace) -> int:
-    """Write the faces of one portrait; gives how many.
+    """Write the faces of one portrait; return their number.
 
     Raises:
         UserError: a file cannot be read or written.
-        ValueError: nobody can be cut out of the portrait.
+        ValueError: no person can be cut out of the portrait.
     """
     person, landmarks = cut_portrait(portrait.path, detect, face_width=FACE_WIDTH)
     matrix = estimate_alignment(landmarks + MARGIN)

@@ -8,7 +8,7 @@ import skimage.data
 from config import AdaptationConfig, GeneratorConfig
 from model.rrdbnet import rrdbnet_architecture
 from model.super_resolver import SuperResolver
-from utils.data.tone import Tone
+from utils.data.noise import Tone
 from utils.face.patches import Patches, sample_patches
 from utils.image.io import quantize, to_float
 from utils.metrics.fidelity import psnr_y

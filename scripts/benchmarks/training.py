@@ -168,8 +168,7 @@ def waiting(photo: np.ndarray, iterations: int = 20) -> Iterator[tuple[str, str]
     from model.meta_learner import Networks
     from model.meta_trainer import MetaTrainer
     from model.rrdbnet import init_rrdbnet
-    from utils.data.meta_tasks import Images, TaskSource
-    from utils.data.prefetching import PREFETCHED
+    from utils.data.meta_tasks import PREFETCHED, Images, TaskSource
     from utils.data.tfrecords import ImageRecords, write_image_records
 
     config = resolve_config(META_TRAINING, "small")

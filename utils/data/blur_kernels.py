@@ -1,6 +1,6 @@
 """Blur kernels of Real-ESRGAN's degradation (Wang et al., ICCVW 2021), and filtering with them.
 
-Images are float32, [h, w, c]; kernels float64, [size, size], with sum 1. Lengths are in pixels, angles in radians.
+Images are float32 [h, w, c]; kernels float64 [size, size] with sum 1. Sizes and sigmas in pixels, angles in radians.
 """
 
 import math
@@ -15,16 +15,16 @@ from utils.errors import require
 
 GAUSSIAN_KINDS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
 NEGLIGIBLE = 1e-6  # total weight of the taps that filtering leaves out
-MAX_DIRECT_TAPS = 129  # with more, cv2.filter2D goes over to a Fourier transform, which takes up to ten times as long
+MAX_DIRECT_TAPS = 129  # with more, cv2.filter2D uses a Fourier transform, up to ten times as slow
 
 
 @dataclass(frozen=True)
 class GaussianKernel:
-    """A Gaussian or a relative of it, in general elliptic.
+    """A Gaussian, generalised Gaussian or plateau kernel.
 
-    With q the squared distance in units of the standard deviations: exp(-q/2) for `iso` and `aniso`,
-    exp(-q**beta / 2) for the generalised kinds, 1 / (1 + q**beta) for plateaus. `rotation` turns the sigma_x axis
-    from x towards y (downwards). Isotropic kinds have equal sigmas.
+    With q the squared Mahalanobis distance: exp(-q/2) for `iso` and `aniso`, exp(-q**beta / 2) for the generalised
+    kinds, 1 / (1 + q**beta) for plateaus. `rotation` turns the sigma_x axis from x towards y (downwards). Isotropic
+    kinds have equal sigmas.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class GaussianKernel:
         require(0 < self.beta < math.inf, "beta must be positive", self.beta)
 
     def weights(self) -> np.ndarray:
-        """Give the kernel, [size, size]."""
+        """Return the kernel, [size, size]."""
         x, y = _offsets(self.size)
         cosine, sine = math.cos(self.rotation), math.sin(self.rotation)
         squared = ((cosine * x + sine * y) / self.sigma_x) ** 2 + ((cosine * y - sine * x) / self.sigma_y) ** 2
@@ -58,7 +58,7 @@ class GaussianKernel:
 
 @dataclass(frozen=True)
 class SincKernel:
-    """A circular low-pass filter, whose side lobes make ringing. `cutoff` is in radians per pixel, up to pi."""
+    """A circular low-pass filter, which makes ringing. `cutoff` is in radians per pixel, at most pi."""
 
     size: int
     cutoff: float
@@ -68,7 +68,7 @@ class SincKernel:
         require(0 < self.cutoff <= math.pi, "cutoff must be positive and at most pi", self.cutoff)
 
     def weights(self) -> np.ndarray:
-        """Give the kernel, [size, size]."""
+        """Return the kernel, [size, size]."""
         distance = np.hypot(*_offsets(self.size))
         distance[self.size // 2, self.size // 2] = 1  # anything but 0
         values = self.cutoff * j1(self.cutoff * distance) / (2 * np.pi * distance)
@@ -84,13 +84,13 @@ def _check_size(size: int) -> None:
 
 
 def _offsets(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give x and y of every tap, relative to the middle."""
+    """Return x and y of every tap, relative to the middle."""
     steps = np.arange(size, dtype=np.float64) - size // 2
     return np.meshgrid(steps, steps)
 
 
 def sample_kernel(rng: np.random.Generator, stage: DegradationStage) -> Kernel | None:
-    """Draw the kernel of one stage; None: the stage does not blur."""
+    """Draw the blur kernel of one stage; None: no blur."""
     if rng.random() >= stage.blur_prob:
         return None
     size = int(rng.choice(stage.kernel_sizes))
@@ -98,11 +98,10 @@ def sample_kernel(rng: np.random.Generator, stage: DegradationStage) -> Kernel |
         return SincKernel(size, float(rng.uniform(np.pi / 3 if size < 13 else np.pi / 5, np.pi)))
     kind = str(rng.choice(stage.kernel_kinds, p=stage.kernel_probs))
     sigma_x = sigma_y = float(rng.uniform(*stage.sigma_range))
-    rotation = 0.0
+    rotation, beta = 0.0, 1.0
     if kind.endswith("aniso"):
         sigma_y = float(rng.uniform(*stage.sigma_range))
         rotation = float(rng.uniform(-np.pi, np.pi))
-    beta = 1.0
     if kind.startswith("generalized"):
         beta = _sample_beta(rng, stage.betag_range)
     elif kind.startswith("plateau"):
@@ -111,20 +110,20 @@ def sample_kernel(rng: np.random.Generator, stage: DegradationStage) -> Kernel |
 
 
 def _sample_beta(rng: np.random.Generator, limits: tuple[float, float]) -> float:
-    """Draw a shape that is as often below 1 as above it."""
+    """Draw a shape parameter, below 1 in half of the cases."""
     low, high = limits
     return float(rng.uniform(low, 1) if rng.random() < 0.5 else rng.uniform(1, high))
 
 
 def sample_final_sinc(rng: np.random.Generator, sizes: tuple[int, ...]) -> SincKernel:
-    """Draw the low-pass kernel near the end of the degradation."""
+    """Draw the low-pass kernel of the last steps."""
     return SincKernel(int(rng.choice(sizes)), float(rng.uniform(np.pi / 3, np.pi)))
 
 
 def apply_kernel(image: np.ndarray, kernel: Kernel | None) -> np.ndarray:
-    """Correlate an image with a kernel, the border mirrored without repeating the outermost pixel.
+    """Correlate an image with a kernel, with reflected borders (edge pixels not repeated); None: no change.
 
-    None leaves the image as it is. Taps whose weights together are below 1e-6 are left out.
+    Taps with a total weight below 1e-6 are left out.
     """
     if kernel is None:
         return image
@@ -135,7 +134,7 @@ def apply_kernel(image: np.ndarray, kernel: Kernel | None) -> np.ndarray:
 
 
 def _drop_negligible(weights: np.ndarray) -> np.ndarray:
-    """Set the smallest weights to 0, for which cv2.filter2D takes no time, and cut off edges that are all 0."""
+    """Set the smallest weights to 0, which cv2.filter2D skips, and crop edges that are all 0."""
     order = np.argsort(np.abs(weights), axis=None)
     dropped = np.cumsum(np.abs(weights).ravel()[order]) < NEGLIGIBLE
     kept = weights.copy()
@@ -146,15 +145,15 @@ def _drop_negligible(weights: np.ndarray) -> np.ndarray:
 
 
 def filter_separably(image: np.ndarray, profile: np.ndarray) -> np.ndarray:
-    """Correlate rows and columns of a float32 image with `profile` [size], borders as `apply_kernel`."""
-    # twice filter2D takes two thirds of the time of sepFilter2D
+    """Correlate rows and columns of a float32 image with `profile` [size], borders as in `apply_kernel`."""
+    # two calls of filter2D take two thirds of the time of sepFilter2D
     return cv2.filter2D(cv2.filter2D(image, -1, profile[None, :]), -1, profile[:, None])
 
 
 def filter_image(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Correlate an image with square weights of odd size, borders as `apply_kernel`.
+    """Correlate an image with square weights of odd size, borders as in `apply_kernel`.
 
-    Large kernels are applied in horizontal strips, which keeps OpenCV from its slow Fourier transform.
+    Large kernels are applied in horizontal strips, which avoids OpenCV's slow Fourier transform.
     """
     size, height = len(weights), image.shape[0]
     rows = max(1, MAX_DIRECT_TAPS // size)

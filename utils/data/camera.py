@@ -1,15 +1,13 @@
-"""Steps by which test sets are degraded: the training degradation, and what cameras do that it does not contain.
+"""Steps that degrade test sets: the training degradation, and camera effects that it does not contain.
 
-A step is a frozen record with `apply(image) -> image`, a pure function: images are float32 RGB in [0, 1], [h, w, 3].
-Lengths are in pixels of the image that the step is given.
+A step is a frozen dataclass with a pure function `apply(image) -> image`: float32 RGB [h, w, 3] in [0, 1]. Lengths are
+in pixels of the step's input.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -17,15 +15,14 @@ import numpy as np
 from config import SCALE
 from utils.data.blur_kernels import GaussianKernel, SincKernel, apply_kernel, filter_image
 from utils.data.degradations import Degradation, NoiseDraw, compress_jpeg, degrade, usm_sharpen
-from utils.data.tone import Tone
-from utils.errors import UserError, require
-from utils.files import read_bytes
+from utils.data.noise import Tone
+from utils.errors import require
 from utils.image.io import to_float
 from utils.image.resizing import RESIZE_MODES, resize_to
 from utils.plain_data import from_plain, to_plain
 
-DISPLAY_GAMMA = 2.2  # between linear light, in which sensors work, and stored values
-# bilinear demosaicing: how the samples of one colour spread to its missing pixels
+DISPLAY_GAMMA = 2.2  # between linear sensor values and stored ones
+# bilinear demosaicing: kernels that interpolate the missing samples of a colour
 SPREAD_RED_BLUE = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
 SPREAD_GREEN = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4
 MOTION_SAMPLES = 16  # per pixel of the path
@@ -33,19 +30,19 @@ MOTION_SAMPLES = 16  # per pixel of the path
 
 @dataclass(frozen=True)
 class TwoStage:
-    """The degradation of training, which shrinks to a quarter."""
+    """The training degradation, which downscales by 4."""
 
     degradation: Degradation
     noise: NoiseDraw
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Degrade and shrink."""
+        """Degrade and downscale."""
         return to_float(degrade(image, self.degradation, self.noise))
 
 
 @dataclass(frozen=True)
 class Sharpen:
-    """The unsharp mask that training puts before the degradation of scenes."""
+    """The unsharp mask that training applies to scenes before degrading them."""
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Sharpen."""
@@ -54,7 +51,7 @@ class Sharpen:
 
 @dataclass(frozen=True)
 class Blur:
-    """A blur by one of the kernels of training, of any strength."""
+    """A blur by a kernel of a type used in training."""
 
     kernel: GaussianKernel | SincKernel
 
@@ -65,7 +62,7 @@ class Blur:
 
 @dataclass(frozen=True)
 class MotionBlur:
-    """A camera that moved steadily by `length` pixels; `angle` in radians from x towards y (downwards)."""
+    """A linear camera motion of `length` pixels; `angle` in radians from x towards y (downwards)."""
 
     length: float
     angle: float
@@ -75,7 +72,7 @@ class MotionBlur:
         require(math.isfinite(self.angle), "angle must be a finite number", self.angle)
 
     def weights(self) -> np.ndarray:
-        """Give the kernel: the path drawn into an odd square by bilinear weights, with sum 1."""
+        """Return the kernel: the path, rasterised with bilinear weights into an odd square, with sum 1."""
         radius = math.ceil(self.length / 2) + 1
         count = math.ceil(self.length * MOTION_SAMPLES)
         along = ((np.arange(count) + 0.5) / count - 0.5) * self.length
@@ -94,7 +91,7 @@ class MotionBlur:
 
 @dataclass(frozen=True)
 class ColourFringe:
-    """A lens that magnifies red and blue differently from green, by these factors about the middle."""
+    """Lateral chromatic aberration: red and blue are magnified about the middle by these factors."""
 
     red: float
     blue: float
@@ -104,7 +101,7 @@ class ColourFringe:
                 f"{self.red}, {self.blue}")
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Magnify the channels; the border is continued."""
+        """Magnify red and blue; the border is replicated."""
         height, width = image.shape[:2]
         result = image.copy()
         for channel, factor in ((0, self.red), (2, self.blue)):
@@ -119,7 +116,7 @@ class ColourFringe:
 
 @dataclass(frozen=True)
 class Shrink:
-    """Resize to a quarter; only `area` does not alias."""
+    """Downscale by 4; only `area` does not alias."""
 
     mode: str
 
@@ -133,10 +130,10 @@ class Shrink:
 
 @dataclass(frozen=True)
 class CameraNoise:
-    """A sensor with a Bayer mosaic (RGGB): every pixel measures one colour, the others are interpolated.
+    """Sensor noise before demosaicing: every pixel measures one colour (Bayer RGGB), the others are interpolated.
 
-    Noise is added to the measurements in linear light (gamma 2.2), with variance `shot` * x + `read`**2. After
-    interpolation it is signal-dependent, correlated between neighbours, and coloured.
+    Noise of variance `shot` * x + `read`**2 is added in linear light (gamma 2.2, x in [0, 1]). After demosaicing it is
+    signal-dependent, spatially correlated and coloured.
     """
 
     shot: float
@@ -149,7 +146,7 @@ class CameraNoise:
         require(self.seed >= 0, "seed must be at least 0", self.seed)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Expose the sensor and interpolate."""
+        """Add noise and demosaic."""
         linear = np.clip(image, 0, 1) ** np.float32(DISPLAY_GAMMA)
         field = np.random.Generator(np.random.SFC64(self.seed)).standard_normal(image.shape[:2], dtype=np.float32)
         result = np.empty_like(linear)
@@ -161,14 +158,14 @@ class CameraNoise:
 
 
 def _bayer_mask(height: int, width: int, channel: int) -> np.ndarray:
-    """Give 1 where the sensor measures this channel, otherwise 0."""
+    """Return 1 where the sensor measures this channel, otherwise 0."""
     rows, columns = np.mgrid[:height, :width] % 2
     return (rows + columns == channel).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Jpeg:
-    """JPEG (libjpeg, 4:2:0) whose 8x8 blocks begin `top` and `left` pixels outside the image, as after a crop."""
+    """JPEG (libjpeg, 4:2:0) whose block grid starts `top` and `left` pixels outside the image, as after a crop."""
 
     quality: int
     top: int = 0
@@ -180,55 +177,35 @@ class Jpeg:
                 f"{self.top}, {self.left}")
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Compress and read back."""
+        """Compress and decompress."""
         framed = cv2.copyMakeBorder(image, self.top, 0, self.left, 0, cv2.BORDER_REPLICATE)
         return to_float(compress_jpeg(framed, self.quality)[self.top:, self.left:])
 
 
 Step = TwoStage | Sharpen | Blur | MotionBlur | ColourFringe | Tone | Shrink | CameraNoise | Jpeg
-STEPS: dict[str, type] = {kind.__name__: kind for kind in (TwoStage, Sharpen, Blur, MotionBlur, ColourFringe, Tone,
-                                                           Shrink, CameraNoise, Jpeg)}
+STEPS: dict[str, type] = {kind.__name__: kind for kind in get_args(Step)}
 
 
 def steps_to_plain(steps: list[Step]) -> list[dict]:
-    """Give steps as a list that JSON can hold; every entry says under `step` what it is."""
+    """Return steps as a list for JSON; the key `step` of each entry names its type."""
     return [{"step": type(step).__name__, **to_plain(step)} for step in steps]
 
 
 def steps_from_plain(data: Any, name: str) -> list[Step]:
-    """Undo `steps_to_plain`; `name` is what the list is called in messages.
+    """Undo `steps_to_plain`; `name` is the name of the list in messages.
 
     Raises:
-        UserError: the list or a step in it is none, the key being named, or they do not shrink to a quarter.
+        UserError: names the key that is wrong; or not exactly one step downscales by 4.
     """
     require(isinstance(data, list), f"{name} must be a list of steps", repr(data))
-    steps = [_step_from_plain(entry, f"{name}[{index}]") for index, entry in enumerate(data)]
-    shrinking = [type(step).__name__ for step in steps if isinstance(step, TwoStage | Shrink)]
-    require(len(shrinking) == 1, f"exactly one step of {name} must be TwoStage or Shrink",
-            ", ".join(shrinking) or "none")
+    steps = []
+    for index, entry in enumerate(data):
+        kind = entry.get("step") if isinstance(entry, Mapping) else None
+        require(isinstance(kind, str) and kind in STEPS, f"{name}[{index}] must name a step, one of {', '.join(STEPS)}",
+                repr(kind))
+        values = {key: value for key, value in entry.items() if key != "step"}
+        steps.append(from_plain(STEPS[kind], values, f"{name}[{index}]"))
+    downscaling = [type(step).__name__ for step in steps if isinstance(step, TwoStage | Shrink)]
+    require(len(downscaling) == 1, f"exactly one step of {name} must be TwoStage or Shrink",
+            ", ".join(downscaling) or "none")
     return steps
-
-
-def _step_from_plain(data: Any, name: str) -> Step:
-    kind = data.get("step") if isinstance(data, Mapping) else None
-    require(isinstance(kind, str) and kind in STEPS, f"{name} must name a step, one of {', '.join(STEPS)}", repr(kind))
-    return from_plain(STEPS[kind], {key: value for key, value in data.items() if key != "step"}, name)
-
-
-def read_steps(path: Path) -> dict[str, Any]:
-    """Read a file that `scripts/synthesize_testset.py` wrote: what was applied to which photo, by stems.
-
-    The steps of a photo are left as they are, for `steps_from_plain`.
-
-    Raises:
-        UserError: the file is missing or is none.
-    """
-    data = read_bytes(path)
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}. Give a degradations.json of this tool.") from error
-    photos = content.get("photos") if isinstance(content, dict) else None
-    require(isinstance(photos, dict), f"{path} must be a degradations.json of this tool, with `photos`",
-            type(content).__name__ if not isinstance(content, dict) else f"only {', '.join(content) or 'nothing'}")
-    return content

@@ -1,33 +1,37 @@
-"""Photographs of people in front of a scene, composed of portraits with an even background and of scenes.
+"""Photos of people in front of a scene, composed of scenes and of portraits with a plain background.
 
-Images are uint8 RGB [h, w, 3]. A box is (x0, y0, x1, y1) in pixels, as detectors give it.
+Images are uint8 RGB [h, w, 3]. A box is (x0, y0, x1, y1) in pixels.
 """
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from config import SCALE
+from utils.face.detection import Detector
+from utils.image.io import quantize, read_image
 
-BORDER = 0.04  # of a portrait's side: what is taken for background at the left, the right and the top
-CERTAIN = 10.0  # colour distance below which a pixel is background, in steps of 255
-CUT_ITERATIONS = 4  # of GrabCut
+DETECTOR, MIN_CONFIDENCE = "mtcnn", 0.9  # needs no download; the threshold of generate_test_faces.py
+BACKGROUND_BORDER = 0.04  # of a portrait's width: strips at the left, right and top that show the background
+BACKGROUND_DISTANCE = 10.0  # colour distance below which a pixel is background, in range 255
+GRABCUT_ITERATIONS = 4
 FACE_WIDTHS = (90.0, 160.0)  # pixels: 22 to 40 in the degraded photo
-CUT_FACE_WIDTH = 200.0  # pixels, unless said otherwise: larger faces are shrunk to this before they are cut
-SOFTNESS = 1.0  # of the edge: standard deviation, in pixels
-HAIR_BAND = 12.0  # pixels inside the edge in which background may be seen between hair
-TOUCHING = 0.02  # of a portrait's width: a head that reaches the upper edge on more of it is not whole
+CUT_FACE_WIDTH = 200.0  # pixels, default: wider faces are downscaled to this before they are cut out
+EDGE_SIGMA = 1.0  # pixels, of the soft edge
+HAIR_BAND = 12.0  # pixels inside the edge in which background may show between hair
+MAX_TOUCHING = 0.02  # of a portrait's width: a head that touches the upper edge on more of it is incomplete
 MAX_PEOPLE = 3
-SLOT = 1.45  # widths of the face that a person takes: ears and hair
-LEAST_HEIGHT = 64  # pixels of a scene: less cannot be degraded to something that holds a face patch
-LARGEST_SHARE = 0.85  # of the scene's height that a person may take
+SLOT = 1.45  # face widths that a person occupies, with ears and hair
+MIN_HEIGHT = 64  # of a scene in pixels: its LQ version then holds a face patch
+MAX_PERSON_HEIGHT = 0.85  # of the scene's height
 
 
 class Person(NamedTuple):
-    """Somebody cut out: `image` [h, w, 3], `alpha` [h, w] float32 in [0, 1], and the box of the face in them."""
+    """A cut-out person: `image` [h, w, 3], `alpha` [h, w] float32 in [0, 1], and the box of the face in them."""
 
     image: np.ndarray
     alpha: np.ndarray
@@ -42,18 +46,18 @@ class Composite(NamedTuple):
 
 
 def cut_out(portrait: np.ndarray, face: np.ndarray, *, face_width: float = CUT_FACE_WIDTH) -> Person:
-    """Cut a person out of a portrait whose background is even or changes slowly (GrabCut, Rother et al., 2004).
+    """Cut a person out of a portrait with a plain or smooth background (GrabCut, Rother et al., 2004).
 
     Args:
-        portrait: one person, whose shoulders the lower edge cuts off.
-        face: its box.
-        face_width: pixels to which a larger face is shrunk first.
+        portrait: one person, whose shoulders reach the lower edge.
+        face: box of the face.
+        face_width: pixels to which a wider face is downscaled first.
 
     Returns:
         The part of the portrait that holds the person.
 
     Raises:
-        ValueError: the face is narrower than any in a composite, or the head is not whole.
+        ValueError: the face is narrower than any in a composite, or the head is incomplete.
     """
     if face[2] - face[0] < FACE_WIDTHS[0]:
         raise ValueError(f"the face is narrower than {FACE_WIDTHS[0]:g} pixels")
@@ -61,30 +65,56 @@ def cut_out(portrait: np.ndarray, face: np.ndarray, *, face_width: float = CUT_F
     size = [round(side * ratio) for side in portrait.shape[1::-1]]
     portrait, face = cv2.resize(portrait, size, interpolation=cv2.INTER_AREA), face * ratio
     distance = np.linalg.norm(portrait - _background(portrait), axis=2)
-    mask = _first_guess(distance, face)
+    mask = _initial_labels(distance, face)
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)
-    cv2.grabCut(np.ascontiguousarray(portrait[:, :, ::-1]), mask, None, *models, CUT_ITERATIONS, cv2.GC_INIT_WITH_MASK)
-    inside = _largest_part(np.isin(mask, (cv2.GC_FGD, cv2.GC_PR_FGD)))
-    if inside[0].mean() > TOUCHING:
+    cv2.grabCut(np.ascontiguousarray(portrait[:, :, ::-1]), mask, None, *models, GRABCUT_ITERATIONS,
+                cv2.GC_INIT_WITH_MASK)
+    inside = _largest_component(np.isin(mask, (cv2.GC_FGD, cv2.GC_PR_FGD)))
+    if inside[0].mean() > MAX_TOUCHING:
         raise ValueError("the head reaches the upper edge of the portrait")
-    # drawn in, so that the soft edge does not bring a seam of background along
-    alpha = np.clip(2 * cv2.GaussianBlur(inside.astype(np.float32), (0, 0), SOFTNESS) - 1, 0, 1)
-    seen_through = np.clip(2 - distance / CERTAIN, 0, 1).astype(np.float32)
+    # the soft edge lies inside of the mask, so that no background shows at it
+    alpha = np.clip(2 * cv2.GaussianBlur(inside.astype(np.float32), (0, 0), EDGE_SIGMA) - 1, 0, 1)
+    seen_through = np.clip(2 - distance / BACKGROUND_DISTANCE, 0, 1).astype(np.float32)
     alpha = np.where(_may_be_hair(inside, face), alpha * (1 - seen_through), alpha)
     rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
     part = slice(rows[0], None), slice(columns[0], columns[-1] + 1)
     return Person(portrait[part].copy(), alpha[part].copy(), face - np.tile([columns[0], rows[0]], 2))
 
 
-def _first_guess(distance: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """Label pixels for GrabCut by their colour's distance from the background, and as a person inside of the face."""
+def cut_portrait(path: Path, detect: Detector, *, face_width: float = CUT_FACE_WIDTH) -> tuple[Person, np.ndarray]:
+    """Cut the person with the most confident face out of a portrait.
+
+    Args:
+        path: the portrait.
+        detect: the face detector.
+        face_width: as for `cut_out`.
+
+    Returns:
+        The person, and the landmarks [5, 2] of the face in the person's image.
+
+    Raises:
+        UserError: the file cannot be read.
+        ValueError: no person can be cut out.
+    """
+    photo = read_image(path)
+    found = detect(photo.pixels, path.name)
+    if not found:
+        raise ValueError("no face is found in it")
+    face = found[0]
+    person = cut_out(quantize(photo.pixels), face.box, face_width=face_width)
+    ratio = _face_width(person) / (face.box[2] - face.box[0])
+    return person, (face.landmarks - face.box[:2]) * ratio + person.face[:2]
+
+
+def _initial_labels(distance: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Return the initial GrabCut labels: by colour distance from the background, and foreground inside the face."""
     height, width = distance.shape
-    mask = np.where(distance < CERTAIN, cv2.GC_PR_BGD, cv2.GC_PR_FGD).astype(np.uint8)
+    mask = np.where(distance < BACKGROUND_DISTANCE, cv2.GC_PR_BGD, cv2.GC_PR_FGD).astype(np.uint8)
     rows, columns = np.mgrid[:height, :width]
-    side = round(BORDER * width)
+    side = round(BACKGROUND_BORDER * width)
     border = (rows < side) | (columns < side) | (columns >= width - side)
-    mask[border & (rows < face[3]) & (distance < 2 * CERTAIN)] = cv2.GC_BGD  # below, shoulders may reach it
+    mask[border & (rows < face[3]) & (distance < 2 * BACKGROUND_DISTANCE)] = cv2.GC_BGD  # below, shoulders may reach it
     x, y = (face[0] + face[2]) / 2, (face[1] + face[3]) / 2
     across, down = 0.4 * (face[2] - face[0]), 0.45 * (face[3] - face[1])
     mask[((columns - x) / across) ** 2 + ((rows - y) / down) ** 2 < 1] = cv2.GC_FGD
@@ -93,28 +123,28 @@ def _first_guess(distance: np.ndarray, face: np.ndarray) -> np.ndarray:
 
 
 def _may_be_hair(inside: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """Tell where the person's edge may be hair: a band inside of it, from the chin upwards."""
+    """Return where the person's edge may be hair: a band inside of it, from the chin upwards."""
     depth = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 3)
     return (depth < HAIR_BAND) & (np.arange(len(inside))[:, None] < face[3])
 
 
 def _background(portrait: np.ndarray) -> np.ndarray:
-    """Estimate the background [h, w, 3] as a quadratic surface through what the border shows of it."""
+    """Estimate the background [h, w, 3]: a quadratic surface fitted to the border strips."""
     height, width = portrait.shape[:2]
     rows, columns = np.mgrid[:height, :width]
     y, x = rows / height - 0.5, columns / width - 0.5
     terms = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=2)
-    sides = round(BORDER * width)
+    sides = round(BACKGROUND_BORDER * width)
     border = (rows < sides) | (((columns < sides) | (columns >= width - sides)) & (y < 0.3))
     used = border
-    for _ in range(3):  # hair or shoulders at the border are left out the next time
+    for _ in range(3):  # outliers, as hair or shoulders at the border, are left out of the next fit
         surface = terms @ np.linalg.lstsq(terms[used], portrait[used].astype(np.float64), rcond=None)[0]
         distance = np.linalg.norm(portrait - surface, axis=2)
-        used = border & (distance <= max(CERTAIN, float(np.median(distance[border]))))
+        used = border & (distance <= max(BACKGROUND_DISTANCE, float(np.median(distance[border]))))
     return surface
 
 
-def _largest_part(inside: np.ndarray) -> np.ndarray:
+def _largest_component(inside: np.ndarray) -> np.ndarray:
     """Keep the largest connected part of a mask, and fill its holes."""
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8))
     part = labels == 1 + int(np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
@@ -125,13 +155,13 @@ def _largest_part(inside: np.ndarray) -> np.ndarray:
 
 
 def put_before(person: Person, scene: np.ndarray, margin: int, rng: np.random.Generator) -> np.ndarray:
-    """Put a person before a part of a scene that is drawn, and mirrored half of the time.
+    """Put a person in front of a random crop of a scene, flipped in half of the cases.
 
     Args:
-        person: the shoulders are continued downwards.
-        scene: enlarged or shrunk until it surely fills the picture, and up to 1.4 times more.
+        person: the shoulders are replicated downwards.
+        scene: resized to fill the image, and by up to 1.4 times more.
         margin: pixels to add on every side.
-        rng: what is drawn comes from it.
+        rng: source of all draws.
 
     Returns:
         [h + 2 * margin, w + 2 * margin, 3] uint8: the person's first pixel is at (`margin`, `margin`).
@@ -152,31 +182,31 @@ def put_before(person: Person, scene: np.ndarray, margin: int, rng: np.random.Ge
 
 
 def draw_number(width: int, rng: np.random.Generator) -> int:
-    """Draw how many people stand in front of a scene of that width: 1 to 3, as many as it has room for."""
+    """Draw the number of people for a scene of that width: 1 to 3, if it has room for them."""
     room = int(width // (SLOT * FACE_WIDTHS[0]))
     return int(rng.integers(1, min(max(room, 1), MAX_PEOPLE) + 1))
 
 
 def compose(scene: np.ndarray, people: Sequence[Person], rng: np.random.Generator) -> Composite:
-    """Let people stand side by side at the lower edge of a scene, their sizes and places drawn.
+    """Place people side by side at the lower edge of a scene, with random sizes and positions.
 
     Args:
-        scene: cut at the right and bottom so that 4 divides its sides.
+        scene: cropped at the right and bottom so that 4 divides its sides.
         people: from left to right, at least one.
-        rng: what is drawn comes from it.
+        rng: source of all draws.
 
     Raises:
         ValueError: the scene is too narrow for one person, or too low.
     """
-    if scene.shape[1] < SLOT * FACE_WIDTHS[0] or scene.shape[0] < LEAST_HEIGHT:
-        raise ValueError(f"a scene must be at least {math.ceil(SLOT * FACE_WIDTHS[0])} pixels wide and {LEAST_HEIGHT} "
+    if scene.shape[1] < SLOT * FACE_WIDTHS[0] or scene.shape[0] < MIN_HEIGHT:
+        raise ValueError(f"a scene must be at least {math.ceil(SLOT * FACE_WIDTHS[0])} pixels wide and {MIN_HEIGHT} "
                          "pixels high")
     scene = scene[:scene.shape[0] // SCALE * SCALE, :scene.shape[1] // SCALE * SCALE]
     height, width = scene.shape[:2]
     least, largest = FACE_WIDTHS
     largest = max(least, min(largest, width / (SLOT * len(people))))
     image, faces = scene.astype(np.float32), []
-    widths = [min(rng.uniform(least, largest), LARGEST_SHARE * height * _face_width(person) / person.image.shape[0])
+    widths = [min(rng.uniform(least, largest), MAX_PERSON_HEIGHT * height * _face_width(person) / person.image.shape[0])
               for person in people]
     free = max(0.0, width - SLOT * sum(widths)) * rng.dirichlet(np.ones(len(people) + 1))
     left = 0.0
@@ -184,7 +214,7 @@ def compose(scene: np.ndarray, people: Sequence[Person], rng: np.random.Generato
         left += gap
         ratio = face_width / _face_width(person)
         place = round(left + SLOT * face_width / 2 - ratio * (person.face[0] + person.face[2]) / 2)
-        faces.append(_stand(image, person, ratio, place))
+        faces.append(_paste(image, person, ratio, place))
         left += SLOT * face_width
     return Composite(np.rint(image).astype(np.uint8), np.stack(faces))
 
@@ -193,8 +223,8 @@ def _face_width(person: Person) -> float:
     return float(person.face[2] - person.face[0])
 
 
-def _stand(image: np.ndarray, person: Person, ratio: float, left: int) -> np.ndarray:
-    """Lay a resized person onto the lower edge of a float image, `left` pixels from its side; gives the face's box."""
+def _paste(image: np.ndarray, person: Person, ratio: float, left: int) -> np.ndarray:
+    """Paste a person, resized, at the lower edge of a float image, `left` pixels from the side; return the face box."""
     height, width = image.shape[:2]
     size = [max(1, round(side * ratio)) for side in person.alpha.shape[::-1]]
     weighted = person.image * person.alpha[:, :, None]  # or the background would bleed into the edge

@@ -1,11 +1,9 @@
-"""The two-stage degradation of Real-ESRGAN (Wang et al., ICCVW 2021), divided as MetaF2N's tasks need it.
+"""The two-stage degradation of Real-ESRGAN (Wang et al., ICCVW 2021): where it is drawn, and where it is applied.
 
-The images of one task share a `Degradation`; every image has a `NoiseDraw` of its own. Both are plain records: they
-can be printed, written as JSON and compared, and `degrade` is a pure function of them. Images are float32 RGB in
-[0, 1], [h, w, 3].
+The images of one task share a `Degradation` (`sample_degradation`); every image has its own `NoiseDraw`
+(`sample_noise`). `degrade` is a pure function of both. Images are float32 RGB [h, w, 3] in [0, 1].
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -20,23 +18,21 @@ from utils.data.blur_kernels import (
     sample_final_sinc,
     sample_kernel,
 )
-from utils.data.noise import NOISE_TYPES, add_noise
-from utils.data.tone import Tone
+from utils.data.noise import NOISE_TYPES, Tone, add_noise
 from utils.errors import require
 from utils.image.io import quantize, to_float
 from utils.image.resizing import RESIZE_MODES, resize_by, resize_to
-from utils.plain_data import from_plain, to_plain
 
-USM_SIZE = 51  # taps; OpenCV then takes a sigma of 8
+USM_SIZE = 51  # taps, for which OpenCV chooses a sigma of 8
 USM_WEIGHT = 0.5
 USM_THRESHOLD = 10 / 255
 
 
 @dataclass(frozen=True)
 class StageDegradation:
-    """Blur, resize, noise and JPEG of one stage.
+    """Blur, resize, noise type and JPEG of one stage.
 
-    `resize_factor` is relative to the image in the first stage, to a quarter of it in the second.
+    `resize_factor` is relative to the HR size in the first stage, to the LR size in the second.
     """
 
     kernel: GaussianKernel | SincKernel | None
@@ -56,8 +52,8 @@ class StageDegradation:
 class Degradation:
     """What the images of one task share.
 
-    The last steps are (resize to a quarter, sinc, JPEG) if `jpeg_last`, otherwise (JPEG, resize, sinc). `tone`, which
-    the published degradation does not have, comes before everything else.
+    The last steps are (resize to LR, sinc, JPEG) if `jpeg_last`, otherwise (JPEG, resize to LR, sinc). `tone` comes
+    first and is not part of the published degradation.
     """
 
     first: StageDegradation
@@ -70,23 +66,10 @@ class Degradation:
     def __post_init__(self):
         _check_mode("final_resize_mode", self.final_resize_mode)
 
-    def to_dict(self) -> dict:
-        """Give the record as dicts, strings and numbers, fit for JSON."""
-        return to_plain(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping) -> "Degradation":
-        """Undo `to_dict`.
-
-        Raises:
-            UserError: names the key that is missing, unknown or has a wrong value.
-        """
-        return from_plain(cls, data, "degradation")
-
 
 @dataclass(frozen=True)
 class StageNoise:
-    """`strength`: sigma in units of 1/255, or the scale of Poisson noise. `gray`: one field for all channels."""
+    """`strength`: sigma in range 255, or the scale of Poisson noise. `gray`: the same noise in all channels."""
 
     strength: float
     gray: bool
@@ -97,7 +80,7 @@ class StageNoise:
 
 @dataclass(frozen=True)
 class NoiseDraw:
-    """What is drawn for every image: the noise of both stages, and the seed of their fields."""
+    """What is drawn for each image: the noise of both stages, and the seed of its values."""
 
     first: StageNoise
     second: StageNoise
@@ -105,19 +88,6 @@ class NoiseDraw:
 
     def __post_init__(self):
         require(self.seed >= 0, "seed must be at least 0", self.seed)
-
-    def to_dict(self) -> dict:
-        """Give the record as dicts and numbers, fit for JSON."""
-        return to_plain(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping) -> "NoiseDraw":
-        """Undo `to_dict`.
-
-        Raises:
-            UserError: names the key that is missing, unknown or has a wrong value.
-        """
-        return from_plain(cls, data, "noise")
 
 
 def _check_mode(name: str, mode: str) -> None:
@@ -130,15 +100,11 @@ def sample_degradation(rng: np.random.Generator, settings: DegradationConfig) ->
     has_sinc = rng.random() < settings.final_sinc_prob
     final_sinc = sample_final_sinc(rng, settings.second.kernel_sizes) if has_sinc else None
     final_resize_mode, jpeg_last = _sample_mode(rng), bool(rng.random() < settings.jpeg_last_prob)
-    # nothing is drawn where there is no tone, so that seeds give what they gave before there was any
-    has_tone = settings.tone_prob > 0 and rng.random() < settings.tone_prob
-    return Degradation(first, second, final_sinc, final_resize_mode, jpeg_last,
-                       _sample_tone(rng, settings) if has_tone else None)
-
-
-def _sample_tone(rng: np.random.Generator, settings: DegradationConfig) -> Tone:
-    gamma = float(np.exp(rng.uniform(-settings.tone_gamma, settings.tone_gamma)))
-    return Tone(gamma, *rng.uniform(*settings.tone_gain_range, 3).tolist())
+    tone = None
+    if settings.tone_prob > 0 and rng.random() < settings.tone_prob:  # 0: no draw, so that published seeds stay valid
+        gamma = float(np.exp(rng.uniform(-settings.tone_gamma, settings.tone_gamma)))
+        tone = Tone(gamma, *rng.uniform(*settings.tone_gain_range, 3).tolist())
+    return Degradation(first, second, final_sinc, final_resize_mode, jpeg_last, tone)
 
 
 def _sample_stage(rng: np.random.Generator, stage: DegradationStage) -> StageDegradation:
@@ -157,7 +123,7 @@ def _sample_mode(rng: np.random.Generator) -> str:
 
 
 def sample_noise(rng: np.random.Generator, degradation: Degradation, settings: DegradationConfig) -> NoiseDraw:
-    """Draw what one image of a task has for itself."""
+    """Draw the noise of one image of a task."""
     return NoiseDraw(_sample_stage_noise(rng, degradation.first, settings.first),
                      _sample_stage_noise(rng, degradation.second, settings.second), seed=int(rng.integers(2 ** 32)))
 
@@ -168,7 +134,7 @@ def _sample_stage_noise(rng: np.random.Generator, drawn: StageDegradation, stage
 
 
 def degrade(image: np.ndarray, degradation: Degradation, noise: NoiseDraw) -> np.ndarray:
-    """Degrade an image and shrink it to a quarter.
+    """Degrade an image and downscale it by 4.
 
     Args:
         image: [h, w, 3] float32 RGB in [0, 1], sides divisible by 4.
@@ -176,7 +142,7 @@ def degrade(image: np.ndarray, degradation: Degradation, noise: NoiseDraw) -> np
         noise: of this image.
 
     Returns:
-        [h/4, w/4, 3] uint8 RGB: rounding to 8 bits is the last step of the method.
+        [h/4, w/4, 3] uint8 RGB; quantisation is the last step of the method.
 
     Raises:
         ValueError: a side is not divisible by 4.
@@ -207,23 +173,17 @@ def degrade(image: np.ndarray, degradation: Degradation, noise: NoiseDraw) -> np
 
 
 def compress_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """Clip an image to [0, 1], store it as JPEG (libjpeg, 4:2:0) and read it back: uint8 RGB [h, w, 3]."""
+    """Return an image, clipped to [0, 1], after JPEG compression (libjpeg, 4:2:0): uint8 RGB [h, w, 3]."""
     samples = cv2.cvtColor(quantize(image), cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(".jpg", samples, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def usm_sharpen(image: np.ndarray) -> np.ndarray:
-    """Sharpen by an unsharp mask where an image differs from its blurred self by more than 10/255.
+    """Apply Real-ESRGAN's unsharp mask (USMSharp) to a float32 image [h, w, 3] in [0, 1].
 
-    The blur is a Gaussian of 51 taps and sigma 8; half the difference is added, through a mask that is blurred in the
-    same way (Real-ESRGAN's USMSharp).
-
-    Args:
-        image: [h, w, 3] float32 in [0, 1].
-
-    Returns:
-        likewise.
+    Where an image differs from its Gaussian blur (51 taps, sigma 8) by more than 10/255, half the difference is added,
+    through a mask that is blurred in the same way.
     """
     profile = cv2.getGaussianKernel(USM_SIZE, 0)[:, 0]
     blurred = filter_separably(image, profile)

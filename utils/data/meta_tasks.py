@@ -1,34 +1,39 @@
-"""The tasks that meta-training learns from: drawn, degraded, restored and cropped ahead of their use.
+"""The tasks of meta-training: drawn from records, degraded, restored and cropped, prefetched in other threads.
 
-Every task is a function of (seed, iteration, number of the task) and of the records, and of nothing else. So a run that
-is resumed at an iteration goes on with the same data, bit for bit, and tasks can be divided among machines at will.
+Every task is a function of the seed, the iteration, the number of the task, and the records. So a resumed run gets the
+same data bit for bit, and tasks can be divided among machines. `degrade_together` draws the degradation of a task.
 """
 
-from collections.abc import Iterator
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
-import tensorflow as tf
 
 from config import SCALE, TrainingConfig
 from model.meta_learner import Task
 from utils.data.degradations import Degradation, degrade, sample_degradation, sample_noise, usm_sharpen
-from utils.data.prefetching import Ahead
 from utils.data.tfrecords import ImageRecords
 from utils.errors import require
 from utils.face.patches import log_gradient
 from utils.face.restorers import Restorer
 from utils.image.io import to_float
 
-FACES, SCENES, DRAWS, CROPS, VALIDATION = range(5)  # separate streams of random numbers under one seed
+FACES, SCENES, DRAWS, CROPS, VALIDATION = range(5)  # independent random streams of one seed
+PREFETCHED = 2  # batches
+Item = TypeVar("Item")
 
 
 class Degraded(NamedTuple):
-    """The images of one task, uint8 RGB: faces [n, 256, 256, 3] and their quarter-size `face_lq`, scenes likewise.
+    """The images of one task, uint8 RGB: faces [n, 256, 256, 3] and `face_lq` [n, 64, 64, 3], scenes likewise.
 
-    `scene_target` is what the scenes were degraded from, float32 in [0, 1]: sharpened in training.
+    `scene_target` is the input of the degradation, float32 in [0, 1]: the scenes, sharpened in training.
     """
 
     face_gt: np.ndarray
@@ -39,30 +44,30 @@ class Degraded(NamedTuple):
 
 
 class Images(NamedTuple):
-    """A record, or a part of it: `count` images from `start` on."""
+    """A range of the images of a record: `count` images from `start` on."""
 
     records: ImageRecords
     start: int
     count: int
 
     def read(self, index: int) -> np.ndarray:
-        """Give image `index`, uint8 RGB."""
+        """Return image `index`, uint8 RGB."""
         return self.records.read_or_next(self.start + index, within=range(self.start, self.start + self.count))
 
     def shuffled(self, position: int, seed: tuple[int, ...]) -> np.ndarray:
-        """Give the image at a position of an endless sequence that goes through all, each time in another order."""
+        """Return the image at a position of an endless sequence of epochs, each a permutation of all images."""
         epoch, place = divmod(position, self.count)
         return self.read(int(_order(self.count, (*seed, epoch))[place]))
 
 
 def divide_record(path: str, validation_path: str, size: int, data: Any) -> tuple[Images, Images]:
-    """Open a record, and give the images to train on and those to validate on.
+    """Open a record; return its images for training, and those for validation.
 
     Args:
-        path: of the record.
-        validation_path: of one whose images are validated on; empty: the last images of the record itself.
-        size: of the images, in pixels.
-        data: settings with `num_validation` and `skip_corrupt`, as those of `config.DataConfig`.
+        path: the record.
+        validation_path: the record for validation; empty: the last images of `path`.
+        size: side of the images in pixels.
+        data: settings with `num_validation` and `skip_corrupt`, as `config.DataConfig`.
 
     Raises:
         UserError: one is missing, damaged, of another image size, or has too few images to divide.
@@ -72,15 +77,41 @@ def divide_record(path: str, validation_path: str, size: int, data: Any) -> tupl
         kept = ImageRecords(validation_path, size, skip_corrupt=data.skip_corrupt)
         return Images(records, 0, len(records)), Images(kept, 0, len(kept))
     count = data.num_validation
-    require(0 < count < len(records), f"{path} must have more images than the data.num_validation that are kept for "
-            "validation, and these must be at least 1 unless there is a record of their own",
-            f"{len(records)} images, {count} kept")
+    require(0 < count < len(records), f"data.num_validation must be at least 1 and less than the number of images of "
+            f"{path}, unless there is a validation record", f"{count} of {len(records)} images")
     return Images(records, 0, len(records) - count), Images(records, len(records) - count, count)
 
 
 @lru_cache(maxsize=8)
 def _order(count: int, seed: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(seed).permutation(count)
+
+
+def prefetch(function: Callable[[int], Item], start: int, *, num_workers: int, num_ahead: int = 0) -> Iterator[Item]:
+    """Yield `function(start)`, `function(start + 1)`, ..., computed in advance; re-raises worker exceptions.
+
+    Args:
+        function: called in other threads.
+        start: number of the first call.
+        num_workers: threads; 0: as many as there are cores. With 1, calls are in order and never overlap.
+        num_ahead: calls to compute in advance; 0: two for each thread.
+    """
+    num_workers = num_workers or os.cpu_count()
+    pool = ThreadPoolExecutor(num_workers)
+    try:
+        first = start + (num_ahead or 2 * num_workers)
+        pending = deque(pool.submit(function, number) for number in range(start, first))
+        for number in itertools.count(first):
+            item = pending.popleft().result()
+            pending.append(pool.submit(function, number))
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def stack_items(items: Iterable[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+    """Return the arrays of tuples, those of one place stacked along a new first axis."""
+    return [np.stack(arrays) for arrays in zip(*items, strict=True)]
 
 
 class TaskSource:
@@ -93,33 +124,35 @@ class TaskSource:
             faces: whole faces.
             scenes: crops of photographs.
             config: sizes, degradation, seed.
-            restore: how degraded faces become the ones to learn from; None: the ground truth takes their place.
+            restore: the face restorer; None: the ground truth replaces restored faces.
         """
         self.faces, self.scenes, self.config = faces, scenes, config
         self._restore = restore
 
     def batches(self, start: int, tasks: range) -> Iterator[Task]:
-        """Give meta-batches without end, from iteration `start` on, prepared ahead in other threads.
+        """Return an endless iterator of meta-batches from iteration `start` on, prefetched in other threads.
 
         Args:
             start: iteration.
             tasks: which tasks of each meta-batch; consecutive numbers.
 
         Returns:
-            `Task`s of float32 arrays with the axis of tasks in front.
+            `Task`s of float32 arrays, whose first axis is that of the tasks.
         """
-        ahead = Ahead(self.config.data.num_workers)
-        degraded = ahead.draw(lambda draw: self.degraded(*_numbers(draw, tasks)), start * len(tasks),
-                              [tf.uint8] * 4 + [tf.float32]).batch(len(tasks))
-        numbered = tf.data.Dataset.zip((tf.data.Dataset.range(start, np.iinfo(np.int64).max), degraded))
-        # one after the other: the restorer itself uses all threads. Were it not stateful, tf.data would run several
-        finished = numbered.map(lambda iteration, images: tf.numpy_function(
-            ahead.guard(lambda iteration, *images: self.finished(int(iteration), tasks, Degraded(*images))),
-            [iteration, *images], [tf.float32] * 5, stateful=True))
-        return ahead.iterate(finished, Task)
+        def degraded_task(number: int) -> Degraded:
+            iteration, place = divmod(number, len(tasks))
+            return self.degraded(iteration, tasks[place])
+
+        degraded = prefetch(degraded_task, start * len(tasks), num_workers=self.config.data.num_workers)
+
+        def finished_batch(iteration: int) -> Task:
+            return self.finished(iteration, tasks, Degraded(*stack_items(islice(degraded, len(tasks)))))
+
+        # one worker: the restorer itself uses all cores, and `degraded` yields in order
+        return prefetch(finished_batch, start, num_workers=1, num_ahead=PREFETCHED)
 
     def degraded(self, iteration: int, task: int) -> Degraded:
-        """Draw one task's images and its degradation, and degrade them."""
+        """Draw the images and the degradation of one task, and degrade them."""
         data, seed = self.config.data, self.config.meta.seed
         first = (iteration * self.config.meta.tasks_per_batch + task) * data.samples_per_task
         positions = range(first, first + data.samples_per_task)
@@ -129,21 +162,21 @@ class TaskSource:
         return degrade_together(faces, scenes, self.config, rng, sharpen=True)
 
     def finished(self, iteration: int, tasks: range, images: Degraded) -> Task:
-        """Restore the faces of a meta-batch, all at once, and crop and flip the samples.
+        """Restore the faces of a meta-batch in one batch, and crop and flip the samples.
 
         Args:
-            iteration: which.
+            iteration: of the meta-batch.
             tasks: the numbers of its tasks.
-            images: of these tasks, with the axis of tasks in front.
+            images: those of these tasks, stacked.
         """
         restored = restore_faces(self._restore, images)
         samples = []
         for row, task in enumerate(tasks):
             rng = np.random.default_rng([self.config.meta.seed, CROPS, iteration, task])
-            samples.append([self._sample(rng, restored[row, number], *(part[row, number] for part in images[1:]))
-                            for number in range(restored.shape[1])])
-        return Task(*(np.stack([np.stack([sample[part] for sample in task]) for task in samples])
-                      for part in range(len(Task._fields))))
+            samples.append(stack_items(
+                self._sample(rng, restored[row, number], *(part[row, number] for part in images[1:]))
+                for number in range(restored.shape[1])))
+        return Task(*stack_items(samples))
 
     def _sample(self, rng: np.random.Generator, face_hq: np.ndarray, face_lq: np.ndarray, scene_gt: np.ndarray,
                 scene_lq: np.ndarray, scene_target: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -160,13 +193,13 @@ class TaskSource:
 
 def degrade_together(faces: list[np.ndarray], scenes: list[np.ndarray], config: TrainingConfig,
                      rng: np.random.Generator, *, sharpen: bool) -> Degraded:
-    """Degrade uint8 faces and scenes with one degradation, each with noise of its own.
+    """Draw one degradation, and degrade faces and scenes by it, each with its own noise.
 
     Args:
-        faces: [h, w, 3] each, all of one size.
+        faces: uint8 RGB [h, w, 3] each, all of one size.
         scenes: likewise.
-        config: its `degradation` is used.
-        rng: of everything that is drawn.
+        config: its `degradation` is drawn from.
+        rng: source of all draws.
         sharpen: sharpen the scenes first, as training does.
     """
     degradation = sample_degradation(rng, config.degradation)
@@ -184,7 +217,7 @@ def _degrade(image: np.ndarray, degradation: Degradation, rng: np.random.Generat
 def restore_faces(restore: Restorer | None, images: Degraded) -> np.ndarray:
     """Restore the faces of tasks [t, n, ...] in one batch: uint8 [t, n, 256, 256, 3].
 
-    The restorer gets them upsampled by cubic convolution (a = -0.75), neither clipped nor rounded, as published.
+    The restorer gets them after bicubic upsampling (a = -0.75), neither clipped nor rounded, as published.
     """
     if restore is None:
         return images.face_gt
@@ -195,14 +228,8 @@ def restore_faces(restore: Restorer | None, images: Degraded) -> np.ndarray:
 
 
 def _crop(rng: np.random.Generator, lq: np.ndarray, *hq: np.ndarray, side: int) -> tuple[np.ndarray, ...]:
-    """Cut the same square out of a low-quality image and its partners of four times the size; `side` is theirs."""
+    """Draw a square and crop it from an LQ image and from its HQ versions, where it is `side` pixels wide."""
     lq_side = side // SCALE
     top, left = (int(rng.integers(0, length - lq_side + 1)) for length in lq.shape[:2])
     return (lq[top:top + lq_side, left:left + lq_side],
             *(image[top * SCALE:top * SCALE + side, left * SCALE:left * SCALE + side] for image in hq))
-
-
-def _numbers(draw: np.ndarray, tasks: range) -> tuple[int, int]:
-    """Give the iteration and the task of a draw from an endless sequence of `tasks` over and over."""
-    iteration, place = divmod(int(draw), len(tasks))
-    return iteration, tasks[place]

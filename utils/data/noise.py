@@ -1,29 +1,50 @@
-"""Gaussian and Poisson noise of Real-ESRGAN's degradation (Wang et al., ICCVW 2021).
+"""Gaussian and Poisson noise of Real-ESRGAN's degradation (Wang et al., ICCVW 2021), and wrong exposure and colours.
 
-Images are float32 RGB in [0, 1], [h, w, 3]. Gray noise is one field that all three channels share.
-
-Both distributions are drawn from tables of their quantiles, several times as fast as NumPy's own generators.
+Images are float32 RGB in [0, 1], [h, w, 3]. Gray noise is one field shared by the three channels. Noise is drawn from
+tables of quantiles, several times as fast as NumPy's own generators.
 """
 
 import functools
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from scipy.special import ndtri, pdtr
 
+from utils.errors import require
+
 NOISE_TYPES = ("gaussian", "poisson")
 LEVELS = 256
-NORMAL_BITS, POISSON_BITS = 16, 12  # of the number of quantiles; beyond lie 4.3 and 3.7 standard deviations
+NORMAL_BITS, POISSON_BITS = 16, 12  # log2 of the number of quantiles, which reach 4.3 and 3.7 standard deviations
+
+
+@dataclass(frozen=True)
+class Tone:
+    """Colour gains, then a power, clipped to [0, 1]. `gamma` below 1 brightens."""
+
+    gamma: float
+    red: float
+    green: float
+    blue: float
+
+    def __post_init__(self):
+        require(0.1 <= self.gamma <= 10, "gamma must be from 0.1 to 10", self.gamma)
+        gains = (self.red, self.green, self.blue)
+        require(all(0 < gain <= 10 for gain in gains), "red, green and blue must be positive and at most 10", gains)
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Return the image with wrong exposure and colours."""
+        return np.clip(image * np.float32([self.red, self.green, self.blue]), 0, 1) ** np.float32(self.gamma)
 
 
 def add_noise(rng: np.random.Generator, image: np.ndarray, kind: str, strength: float, *, gray: bool) -> np.ndarray:
     """Add noise and clip to [0, 1].
 
     Args:
-        rng: where the noise comes from.
+        rng: source of the noise.
         image: values outside [0, 1] are allowed.
         kind: `gaussian` or `poisson`.
-        strength: standard deviation in units of 1/255, or what Poisson noise is multiplied by.
+        strength: sigma in range 255, or the scale of Poisson noise.
         gray: the same noise in all channels.
     """
     make = gaussian_noise if kind == "gaussian" else poisson_noise
@@ -32,7 +53,7 @@ def add_noise(rng: np.random.Generator, image: np.ndarray, kind: str, strength: 
 
 
 def gaussian_noise(rng: np.random.Generator, image: np.ndarray, sigma: float, *, gray: bool) -> np.ndarray:
-    """Draw white Gaussian noise for an image: [h, w, 3], or [h, w, 1] if gray; sigma in units of 1/255."""
+    """Draw white Gaussian noise for an image: [h, w, 3], or [h, w, 1] if gray; sigma in range 255."""
     quantiles = rng.integers(0, 2 ** NORMAL_BITS, (*image.shape[:2], 1 if gray else 3), dtype=np.uint16)
     noise = _normal_table().take(quantiles)
     noise *= sigma / 255
@@ -40,10 +61,9 @@ def gaussian_noise(rng: np.random.Generator, image: np.ndarray, sigma: float, *,
 
 
 def poisson_noise(rng: np.random.Generator, image: np.ndarray, scale: float, *, gray: bool) -> np.ndarray:
-    """Draw signal-dependent noise: `scale` times (Poisson(v * x) / v - x) for every sample x of the 8-bit image.
+    """Draw signal-dependent noise: `scale` * (Poisson(v * x) / v - x) for every sample x of the 8-bit image.
 
-    v is the number of different levels in the image (of its luma if gray), rounded up to a power of two: an image of
-    few levels is taken for one of few photons.
+    v is the number of distinct levels in the image (in its luma if gray), rounded up to a power of two.
 
     Returns:
         [h, w, 3], or [h, w, 1] if gray, float32.
@@ -65,7 +85,7 @@ def _normal_table() -> np.ndarray:
 
 @functools.lru_cache(maxsize=3)  # of 4 MiB; photographs need those of 256 and 128
 def _poisson_table(photons: int) -> np.ndarray:
-    """Tabulate Poisson(photons * x) / photons - x for every 8-bit level: row after row its quantiles, flat."""
+    """Return the quantiles of Poisson(photons * x) / photons - x, a row for each 8-bit level x, flat."""
     rates = np.arange(LEVELS) / (LEVELS - 1) * photons
     counts = np.arange(2 * photons + 20)  # the largest quantile of the largest rate is among them
     rows = [(np.searchsorted(pdtr(counts, rate), _middles(POISSON_BITS)) - rate) / photons for rate in rates]
@@ -73,5 +93,5 @@ def _poisson_table(photons: int) -> np.ndarray:
 
 
 def _middles(bits: int) -> np.ndarray:
-    """Divide (0, 1) into 2**bits equal parts and give their middles."""
+    """Return the middles of 2**bits equal parts of (0, 1)."""
     return (np.arange(1 << bits) + 0.5) / (1 << bits)

@@ -1,4 +1,4 @@
-"""Named ways to degrade test photos: as in training, and clearly outside of it."""
+"""Named degradations of test sets: where they are drawn, in and out of the training distribution."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from config import DegradationConfig
 from utils.data.blur_kernels import GaussianKernel
 from utils.data.camera import Blur, CameraNoise, ColourFringe, Jpeg, MotionBlur, Shrink, Step, TwoStage
 from utils.data.degradations import sample_degradation, sample_noise
-from utils.data.tone import Tone
+from utils.data.noise import Tone
 
 TRAINING = DegradationConfig()
 STRONG_BLUR = replace(TRAINING, first=replace(
@@ -18,7 +18,7 @@ STRONG_BLUR = replace(TRAINING, first=replace(
 
 @dataclass(frozen=True)
 class Preset:
-    """`sample` draws the steps for one photo; the result is a quarter of its size."""
+    """`sample` draws the steps for one photo, one of which downscales by 4."""
 
     description: str
     sample: Callable[[np.random.Generator], list[Step]]
@@ -39,7 +39,7 @@ def _motion(rng: np.random.Generator, low: float, high: float) -> MotionBlur:
 
 
 def _sensor(rng: np.random.Generator, low: float, high: float) -> CameraNoise:
-    """Draw shot noise, evenly on a logarithmic scale, and read noise that goes with it."""
+    """Draw shot noise, log-uniformly, and a read noise in proportion."""
     shot = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     return CameraNoise(shot, read=shot * float(rng.uniform(0.2, 1)), seed=int(rng.integers(2 ** 32)))
 
@@ -75,12 +75,12 @@ PRESETS: dict[str, Preset] = {
         _two_stage(rng, STRONG_BLUR)]),
     "ood-motion": Preset("motion blur over 12 to 40 pixels of the photo, in any direction; then as iid", lambda rng: [
         _motion(rng, 12, 40), _two_stage(rng)]),
-    "ood-noise": Preset("slight blur, shrunk, then a noisy sensor: shot and read noise in linear light, interpolated "
-                        "from a Bayer mosaic, so that it is coloured and correlated; JPEG of quality 80 to 95", _noise),
-    "ood-jpeg": Preset("slight blur, shrunk, then two JPEGs of quality 10 to 25 whose blocks do not coincide "
+    "ood-noise": Preset("slight blur, downscaling, then sensor noise: shot and read noise in linear light before "
+                        "demosaicing, so that it is coloured and correlated; JPEG of quality 80 to 95", _noise),
+    "ood-jpeg": Preset("slight blur, downscaling, then two JPEGs of quality 10 to 25 with different block grids "
                        "(training: 30 to 95)", _jpegs),
-    "ood-camera": Preset("colour fringes of a lens, a shaken camera (4 to 14 pixels), defocus, shrunk, a sensor as in "
-                         "ood-noise but less noisy, JPEG of quality 50 to 90", _camera),
-    "ood-tone": Preset("wrong exposure and colour cast, then as iid. The ground truth keeps its colours, so that "
-                       "metrics count the cast as an error", _tone),
+    "ood-camera": Preset("chromatic aberration, camera motion (4 to 14 pixels), defocus, downscaling, weaker sensor "
+                         "noise than in ood-noise, JPEG of quality 50 to 90", _camera),
+    "ood-tone": Preset("wrong exposure and colour cast, then as iid. The ground truth keeps its colours, so metrics "
+                       "count the cast as an error", _tone),
 }

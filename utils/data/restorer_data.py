@@ -5,16 +5,15 @@ data, bit for bit.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from config import RestorerTrainingConfig
 from model.face_restorer import FACE_SIZE
 from utils.data.face_samples import FacePair, draw_face_pair
-from utils.data.meta_tasks import Images
-from utils.data.prefetching import Ahead
+from utils.data.meta_tasks import PREFETCHED, Images, prefetch, stack_items
 
 ORDER, DRAWS, VALIDATION = range(3)  # separate streams of random numbers under one seed
 
@@ -36,9 +35,11 @@ class FaceSource:
 
     def batches(self, start: int) -> Iterator[FaceBatch]:
         """Give batches without end, from iteration `start` on, prepared ahead in other threads."""
-        ahead, size = Ahead(self.config.data.num_workers), self.config.optimization.batch_size
-        samples = ahead.draw(lambda number: self.sample(number)[:3], start * size, [tf.uint8, tf.uint8, tf.int32])
-        return ahead.iterate(samples.batch(size), FaceBatch)
+        size = self.config.optimization.batch_size
+        samples = prefetch(lambda number: self.sample(number)[:3], start * size,
+                           num_workers=self.config.data.num_workers)
+        return prefetch(lambda _: FaceBatch(*stack_items(islice(samples, size))), start, num_workers=1,
+                        num_ahead=PREFETCHED)
 
     def sample(self, number: int) -> FacePair:
         """Give sample `number` of an endless sequence that goes through all faces, each time in another order."""

@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.console import Progress, shown_name
-from utils.data.composites import Composite, Person, compose, draw_number
-from utils.data.portraits import cut_portrait
+from utils.data.composites import Composite, Person, compose, cut_portrait, draw_number
 from utils.errors import FatalError, UserError
 from utils.face.alignment import box_overlap
 from utils.face.detection import Detector
@@ -123,7 +122,7 @@ def _cutter(detect: Detector, photos: Photos, say: Callable[[str], None]) -> Cal
     @cache
     def cut(portrait: Source) -> Person | None:
         try:
-            return cut_portrait(portrait.path, detect).person
+            return cut_portrait(portrait.path, detect)[0]
         except FatalError:
             raise
         except UserError as error:

@@ -1,0 +1,173 @@
+"""Test sets: GT/<stem>.png and its degraded version LQ/<stem>.png for every photo of a folder.
+
+degradations.json states the steps that were applied to each photo, report.csv what became of it.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from config import SCALE
+from utils.console import Progress, shown_name
+from utils.data.camera import Sharpen, steps_from_plain, steps_to_plain
+from utils.data.presets import PRESETS
+from utils.errors import FatalError, UserError, require
+from utils.files import atomic_path, check_writable, read_bytes
+from utils.image.io import quantize, read_image, to_float, write_png
+from utils.image.listing import list_photos, photo_rng
+from utils.plain_data import from_plain, to_plain
+from utils.report import Report
+
+DEGRADATIONS, REPORT = "degradations.json", "report.csv"
+COLUMNS = ("file", "status", "width", "height", "lq_width", "lq_height", "reason")
+MIN_SIDE = 64  # of a photo in pixels: its LQ version then holds a face patch
+
+
+@dataclass(frozen=True)
+class SynthesisSettings:
+    """How all photos are degraded, except for what is drawn for each.
+
+    `usm`: sharpen before degrading, as training does; GT stays as it is. `crop`: side in pixels of a centre crop.
+    """
+
+    preset: str
+    seed: int = 0
+    usm: bool = False
+    crop: int | None = None
+
+    def __post_init__(self):
+        require(self.seed >= 0, "--seed must be at least 0", self.seed)
+        require(self.crop is None or (self.crop >= MIN_SIDE and self.crop % SCALE == 0),
+                f"--crop must be divisible by {SCALE} and at least {MIN_SIDE}", self.crop)
+
+
+def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSettings, *, source: Path | None = None,
+                       overwrite: bool = False, skip_existing: bool = False, num_workers: int = 0) -> dict[str, int]:
+    """Degrade the photos of a folder. One that fails gets a row in the report and does not stop the others.
+
+    What is drawn for a photo depends on the seed and its stem only.
+
+    Args:
+        input_dir: clean photos.
+        output_dir: gets GT/, LQ/, degradations.json and report.csv.
+        settings: ignored if there is a `source`.
+        source: a degradations.json, whose steps are applied to the photos of the same stems.
+        overwrite: replace existing results.
+        skip_existing: keep existing results, which must have been made with the same settings.
+        num_workers: photos at a time; 0: as many as there are cores.
+
+    Returns:
+        The number of photos by outcome: `there already`, `done`, `error`.
+
+    Raises:
+        UserError: nothing was done, for a reason that concerns all photos.
+    """
+    photos, folders = list_photos(input_dir), [output_dir / "GT", output_dir / "LQ"]
+    require(input_dir.resolve() not in [folder.resolve() for folder in folders],
+            "the GT/ and LQ/ of --output_dir must not be --input_dir: results would replace the photos", output_dir)
+    present = [photo for photo in photos if all((folder / f"{photo.stem}.png").exists() for folder in folders)]
+    if present and not (overwrite or skip_existing):
+        raise UserError(f"{len(present)} of {len(photos)} results are already in {output_dir}. "
+                        "Give --overwrite or --skip_existing.")
+    check_writable(output_dir)
+    if source:
+        settings, entries = read_degradations(source)
+    else:
+        entries = {photo.stem: steps_to_plain(_draw_steps(settings, photo.stem)) for photo in photos}
+    record, finished = output_dir / DEGRADATIONS, present if skip_existing else []
+    if finished:
+        earlier_settings, earlier = read_degradations(record)
+        require(earlier_settings == settings, f"{record} must have the settings of this run; else give --overwrite or "
+                "another --output_dir", to_plain(earlier_settings))
+        entries.update({photo.stem: earlier[photo.stem] for photo in finished if photo.stem in earlier})
+    entries = {photo.stem: entries[photo.stem] for photo in photos if photo.stem in entries}
+    _write_degradations(record, settings, entries)  # before the photos, so that an interrupted run leaves it too
+    report = Report(output_dir / REPORT, COLUMNS, keep=("done",) if skip_existing else ())
+    report.add_present(photo.name for photo in finished)
+    run = partial(_process, output_dir=output_dir, settings=settings, entries=entries, source=source or record)
+    failed = _process_all([photo for photo in photos if photo not in finished], run, report, num_workers)
+    if failed:
+        _write_degradations(record, settings, {stem: steps for stem, steps in entries.items() if stem not in failed})
+    return {"there already": len(finished), "done": len(photos) - len(finished) - len(failed), "error": len(failed)}
+
+
+def _process_all(photos: list[Path], run: Callable[[Path], dict], report: Report, num_workers: int) -> set[str]:
+    """Process photos in several threads; return the stems of those that failed."""
+    failed = set()
+    with (ThreadPoolExecutor(num_workers or os.cpu_count()) as pool,
+          Progress(len(photos), description="photos", unit="photo") as progress):
+        for photo, row in zip(photos, pool.map(run, photos), strict=True):
+            if row["status"] == "error":
+                progress.write(f"error: {shown_name(photo)}: {' '.join(row['reason'].splitlines())}")
+                failed.add(photo.stem)
+            report.add(row)
+            progress.update(note=shown_name(photo))
+    return failed
+
+
+def _draw_steps(settings: SynthesisSettings, stem: str) -> list:
+    steps = PRESETS[settings.preset].sample(photo_rng(settings.seed, stem))
+    return [Sharpen(), *steps] if settings.usm else steps
+
+
+def read_degradations(path: Path) -> tuple[SynthesisSettings, dict[str, Any]]:
+    """Read a degradations.json: the settings, and by the photo's stem its steps for `steps_from_plain`.
+
+    Raises:
+        UserError: the file is missing or of another kind.
+    """
+    try:
+        content = json.loads(read_bytes(path))
+        photos = dict(content.pop("photos"))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} must be a degradations.json of synthesize_testset.py, with `photos`: {error}."
+                        ) from error
+    return from_plain(SynthesisSettings, content, str(path)), photos
+
+
+def _write_degradations(path: Path, settings: SynthesisSettings, entries: Mapping[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps({**to_plain(settings), "photos": entries}, indent=1) + "\n", encoding="utf-8")
+
+
+def _process(photo: Path, *, output_dir: Path, settings: SynthesisSettings, entries: Mapping[str, Any],
+             source: Path) -> dict:
+    """Write GT and LQ of one photo; return its row of the report."""
+    try:
+        require(photo.stem in entries, f"{source} must have an entry for each photo", f"none for {photo.stem}")
+        steps = steps_from_plain(entries[photo.stem], f"photo {photo.stem} of {source}")
+        stored = read_image(photo)
+        ground_truth = _crop(photo, quantize(stored.pixels), settings.crop)
+        image = to_float(ground_truth)
+        for step in steps:
+            image = step.apply(image)
+        low_quality = quantize(image)
+        profile = None if stored.gray else stored.icc_profile  # both files have three channels
+        for name, samples in (("GT", ground_truth), ("LQ", low_quality)):
+            write_png(output_dir / name / f"{photo.stem}.png", samples, icc_profile=profile)
+    except FatalError:
+        raise
+    except UserError as error:
+        return {"file": photo.name, "status": "error", "reason": str(error)}
+    (height, width), (lq_height, lq_width) = ground_truth.shape[:2], low_quality.shape[:2]
+    return {"file": photo.name, "status": "done", "width": width, "height": height, "lq_width": lq_width,
+            "lq_height": lq_height}
+
+
+def _crop(photo: Path, samples: np.ndarray, side: int | None) -> np.ndarray:
+    """Return the centre crop of that side; None: as much as has sides divisible by 4, from the upper left corner."""
+    height, width = samples.shape[:2]
+    smallest = side or MIN_SIDE
+    require(min(height, width) >= smallest, f"{photo} must have at least {smallest} pixels in each direction"
+            + ", or --crop must be smaller" * bool(side), f"{width}x{height}")
+    if side:
+        top, left = (height - side) // 2, (width - side) // 2
+        return samples[top:top + side, left:left + side]
+    return samples[:height // SCALE * SCALE, :width // SCALE * SCALE]
