@@ -13,13 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import google_crc32c
 import numpy as np
 from PIL import Image
 
 from tests.torch_file_writers import SIX, dict_code, literal, storage_code, tensor_code, write_legacy, write_zip
-from utils.data.tfrecord_files import pack_checksum, record_header
-from utils.data.tfrecords import ImageRecords, write_image_records
+from utils.data.tfrecords import ImageRecords, _checksum, _header, write_image_records
 from utils.errors import UserError
 from utils.face.detection import BOX_COLUMNS, LANDMARK_COLUMNS, LARGEST_COORDINATE, read_boxes
 from utils.image.io import image_size, read_image
@@ -159,7 +157,7 @@ def _example(folder: Path) -> list[bytes]:
 
 
 def _record_around(data: bytes) -> bytes:
-    return record_header(len(data)) + data + pack_checksum(google_crc32c.value(data))
+    return _header(len(data)) + data + _checksum(data)
 
 
 def _read_records(path: Path, *, skip_corrupt: bool = False) -> list[bytes]:

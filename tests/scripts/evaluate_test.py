@@ -9,9 +9,9 @@ import pytest
 import skimage.data
 
 from scripts import evaluate as tool
+from tests.helpers.portraits import FACE, draw_portrait, texture
 from tests.reference_restorer import identity_restorer
 from tests.small_networks import small_generator
-from tests.utils.data.composites_test import FACE, draw_portrait, texture
 from tests.utils.evaluation.plots_test import blue
 from utils.errors import UserError
 from utils.face.detection import Face

@@ -157,7 +157,7 @@ class ImageRecords:
         number = int(np.searchsorted(self._firsts, index, side="right")) - 1
         file, place = self._files[number], index - int(self._firsts[number])
         stored = _read(file, place * self._record_size, self._record_size)
-        data, name = stored[HEADER_SIZE:-FOOTER_SIZE], f"image {place} (at byte {place * self._record_size}) of {file}"
+        data, name = stored[HEADER_SIZE:-FOOTER_SIZE], f"{file}: image {place} (at byte {place * self._record_size})"
         if stored != self._header + data + _checksum(data):
             raise DamagedImageError(f"{name} is damaged: its bytes contradict its checksums. {REMEDY}")
         samples = np.frombuffer(_decode(data, name), np.uint8)

@@ -18,7 +18,6 @@ from utils.data.camera import (
     Sharpen,
     Shrink,
     TwoStage,
-    read_steps,
     steps_from_plain,
     steps_to_plain,
 )
@@ -31,7 +30,7 @@ from utils.data.degradations import (
     degrade,
     usm_sharpen,
 )
-from utils.data.tone import Tone
+from utils.data.noise import Tone
 from utils.errors import UserError
 from utils.image.io import to_float
 
@@ -197,14 +196,3 @@ def test_steps_keep_the_range_and_leave_their_input_alone(step):
 def test_fault_in_a_list_of_steps_is_named(data, message):
     with pytest.raises(UserError, match=message):
         steps_from_plain(data, "steps")
-
-
-@pytest.mark.parametrize(("text", "message"), [
-    ("{", "is no JSON"), ("\xff", "is no JSON"), ("[]", "with `photos`. Received: list"),
-    ("{}", "with `photos`. Received: only nothing"), ('{"seed": 1, "photos": []}', "only seed, photos")])
-def test_file_that_holds_no_steps_is_named(tmp_path, text, message):
-    path = tmp_path / "x.json"
-    path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match=message) as caught:
-        read_steps(path)
-    assert str(path) in str(caught.value)

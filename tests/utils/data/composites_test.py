@@ -4,27 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.data.composites import FACE_WIDTHS, Person, compose, cut_out, draw_number, put_before
-
-FACE = np.array([140.0, 120, 260, 280])
-MARK = (250, 10, 250)
-
-
-def texture(seed, height, width, low, high):
-    noise = np.random.default_rng(seed).uniform(low, high, (height // 4 + 1, width // 4 + 1, 3)).astype(np.float32)
-    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
-def draw_portrait(*, head=(200, 190), side=400):
-    """A head and shoulders before a background that gets darker downwards; and where they are."""
-    inside = np.zeros((side, side), np.uint8)
-    cv2.ellipse(inside, head, (76, 110), 0, 0, 360, 1, cv2.FILLED)
-    cv2.ellipse(inside, (200, 430), (140, 140), 0, 0, 360, 1, cv2.FILLED)
-    background = 220 - 0.05 * np.mgrid[:side, :side][0][:, :, None] + np.zeros(3)
-    coarse = cv2.resize(texture(0, side // 2, side // 2, 20, 150), (side, side), interpolation=cv2.INTER_LINEAR)
-    image = np.where(inside[:, :, None], coarse, background)
-    image[190:210, 190:210] = MARK
-    return np.rint(image).astype(np.uint8), inside.astype(bool)
+from tests.helpers.portraits import FACE, MARK, draw_portrait, texture
+from utils.data.composites import FACE_WIDTHS, Person, compose, cut_out, cut_portrait, draw_number, put_before
+from utils.errors import UserError
+from utils.face.detection import Face
+from utils.image.io import write_png
 
 
 def draw_person():
@@ -159,3 +143,22 @@ def test_scenes_before_which_somebody_is_put_are_drawn():
     assert set(rising) == {-1, 1}  # mirrored half of the time
     assert len({image.tobytes() for image in images}) > 6
     np.testing.assert_array_equal(images[0], put_before(nobody, scene, 0, np.random.default_rng(0)))
+
+
+def test_the_surest_face_is_cut_out_and_its_landmarks_go_along(tmp_path):
+    portrait = cv2.resize(draw_portrait()[0], None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
+    write_png(tmp_path / "a.png", portrait)
+    faces = [Face(2 * FACE, np.full((5, 2), 400.0), 0.99), Face(FACE, np.zeros((5, 2)), 0.9)]  # sorted by their score
+    person, landmarks = cut_portrait(tmp_path / "a.png", lambda *_: faces, face_width=120.0)
+    assert person.face[2] - person.face[0] == pytest.approx(120)
+    x, y = np.rint(landmarks[0]).astype(int)
+    np.testing.assert_allclose(person.image[y - 5:y + 5, x - 5:x + 5].reshape(-1, 3), [MARK] * 100, atol=3)
+
+
+def test_files_without_a_face_and_files_that_are_no_image_are_told_apart(tmp_path):
+    write_png(tmp_path / "a.png", draw_portrait()[0])
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="no face is found in it"):
+        cut_portrait(tmp_path / "a.png", lambda *_: [])
+    with pytest.raises(UserError, match="cannot read the image"):
+        cut_portrait(tmp_path / "b.png", lambda *_: [])

@@ -1,7 +1,6 @@
 """The two-stage degradation: what is drawn, what a task shares, the order of the steps; USM sharpening."""
 
 import dataclasses
-import json
 from collections import Counter
 
 import numpy as np
@@ -21,9 +20,7 @@ from utils.data.degradations import (
     sample_noise,
     usm_sharpen,
 )
-from utils.data.noise import add_noise
-from utils.data.tone import Tone
-from utils.errors import UserError
+from utils.data.noise import Tone, add_noise
 from utils.image.io import quantize, to_float
 from utils.image.resizing import resize_by, resize_to
 
@@ -235,43 +232,6 @@ def test_draws_are_repeatable():
     assert draw(5) != draw(5, seed=1)
 
 
-def test_json_gives_back_exactly_the_same_record(drawn):
-    for degradation, noise in list(zip(*drawn, strict=True))[:200]:
-        assert Degradation.from_dict(json.loads(json.dumps(degradation.to_dict()))) == degradation
-        assert NoiseDraw.from_dict(json.loads(json.dumps(noise.to_dict()))) == noise
-
-
-@pytest.mark.parametrize(("path", "value", "message"), [
-    ("first.kernel.sigma_x", "2", r"degradation\.first\.kernel\.sigma_x must be float"),
-    ("first.kernel.kind", "round", r"degradation\.first\.kernel: the kind"),
-    ("first.kernel.colour", 1, r"degradation\.first\.kernel has unknown keys.*'colour'"),
-    ("first.resize_factor", 0.0, r"degradation\.first: resize_factor"),
-    ("first.resize_mode", "nearest", r"degradation\.first: resize_mode is one of area"),
-    ("second.noise_type", "salt", r"degradation\.second: noise_type is one of gaussian"),
-    ("second.jpeg_quality", 101, r"degradation\.second: jpeg_quality"),
-    ("second.jpeg_quality", 50.5, r"degradation\.second\.jpeg_quality must be int"),
-    ("final_sinc.cutoff", 4.0, r"degradation\.final_sinc: cutoff"),
-    ("final_resize_mode", "x", r"degradation: final_resize_mode"),
-    ("jpeg_last", None, r"degradation\.jpeg_last must be bool")])
-def test_wrong_key_is_named(path, value, message):
-    data = DEGRADATION.to_dict()
-    *folders, key = path.split(".")
-    target = data
-    for folder in folders:
-        target = target[folder]
-    target[key] = value
-    with pytest.raises(UserError, match=message):
-        Degradation.from_dict(data)
-
-
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"seed": -1}, "noise: seed"), ({"first": {"strength": -1.0, "gray": True}}, r"noise\.first: strength"),
-    ({"second": {"strength": 1.0}}, r"noise\.second lacks gray")])
-def test_wrong_key_of_the_noise_is_named(changes, message):
-    with pytest.raises(UserError, match=message):
-        NoiseDraw.from_dict({**NOISE.to_dict(), **changes})
-
-
 def draw_with_tone(count, prob):
     settings = dataclasses.replace(SETTINGS, tone_prob=prob, tone_gamma=0.5, tone_gain_range=(0.7, 1.2))
     rng = np.random.default_rng(0)
@@ -301,12 +261,6 @@ def test_tone_comes_before_everything_else():
     toned = dataclasses.replace(DEGRADATION, tone=tone)
     np.testing.assert_array_equal(degrade(IMAGE, toned, NOISE), degrade(tone.apply(IMAGE), DEGRADATION, NOISE))
     assert np.abs(degrade(IMAGE, toned, NOISE).astype(float) - degrade(IMAGE, DEGRADATION, NOISE)).mean() > 5
-
-
-def test_records_from_before_there_was_a_tone_are_read():
-    data = DEGRADATION.to_dict()
-    del data["tone"]
-    assert Degradation.from_dict(data) == DEGRADATION
 
 
 def test_sharpened_image_equals_the_original():

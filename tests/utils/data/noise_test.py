@@ -5,7 +5,8 @@ import pytest
 
 from tests.reference_degradations import REFERENCE
 from utils.data import noise as noise_module
-from utils.data.noise import add_noise, gaussian_noise, poisson_noise
+from utils.data.noise import Tone, add_noise, gaussian_noise, poisson_noise
+from utils.errors import UserError
 
 IMAGE = (REFERENCE["noise_img"] / 255).astype(np.float32)
 GAUSSIAN_SIGMA, POISSON_SCALE = 20.0, 2.0  # of the reference
@@ -128,3 +129,22 @@ def test_result_is_clipped_and_repeatable(kind):
 def test_strength_0_adds_nothing():
     for kind in ("gaussian", "poisson"):
         np.testing.assert_array_equal(add_noise(generator(), IMAGE, kind, 0.0, gray=False), IMAGE)
+
+
+def test_tone_is_gain_then_power():
+    image = np.float32([[[0.5, 0.5, 0.9], [0.0, 1.0, 0.25]]])
+    expected = np.float32([[[0.25, 0.16, 1.0], [0.0, 0.64, 0.25]]])
+    np.testing.assert_allclose(Tone(2.0, 1.0, 0.8, 2.0).apply(image), expected, atol=1e-6)
+
+
+def test_tone_of_ones_changes_nothing():
+    image = np.float32([[[0.5, 0.25, 0.9]]])
+    np.testing.assert_array_equal(Tone(1.0, 1.0, 1.0, 1.0).apply(image), image)
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ((0.05, 1.0, 1.0, 1.0), "gamma must be from"), ((1.0, 0.0, 1.0, 1.0), "red, green and blue must be positive"),
+    ((1.0, 1.0, 1.0, 11.0), "red, green and blue must be positive and at most 10")])
+def test_tone_outside_of_its_ranges_is_refused(values, message):
+    with pytest.raises(UserError, match=message):
+        Tone(*values)

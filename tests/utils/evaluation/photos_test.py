@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.utils.data.composites_test import FACE, draw_portrait, texture
+from tests.helpers.portraits import FACE, draw_portrait, texture
 from utils.errors import UserError
 from utils.evaluation import photos as evaluation_photos
 from utils.evaluation.photos import _Deck, check_no_others, make_photos
