@@ -215,7 +215,8 @@ def test_images_of_another_size_are_refused_on_opening(tmp_path, stored, expecte
 
 @pytest.mark.parametrize(("data", "message"), [
     (example(label=b"123456789"), "9 bytes"), (example(image=b"1"), "`label`"),
-    (example(label=[b"1", b"2"]), "`label`"), (example(), "`label`"), (b"\xff\xff\xff", "tf.train.Example")], ids=["bytes", "names", "two", "none", "data"])
+    (example(label=[b"1", b"2"]), "`label`"), (example(), "`label`"), (b"\xff\xff\xff", "tf.train.Example")],
+    ids=["bytes", "names", "two", "none", "data"])
 def test_records_of_something_else_are_refused(tmp_path, data, message):
     write_with_tensorflow(tmp_path / "y", [data])
     with pytest.raises(UserError, match=rf"{tmp_path / 'y'}.*{message}"):
