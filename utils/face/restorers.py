@@ -19,7 +19,7 @@ from utils.errors import UserError
 from utils.files import read_bytes
 from utils.weights.manifest import find_weights, get_entry, load_manifest
 from utils.weights.npz import read_npz_weights, write_npz_weights
-from utils.weights.torch_files import load_state_dict
+from utils.weights.params import load_params
 
 Restorer = Callable[[np.ndarray], np.ndarray]
 Params = Mapping[str, np.ndarray]
@@ -35,12 +35,8 @@ def load_gpen(path: Path) -> Restorer:
     """
     from model.gpen import gpen_params_from_torch
 
-    try:
-        params = gpen_params_from_torch(load_state_dict(path))
-    except ValueError as error:
-        raise UserError(f"{path} does not fit: {str(error).rstrip('.')}. A .pth must be one of GPEN's; give other "
-                        "restorers as .onnx, or download it again.") from error
-    return compile_gpen(params)
+    return compile_gpen(load_params(path, gpen_params_from_torch, advice="A .pth must be one of GPEN's; give other "
+                                    "restorers as .onnx, or download it again."))
 
 
 def compile_gpen(params: dict) -> Restorer:
@@ -150,7 +146,7 @@ def restorer_label(name: str, fidelity: float = FIDELITY) -> str:
     """
     if name in OWN:
         [file] = get_entry(load_manifest(), name).variants[0].files
-        return f"{name} {file.digest[:8]}"
+        return f"{name} {file.sha256[:8]}"
     if Path(name).suffix.lower() not in FILE_RESTORERS:
         return name
     digest = hashlib.sha256(read_bytes(Path(name))).hexdigest()[:8]

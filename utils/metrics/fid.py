@@ -21,9 +21,8 @@ from model.layers import Params
 from utils.errors import UserError, require
 from utils.files import atomic_path, check_writable, read_bytes
 from utils.image.io import read_image
-from utils.weights.manifest import find_weights
 from utils.weights.npz import Shapes, read_npz_weights
-from utils.weights.torch_files import load_state_dict
+from utils.weights.params import load_params
 
 BATCH_SIZE = 16  # images
 NUM_READERS = min(4, os.cpu_count() or 1)  # threads that decode
@@ -56,12 +55,7 @@ def load_inception(weights_dir: Path | str | None = None) -> dict[str, tf.Tensor
     Raises:
         UserError: the file is missing, damaged or of another network.
     """
-    [path] = find_weights("inception", weights_dir).values()
-    state = load_state_dict(path)
-    try:
-        return inception_params_from_torch(state)
-    except ValueError as error:
-        raise UserError(f"{path} does not fit: {error}. Download it again.") from error
+    return load_params("inception", inception_params_from_torch, weights_dir=weights_dir)
 
 
 def make_feature_extractor(params: Params) -> FeatureExtractor:

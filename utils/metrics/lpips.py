@@ -1,4 +1,4 @@
-"""Loads the weights of LPIPS, which are in two files of the weights manifest."""
+"""Load LPIPS and measure pairs of images with it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,13 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from model.layers import Params
-from model.lpips import lpips, lpips_params_from_torch
-from utils.errors import UserError
-from utils.weights.manifest import find_weights
-from utils.weights.torch_files import load_state_dict
+from model.lpips import lpips, lpips_params
+from utils.weights.params import load_params
 
-BACKBONE = "alexnet"
-HEADS = "lpips"
+LPIPS_WEIGHTS = "lpips"  # name in the manifest
 
 
 def load_lpips(weights_dir: Path | str | None = None, *, alternative: str = "") -> dict[str, tf.Tensor]:
@@ -21,20 +18,12 @@ def load_lpips(weights_dir: Path | str | None = None, *, alternative: str = "") 
 
     Args:
         weights_dir: where the weights are looked up.
-        alternative: a sentence on how to do without them, put behind the message when they are missing.
+        alternative: a sentence on how to do without them, for the message when they are missing.
 
     Raises:
         UserError: a file is missing, damaged or of another network.
     """
-    try:
-        paths = [path for name in (BACKBONE, HEADS) for path in find_weights(name, weights_dir).values()]
-    except UserError as error:
-        raise UserError(f"{error}. {alternative}" if alternative else str(error)) from error
-    states = [load_state_dict(path) for path in paths]
-    try:
-        return lpips_params_from_torch(*states)
-    except ValueError as error:
-        raise UserError(f"{' and '.join(map(str, paths))} do not fit: {error}. Download them again.") from error
+    return load_params(LPIPS_WEIGHTS, lpips_params, weights_dir=weights_dir, alternative=alternative)
 
 
 def make_lpips_distance(params: Params) -> Callable[[np.ndarray, np.ndarray], float]:

@@ -44,7 +44,7 @@ METRICS = {
     "psnr_rgb": Metric("PSNR-RGB (dB)", True, 4, needs_truth=True),
     "psnr_paper": Metric("PSNR, original script (dB)", True, 4, needs_truth=True),
     "ssim": Metric("SSIM-Y", True, 4, needs_truth=True),
-    "lpips": Metric("LPIPS", False, 4, needs_truth=True, weights=("alexnet", "lpips"), uses_tensorflow=True),
+    "lpips": Metric("LPIPS", False, 4, needs_truth=True, weights=("lpips",), uses_tensorflow=True),
     "niqe": Metric("NIQE", False, 4, weights=("niqe",)),
     "fid": Metric("FID", False, 3, of_sets=True, weights=("inception",), uses_tensorflow=True),
     "kid": Metric("KID", False, 6, of_sets=True, weights=("inception",), uses_tensorflow=True),

@@ -18,7 +18,7 @@ from model.rrdbnet import init_rrdbnet, rrdbnet_architecture
 from utils.data.meta_tasks import Images, TaskSource, divide_record
 from utils.errors import UserError, require
 from utils.face.restorers import RESTORERS, Restorer, check_restorer, open_restorer
-from utils.metrics.lpips import BACKBONE, HEADS, load_lpips, make_lpips_distance
+from utils.metrics.lpips import LPIPS_WEIGHTS, load_lpips, make_lpips_distance
 from utils.training.run import MetaRun
 from utils.training.state import Checkpoints
 from utils.training.validation import Validator, draw_validation_tasks
@@ -165,7 +165,7 @@ def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
     wanted += [teacher] * teacher.startswith(REALESRGAN)
     wanted += [REALESRGAN] * (OWN_DIFFERENCE in (config.meta.init, teacher))
     wanted += [config.discriminator.init] * (bool(config.loss.gan) and config.discriminator.init.startswith(REALESRGAN))
-    wanted += [BACKBONE, HEADS] * bool(config.loss.lpips)
+    wanted += [LPIPS_WEIGHTS] * bool(config.loss.lpips)
     missing = []
     for name in dict.fromkeys(wanted):
         try:

@@ -14,8 +14,7 @@ from model.discriminator import (
 from model.layers import check_shapes
 from utils.errors import UserError
 from utils.weights.checkpoints import DISCRIMINATOR_SCOPE, OPTIMIZER_SLOTS, find_checkpoint, read_tensors
-from utils.weights.manifest import find_weights
-from utils.weights.torch_files import load_state_dict
+from utils.weights.params import load_params
 
 PUBLISHED = "realesrgan-netd"
 ALTERNATIVES = ("Or train without an adversary (`--gan_weight 0`), or with one that starts from random weights "
@@ -43,15 +42,11 @@ def load_discriminator(source: str, weights_dir: Path | str | None = None, *, nu
     if source != PUBLISHED and not source.endswith(".pth"):
         raise UserError(f"discriminator.init must be {RANDOM}, {PUBLISHED} or the path of a .pth file. "
                         f"Received: {source}.")
-    path = _published_file(weights_dir) if source == PUBLISHED else Path(source)
-    state = load_state_dict(path)
-    try:
-        params, vectors = discriminator_params_from_torch(state)
-    except ValueError as error:
-        raise UserError(f"{path} does not fit: {error}. Give a file of Real-ESRGAN's discriminator.") from error
+    params, vectors = load_params(source, discriminator_params_from_torch, weights_dir=weights_dir,
+                                  alternative=ALTERNATIVES)
     found = params["conv0/bias"].shape[0]
     if found != num_features:
-        raise UserError(f"{path} has a discriminator of {found} features instead of {num_features}. Set "
+        raise UserError(f"{source} has a discriminator of {found} features instead of {num_features}. Set "
                         f"discriminator.num_features={found}, or discriminator.init={RANDOM}.")
     return params, vectors
 
@@ -87,11 +82,3 @@ def read_discriminator(checkpoint: Path | str, *, num_features: int = 64
                         "with.") from error
     return ({name: found[name] for name in discriminator_shapes(num_features)},
             {name: found[name] for name in vector_shapes(num_features)})
-
-
-def _published_file(weights_dir: Path | str | None) -> Path:
-    try:
-        [path] = find_weights(PUBLISHED, weights_dir).values()
-    except UserError as error:
-        raise UserError(f"{error}. {ALTERNATIVES}") from error
-    return path
