@@ -62,7 +62,7 @@ def lpips_params(state: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
     """
     if not any(name.startswith("AlexNet_0/") for name in state):
         heads = {name: value for name, value in state.items() if name.startswith("lin")}
-        return lpips_params_from_torch({name: state[name] for name in state.keys() - heads.keys()}, heads)
+        return lpips_params_from_torch({name: value for name, value in state.items() if name not in heads}, heads)
     names = {}
     for layer in range(1, NUM_LAYERS + 1):
         names.update({f"AlexNet_0/Conv_{layer - 1}/kernel": f"conv{layer}/weight",

@@ -75,7 +75,7 @@ def weights(place, monkeypatch):
     def unhashed(*_):
         entries = load_manifest()
         for name, entry in entries.items():
-            variants = tuple(replace(variant, files=tuple(WeightFile(file.name, None, "") for file in variant.files))
+            variants = tuple(replace(variant, files=tuple(WeightFile(file.name) for file in variant.files))
                              for variant in entry.variants)
             entries[name] = replace(entry, variants=variants)
         return entries
@@ -153,8 +153,8 @@ def test_by_default_what_is_possible_is_measured_and_the_rest_is_said(place, cap
     output = capsys.readouterr().out
     assert [name for name, mean in place.means().items() if mean is not None] == ["psnr_y", "psnr_rgb", "psnr_paper",
                                                                                   "ssim"]
-    assert "LPIPS: n/a: it needs alexnet-owt-7be5be79.pth (missing) and alex.pth (missing)" in output
-    assert "python scripts/download_weights.py alexnet lpips" in output
+    assert "LPIPS: n/a: it needs alexnet.ckpt (missing)" in output
+    assert "python scripts/download_weights.py lpips" in output
     assert "FID: n/a: it compares with a folder of good photographs: give --fid_ref_dir" in output
     assert "3 images: 3 ok. Written: " in output
     expected = np.mean([place_psnr(place, str(index)) for index in range(3)])

@@ -21,10 +21,9 @@ from utils.data.tfrecords import ImageRecords, _checksum, _header, write_image_r
 from utils.errors import UserError
 from utils.face.detection import BOX_COLUMNS, LANDMARK_COLUMNS, LARGEST_COORDINATE, read_boxes
 from utils.image.io import image_size, read_image
-from utils.weights.manifest import MANIFEST_PATH, Entry, load_manifest
 from utils.weights.ncnn import load_ncnn_convolutions
 from utils.weights.npz import read_npz_weights, write_npz_weights
-from utils.weights.torch_files import load_torch_file
+from utils.weights.torch_files import load_state_dict
 
 LONGEST_MESSAGE = 1000  # characters beside the path
 LONGEST_TIME = 2.0  # CPU seconds; the files here are small, and a hostile one takes a second at most
@@ -107,19 +106,6 @@ def _zip_around(name: str, others: dict[str, bytes]) -> Callable[[bytes], bytes]
         return buffer.getvalue()
 
     return wrap
-
-
-def _read_torch(path: Path) -> dict:
-    content = load_torch_file(path)
-    assert type(content) is dict
-    pending = list(content.values())
-    while pending:
-        value = pending.pop()
-        if type(value) in (list, tuple, dict):
-            pending.extend(value.values() if type(value) is dict else value)
-        else:
-            assert type(value) in (np.ndarray, str, bytes, int, float, bool, type(None))
-    return content
 
 
 # ncnn
@@ -245,16 +231,7 @@ def _read_boxes(path: Path) -> dict:
     return faces
 
 
-# the manifest and our own weights
-
-
-def _read_manifest(path: Path) -> dict[str, Entry]:
-    entries = load_manifest(path)
-    for name, entry in entries.items():
-        assert name == entry.name
-        assert all(file.name == Path(file.name).name for variant in entry.variants for file in variant.files)
-        assert ".." not in entry.directory("weights").parts
-    return entries
+# our own weights
 
 
 def _npz(folder: Path) -> list[bytes]:
@@ -276,10 +253,10 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 READERS = {
-    "pth zip": FileReader(".pth", lambda folder: [_torch_zip(folder)], _read_torch, unchanged=True),
-    "pth pickle": FileReader(".pth", lambda _: [_torch_code()], _read_torch, _zip_around(
+    "pth zip": FileReader(".pth", lambda folder: [_torch_zip(folder)], load_state_dict, unchanged=True),
+    "pth pickle": FileReader(".pth", lambda _: [_torch_code()], load_state_dict, _zip_around(
         "archive/data.pkl", {f"archive/data/{key}": data for key, data in STORAGES.items()})),
-    "pth legacy": FileReader(".pth", lambda folder: [_torch_legacy(folder)], _read_torch),
+    "pth legacy": FileReader(".pth", lambda folder: [_torch_legacy(folder)], load_state_dict),
     "ncnn param": FileReader(".param", lambda _: [PARAM], _read_ncnn, beside={".bin": _ncnn_bin()}),
     "ncnn bin": FileReader(".bin", lambda _: [_ncnn_bin()], _read_ncnn, beside={".param": PARAM}),
     "tfrecord": FileReader(".tfrecord", lambda folder: [_records(folder)], _read_records),
@@ -288,7 +265,6 @@ READERS = {
     "image": FileReader(".png", _images, _read_image),
     "boxes csv": FileReader(".csv", _boxes_csv, _read_boxes),
     "boxes json": FileReader(".json", _boxes_json, _read_boxes),
-    "manifest": FileReader(".json", lambda _: [MANIFEST_PATH.read_bytes()], _read_manifest),
     "npz": FileReader(".npz", _npz, _read_npz, unchanged=True),
     "npz array": FileReader(".npz", _npy, _read_npz, _zip_around("a.npy", {})),
 }

@@ -275,8 +275,8 @@ def test_a_run_is_trained_by_one_process_at_a_time(place):
 
 
 def test_several_missing_weights_are_named_at_once(place):
-    fails(place, r"missing: gpen-256, realesrgan-netd, alexnet, lpips.*download_weights.py gpen-256 realesrgan-netd "
-          "alexnet lpips", "--restorer", "gpen-256", "--lpips_weight", "0.5", loss__gan=0.1,
+    fails(place, r"missing: gpen-256, realesrgan-netd, lpips.*download_weights.py gpen-256 realesrgan-netd "
+          "lpips", "--restorer", "gpen-256", "--lpips_weight", "0.5", loss__gan=0.1,
           discriminator__init="realesrgan-netd")
 
 
@@ -288,7 +288,7 @@ def test_a_wrong_cluster_is_one_line(place, monkeypatch, setting):
 
 
 def test_missing_weights_come_with_a_command_and_an_alternative(place):
-    fails(place, r"alexnet.*download_weights.py alexnet lpips.*--lpips_weight 0", "--lpips_weight", "0.5")
+    fails(place, r"alexnet.*download_weights.py lpips.*--lpips_weight 0", "--lpips_weight", "0.5")
     fails(place, r"download_weights.py realesrgan-netd.*--gan_weight 0", discriminator__init="realesrgan-netd",
           loss__gan=0.1)
     fails(place, r"download_weights.py gpen-256.*--restorer ground-truth", "--restorer", "gpen-256")

@@ -16,15 +16,11 @@ from hypothesis import strategies as st
 
 import tests.properties  # noqa: F401  sets Hypothesis up
 from tests.file_readers import READERS, examine, same
-from tests.torch_file_writers import dict_code, storage_code, tensor_code, write_legacy, write_zip
 from utils.data.tfrecords import ImageRecords, write_image_records
-from utils.errors import UserError
 from utils.face.detection import BOX_COLUMNS, LANDMARK_COLUMNS, read_boxes
 from utils.image.io import quantize, read_image, write_png
-from utils.weights.manifest import Entry, UrlSource, Variant, WeightFile, load_manifest
 from utils.weights.ncnn import load_ncnn_convolutions
 from utils.weights.npz import read_npz_weights, write_npz_weights
-from utils.weights.torch_files import load_torch_file
 
 MEMORY_LIMIT = 200 * 2**20  # bytes
 EXTREMES = (0, 1, -1, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, -2**63)
@@ -104,7 +100,7 @@ def test_a_damaged_file_is_read_right_or_refused_in_one_line_that_names_it(tmp_p
     assert peak_memory() - before < MEMORY_LIMIT
 
 
-@pytest.mark.parametrize("name", ["boxes json", "manifest"])
+@pytest.mark.parametrize("name", ["boxes json"])
 def test_a_field_may_hold_anything(tmp_path, name):
     reader = READERS[name]
     [seed] = reader.make_seeds(tmp_path)
@@ -128,37 +124,6 @@ def test_a_field_may_hold_anything(tmp_path, name):
 
     check()
     assert len(set(refusals)) > 10
-
-
-def test_a_tensor_is_the_view_of_its_storage_that_numpy_takes_or_refused_when_it_reaches_outside(tmp_path):
-    outcomes = set()
-
-    @settings(max_examples=80)
-    @given(st.sampled_from([("FloatStorage", "f4"), ("DoubleStorage", "f8"), ("HalfStorage", "f2"),
-                            ("LongStorage", "i8"), ("ByteStorage", "u1")]), st.integers(0, 30), st.integers(0, 6),
-           st.lists(st.tuples(st.integers(0, 4), st.integers(0, 8)), max_size=4), st.booleans())
-    def check(kind, size, offset, axes, is_zip):
-        storage, (shape, strides) = drawn_array(size, size, kind[1]), ([list(axis) for axis in zip(*axes, strict=True)]
-                                                                      or ([], []))
-        code = dict_code(w=tensor_code(storage_code(size, kind[0]), offset, tuple(shape), tuple(strides)))
-        if is_zip:
-            path = write_zip(tmp_path / "a.pth", code, {"0": storage.tobytes()})
-        else:
-            path = write_legacy(tmp_path / "a.pth", code, {"0": storage.tobytes()}, counts={"0": size})
-        reaches = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
-        inside = 0 in shape or reaches < size
-        outcomes.add((inside, is_zip))
-        if not inside:
-            with pytest.raises(UserError, match="reaches outside its storage"):
-                load_torch_file(path)
-            return
-        expected = np.zeros(shape, kind[1])
-        for index in np.ndindex(*shape):
-            expected[index] = storage[offset + np.dot(index, strides).astype(int)]
-        np.testing.assert_array_equal(load_torch_file(path)["w"], expected, strict=True)
-
-    check()
-    assert len(outcomes) == 4
 
 
 def test_convolutions_of_any_sizes_come_back_from_ncnn_files(tmp_path):
@@ -246,30 +211,6 @@ def test_any_faces_come_back_from_csv_and_json(tmp_path):
                 == [(name, box, np.reshape(points, (5, 2)).tolist(), score)
                     for key in dict.fromkeys(face[0] for face in faces)
                     for name, box, points, score in faces if name == key]
-
-    check()
-
-
-def test_any_entries_come_back_from_a_manifest(tmp_path):
-    file_name = st.text("abcdefgh.-_ ü", min_size=1, max_size=9).filter(lambda name: name.strip(". ") == name)
-    file = st.tuples(file_name, st.none() | st.integers(1, 2**40),
-                     st.sampled_from(["", "0123abcd", "0" * 64]))
-    entry = st.tuples(NAMES, NAMES, st.lists(NAMES, max_size=3), file)
-
-    @settings(max_examples=40)
-    @given(st.lists(entry, max_size=4, unique_by=(lambda item: item[0], lambda item: item[3][0])))
-    def check(items):
-        expected, data = {}, []
-        for name, text, needed, (file_name, size, digest) in items:
-            url = f"https://example.org/{len(expected)}"
-            key = "sha256" if len(digest) == 64 else "sha256_prefix"
-            data.append({"name": name, "description": text, "licence": "MIT", "needed_by": needed, "variants": [
-                {"description": text, "files": [{"name": file_name, **({"bytes": size} if size else {}),
-                                                 **({key: digest} if digest else {})}], "sources": [{"url": url}]}]})
-            expected[name] = Entry(name, text, "MIT", tuple(needed), (
-                Variant(text, (WeightFile(file_name, size, digest),), (UrlSource(url),)),))
-        (tmp_path / "m.json").write_text(json.dumps({"entries": data}))
-        assert load_manifest(tmp_path / "m.json") == expected
 
     check()
 

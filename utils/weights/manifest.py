@@ -209,6 +209,12 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def is_file_name(source: str) -> bool:
+    """Return whether weights are given by the path of a file and not by a name of the manifest, which goes first."""
+    return source not in load_manifest() and (Path(source).name != source or bool(Path(source).suffix)
+                                              or Path(source).exists())
+
+
 def get_entry(manifest: dict[str, Entry], name: str) -> Entry:
     """Return the entry called `name`.
 

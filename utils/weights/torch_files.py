@@ -100,6 +100,8 @@ def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple
                     dtype: np.dtype | None = None) -> _Array:
     """Return a view of a storage; NumPy refuses one that reaches outside of it. Offset and strides are in elements."""
     dtype = dtype or storage.dtype
+    if min(shape, default=0) < 0:  # which NumPy does not notice
+        raise WeightFileError("a tensor has an impossible shape")
     if 0 in shape:
         return _Array(np.empty(shape, dtype))
     # the stride of an axis of one element is arbitrary, and may be one that NumPy refuses

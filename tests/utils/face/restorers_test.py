@@ -12,6 +12,7 @@ import skimage.data
 import tensorflow as tf
 
 import utils.face.restorers as module
+import utils.weights.params as weights
 from model.face_restorer import face_restorer
 from model.gpen import GpenArchitecture, gpen, gpen_params_from_torch, init_gpen
 from tests.reference_faces import reference_gpen_state
@@ -65,7 +66,7 @@ def test_faces_of_the_networks_size_are_not_resized():
 def test_weights_are_looked_up_by_the_restorers_name(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(module, "find_weights", lambda name, folder: asked.append((name, folder)) or {"g": tmp_path})
-    monkeypatch.setattr(module, "load_state_dict", lambda path: {"style.1.weight": np.zeros((2, 2), np.float32)})
+    monkeypatch.setattr(weights, "load_state_dict", lambda path: {"style.1.weight": np.zeros((2, 2), np.float32)})
     with pytest.raises(UserError, match=str(tmp_path)):
         open_restorer("gpen-256", tmp_path)
     assert asked == [("gpen-256", tmp_path)]
@@ -207,7 +208,7 @@ def test_a_restorer_that_is_neither_a_name_nor_a_file_is_refused_with_what_there
 @pytest.mark.parametrize("size", [256, 512])
 def test_a_pth_of_gpen_is_told_apart_by_its_shapes(monkeypatch, faces, size):
     architecture = GpenArchitecture(size=size, channel_multiplier=1, narrow=0.0625)
-    monkeypatch.setattr(module, "load_state_dict", lambda path: reference_gpen_state(architecture))
+    monkeypatch.setattr(weights, "load_state_dict", lambda path: reference_gpen_state(architecture))
     inputs = np.ascontiguousarray(faces[:1, :size, :size])
     params = gpen_params_from_torch(reference_gpen_state(architecture))
     expected = np.rint(np.clip(gpen(params, inputs.astype(np.float32) / 255), 0, 1) * 255)

@@ -1,15 +1,18 @@
+import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import utils.metrics.lpips as module
-from model.lpips import lpips_params_from_torch
+from model.lpips import TORCHVISION_INDICES, lpips_params_from_torch
 from tests.reference_weights import reference_lpips_states
 from tests.torch_file_writers import dict_code, storage_code, tensor_code, write_zip
 from utils.errors import UserError
 from utils.metrics.lpips import load_lpips
+from utils.weights import manifest
+from utils.weights.manifest import WeightFile, load_manifest
 
 
 def write_state(path: Path, state: dict[str, np.ndarray]) -> Path:
@@ -24,37 +27,49 @@ def write_state(path: Path, state: dict[str, np.ndarray]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """What the manifest's entries would be."""
+def published():
+    """Drawn weights in the published forms: file name -> state; NumPy's form has kernels HWIO and nested names."""
     alexnet, heads = reference_lpips_states()
-    folder = tmp_path_factory.mktemp("weights")
-    return {"alexnet": write_state(folder / "backbone.pth", {**alexnet, "classifier.6.bias": np.zeros(10)}),
-            "lpips": write_state(folder / "heads.pth", heads)}
+    nested = {}
+    for layer, index in enumerate(TORCHVISION_INDICES):
+        nested["AlexNet_0"] = nested.get("AlexNet_0", {}) | {f"Conv_{layer}": {
+            "kernel": alexnet[f"features.{index}.weight"].transpose(2, 3, 1, 0),
+            "bias": alexnet[f"features.{index}.bias"]}}
+        nested[f"NetLinLayer_{layer}"] = {"Conv_0": {
+            "kernel": heads[f"lin{layer}.model.1.weight"].transpose(2, 3, 1, 0)}}
+    return nested, {**alexnet, "classifier.6.bias": np.zeros(10)}, heads
 
 
-def test_backbone_and_heads_are_read_from_the_two_files_of_the_manifest(monkeypatch, tmp_path, files):
-    asked = []
-    monkeypatch.setattr(module, "find_weights", lambda *entry: asked.append(entry) or {"file": files[entry[0]]})
+@pytest.fixture
+def unhashed(monkeypatch):
+    """Take the hashes of published files out of the manifest."""
+    entry = load_manifest()["lpips"]
+    variants = tuple(replace(variant, files=tuple(WeightFile(file.name) for file in variant.files))
+                     for variant in entry.variants)
+    monkeypatch.setattr(manifest, "load_manifest", lambda: {"lpips": replace(entry, variants=variants)})
+
+
+@pytest.mark.parametrize("form", ["numpy", "torch"])
+def test_either_published_form_gives_the_same_parameters(unhashed, tmp_path, published, form):
+    nested, alexnet, heads = published
+    if form == "numpy":
+        (tmp_path / "alexnet.ckpt").write_bytes(pickle.dumps(nested))
+    else:
+        write_state(tmp_path / "alexnet-owt-7be5be79.pth", alexnet)
+        write_state(tmp_path / "alex.pth", heads)
     params = load_lpips(tmp_path)
     expected = lpips_params_from_torch(*reference_lpips_states())
-    assert params.keys() == expected.keys()
+    assert list(params) == list(expected)
     assert all(np.array_equal(params[name], expected[name]) for name in params)
-    assert asked == [("alexnet", tmp_path), ("lpips", tmp_path)]
 
 
-def test_files_of_other_networks_are_refused_by_name(monkeypatch, files):
-    monkeypatch.setattr(module, "find_weights", lambda *_: {"file": files["lpips"]})
-    with pytest.raises(UserError, match=re.escape(f"{files['lpips']} do not fit: ") + ".*missing: conv1/weight"):
-        load_lpips()
-
-
-def test_missing_weights_are_named_with_the_command_that_fetches_them(tmp_path):
-    with pytest.raises(UserError, match=r"alexnet-owt-7be5be79\.pth not found in .*download_weights\.py alexnet "
-                                        r"--weights_dir [^ ]*$"):
+def test_files_of_other_networks_are_refused_by_name(unhashed, tmp_path):
+    (tmp_path / "alexnet.ckpt").write_bytes(pickle.dumps({"AlexNet_0": {"other": np.zeros(3)}}))
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "alexnet.ckpt")) + ".*missing: conv1/weight"):
         load_lpips(tmp_path)
 
 
-def test_the_alternative_stands_behind_the_message_of_missing_weights(tmp_path):
-    with pytest.raises(UserError, match=r"download_weights\.py alexnet .*\. Or leave the term out\.$") as error:
+def test_missing_weights_are_named_with_the_command_that_fetches_them_and_the_alternative(tmp_path):
+    with pytest.raises(UserError, match=r"alexnet\.ckpt or alexnet-owt-7be5be79\.pth \+ alex\.pth not found in .*"
+                                        r"download_weights\.py lpips --weights_dir .*\. Or leave the term out\.$"):
         load_lpips(tmp_path, alternative="Or leave the term out.")
-    assert "\n" not in str(error.value)

@@ -47,8 +47,8 @@ def test_by_default_all_that_is_possible_is_measured_and_the_rest_says_why(tmp_p
     names, obstacles = choose(folder=tmp_path)
     assert names == [*PSNRS, "ssim"]
     assert list(obstacles) == ["lpips", "niqe", "fid", "kid"]
-    assert obstacles["lpips"].startswith("it needs alexnet-owt-7be5be79.pth (missing) and alex.pth (missing). Get it "
-                                         "with: python scripts/download_weights.py alexnet lpips --weights_dir ")
+    assert obstacles["lpips"].startswith("it needs alexnet.ckpt (missing). Get it with: python "
+                                         "scripts/download_weights.py lpips --weights_dir ")
     assert "download_weights.py inception" in obstacles["fid"]
     assert "download_weights.py niqe" in obstacles["niqe"]
     assert "give --fid_ref_dir" in choose(folder=tmp_path, num_reference=0)[1]["kid"]
