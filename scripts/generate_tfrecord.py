@@ -25,7 +25,7 @@ from PIL import Image
 
 from config import SCALE
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
-from utils.data.tfrecords import ImageRecords, record_files, shard_path, write_image_records
+from utils.data.tfrecords import ImageRecords, record_files, write_image_records
 from utils.errors import UserError, require
 from utils.face.patches import log_gradient
 from utils.files import atomic_path, check_writable, exclusive, read_bytes, remove_leftovers
@@ -35,8 +35,6 @@ from utils.tensorflow_setup import start_tensorflow
 
 FORMAT_VERSION = 1  # of the file beside a record
 FACE_SIZE, SCENE_SIZE = 256, 400  # pixels
-MAX_SHARDS = 99_999  # five digits
-MAX_LISTED = 20  # unreadable photos on the terminal; the file beside the record lists all
 READ_AHEAD = 4  # photos per thread that are in memory
 NOT_RECORDED = ("output", "overwrite", "threads")  # arguments that change nothing in the record
 
@@ -79,7 +77,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     require(args.size is None or (args.size > 0 and args.size % SCALE == 0),
             f"--size must be a positive multiple of {SCALE}", args.size)
     if args.command != "verify":
-        require(1 <= args.shards <= MAX_SHARDS, f"--shards must be from 1 to {MAX_SHARDS}", args.shards)
         require(args.threads >= 1, "--threads must be at least 1", args.threads)
         require(args.shuffle is None or args.shuffle >= 0, "--shuffle must be at least 0", args.shuffle)
     if args.command == "scenes":
@@ -104,7 +101,6 @@ def _add_common(parser: ArgumentParser, size: int) -> None:
     parser.add_argument("--exclude", nargs="+", metavar="GLOB",
                         help="no file whose name, or path below the folder, fits one of these (default: none)")
     parser.add_argument("--shuffle", type=int, metavar="SEED", help="of the order (default: not shuffled)")
-    parser.add_argument("--shards", type=int, default=1, help="files OUTPUT-00000-of-0000N to divide the record into")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="that read photos")
     parser.add_argument("--overwrite", action="store_true", help="replace the record")
 
@@ -141,18 +137,7 @@ def crop_scene(samples: np.ndarray, size: int, *, stride: int, scales: list[floa
 
 def read_crops(sources: list[Source], crop: Callable[[np.ndarray], Crops], threads: int, notes: Counter,
                errors: list[str]) -> Iterator[np.ndarray]:
-    """Read and crop photos in several threads, with a progress bar.
-
-    Args:
-        sources: the photos.
-        crop: uint8 [h, w, 3] -> crops.
-        threads: their number.
-        notes: those of `Crops` are added.
-        errors: gets a line for each unreadable photo.
-
-    Yields:
-        The crops, in the order of the sources.
-    """
+    """Yield the crops of photos in their order, read in several threads; add to `notes` and `errors`."""
     def work(source: Source) -> Crops:
         try:
             return crop(quantize(read_image(source.path).pixels))
@@ -165,7 +150,9 @@ def read_crops(sources: list[Source], crop: Callable[[np.ndarray], Crops], threa
             for start in range(0, len(sources), chunk):
                 for crops in pool.map(work, sources[start:start + chunk]):
                     notes.update(crops.notes)
-                    errors += [crops.error] * bool(crops.error)
+                    if crops.error:
+                        errors.append(crops.error)
+                        progress.write(f"error: {crops.error}")
                     yield from crops.images
                     count += len(crops.images)
                     progress.update(1, f"{count} images")
@@ -195,29 +182,18 @@ def generate(args: argparse.Namespace) -> int:
     crop = functools.partial(crop_face, size=args.size) if args.command == "faces" else functools.partial(
         crop_scene, size=args.size, stride=args.stride, scales=args.scales, min_log_gradient=args.min_log_gradient)
     with exclusive(args.output.with_name(f".{args.output.name}.lock"), str(args.output)):
-        existing, sidecar = record_files(args.output), sidecar_path(args.output)
-        if existing and not args.overwrite:
-            raise UserError(f"{existing[0]} exists. Give --overwrite or another --output.")
-        shards = (shard_path(args.output, index, args.shards).name for index in range(args.shards))
-        remove_leftovers(args.output.parent, args.output.name, sidecar.name, *shards)
+        if args.output.exists() and not args.overwrite:
+            raise UserError(f"{args.output} exists. Give --overwrite or another --output.")
+        remove_leftovers(args.output.parent, args.output.name, sidecar_path(args.output).name)
         start_tensorflow()
         count = write_image_records(args.output, read_crops(sources, crop, args.threads, notes, errors), args.size,
-                                    num_shards=args.shards, shuffle_seed=args.shuffle)
-        write_sidecar(sidecar, args, sources, notes, errors, count)
-    for line in errors[:MAX_LISTED]:
-        print(f"error: {line}", file=sys.stderr)
-    if len(errors) > MAX_LISTED:
-        print(f"and {len(errors) - MAX_LISTED} more, listed in {sidecar}", file=sys.stderr)
+                                    shuffle_seed=args.shuffle)
+        write_sidecar(args, sources, notes, errors, count)
     remarks = _describe(notes)
     print(f"{args.output}: {count} images of {args.size}x{args.size} from {len(sources)} photos"
           + f" ({remarks})" * bool(remarks)
-          + f", {sum(file_bytes(args.output)) / 1e6:.1f} MB, {time.monotonic() - begin:.1f} s")
+          + f", {args.output.stat().st_size / 1e6:.1f} MB, {time.monotonic() - begin:.1f} s")
     return EXIT_USER_ERROR if errors else 0
-
-
-def file_bytes(record: Path) -> list[int]:
-    """Return the sizes of a record's files in bytes."""
-    return [file.stat().st_size for file in record_files(record)]
 
 
 def sidecar_path(record: Path) -> Path:
@@ -225,19 +201,19 @@ def sidecar_path(record: Path) -> Path:
     return record.with_name(f"{record.name}.json")
 
 
-def write_sidecar(path: Path, args: argparse.Namespace, sources: list[Source], notes: Counter, errors: list[str],
+def write_sidecar(args: argparse.Namespace, sources: list[Source], notes: Counter, errors: list[str],
                   count: int) -> None:
     """Write the file that states how a record was made."""
     listed = "".join(f"{source.name}\t{source.num_bytes}\n" for source in sorted(sources))
     text = json.dumps({
         "format_version": FORMAT_VERSION, "count": count, "size": args.size,
-        "file_bytes": file_bytes(args.output), "num_sources": len(sources),
+        "file_bytes": [args.output.stat().st_size], "num_sources": len(sources),
         "sources_sha256": hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest(),
         "left_out": {name: notes[name] for name in ("unreadable", "too_small", "flat_crops")},
         "cut_to_square": notes["cut_to_square"], "unreadable": errors,
         "arguments": {name: value for name, value in vars(args).items() if name not in NOT_RECORDED},
     }, indent=2, default=str)
-    with atomic_path(path) as temporary:
+    with atomic_path(sidecar_path(args.output)) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -263,7 +239,7 @@ def verify_record(path: Path, size: int | None) -> tuple[str, list[str]]:
     Raises:
         UserError: it cannot be opened, or the file beside it cannot be read.
     """
-    sidecar, num_bytes = sidecar_path(path), file_bytes(path)
+    sidecar, num_bytes = sidecar_path(path), [file.stat().st_size for file in record_files(path)]
     stated = None
     if sidecar.exists():
         try:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from tests.torch_file_writers import SIX, dict_code, literal, storage_code, tensor_code, write_legacy, write_zip
-from utils.data.tfrecords import ImageRecords, _checksum, _header, write_image_records
+from utils.data.tfrecords import ImageRecords, _checksum, write_image_records
 from utils.errors import UserError
 from utils.face.detection import BOX_COLUMNS, LANDMARK_COLUMNS, LARGEST_COORDINATE, read_boxes
 from utils.image.io import image_size, read_image
@@ -143,7 +143,8 @@ def _example(folder: Path) -> list[bytes]:
 
 
 def _record_around(data: bytes) -> bytes:
-    return _header(len(data)) + data + _checksum(data)
+    length = struct.pack("<Q", len(data))
+    return length + _checksum(length) + data + _checksum(data)
 
 
 def _read_records(path: Path, *, skip_corrupt: bool = False) -> list[bytes]:

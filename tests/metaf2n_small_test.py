@@ -36,7 +36,7 @@ def truth():
 
 def degrade(truth, tone):
     """As a photo of wrong exposure and colours with a little noise shows it, a quarter of the size."""
-    toned = tone.apply(to_float(truth))
+    toned = tone(to_float(truth))
     small = cv2.resize(toned, (truth.shape[1] // 4, truth.shape[0] // 4), interpolation=cv2.INTER_AREA)
     return np.clip(small + np.random.default_rng(0).normal(0, 0.01, small.shape), 0, 1).astype(np.float32)
 

@@ -37,12 +37,12 @@ class GaussianKernel:
     def __post_init__(self):
         require(self.kind in GAUSSIAN_KINDS, f"the kind of a kernel is one of {', '.join(GAUSSIAN_KINDS)}", self.kind)
         _check_size(self.size)
-        require(0 < self.sigma_x < math.inf and 0 < self.sigma_y < math.inf, "sigma_x and sigma_y must be positive",
+        require(0 < self.sigma_x < math.inf and 0 < self.sigma_y < math.inf
+                and (self.kind.endswith("aniso") or self.sigma_x == self.sigma_y),
+                f"sigma_x and sigma_y of kind {self.kind} must be positive, and equal if it is isotropic",
                 f"{self.sigma_x}, {self.sigma_y}")
-        require(self.kind.endswith("aniso") or self.sigma_x == self.sigma_y,
-                "isotropic kernels have equal sigma_x and sigma_y", f"{self.sigma_x}, {self.sigma_y}")
-        require(math.isfinite(self.rotation), "rotation must be a finite number", self.rotation)
-        require(0 < self.beta < math.inf, "beta must be positive", self.beta)
+        require(math.isfinite(self.rotation) and 0 < self.beta < math.inf, "rotation must be finite, beta positive",
+                f"{self.rotation}, {self.beta}")
 
     def weights(self) -> np.ndarray:
         """Return the kernel, [size, size]."""

@@ -1,7 +1,7 @@
 """Steps that degrade test sets: the training degradation, and camera effects that it does not contain.
 
-A step is a frozen dataclass with a pure function `apply(image) -> image`: float32 RGB [h, w, 3] in [0, 1]. Lengths are
-in pixels of the step's input.
+A step is a frozen dataclass, called with an image and returning one: float32 RGB [h, w, 3] in [0, 1]. Lengths are in
+pixels of the step's input.
 """
 
 import math
@@ -35,7 +35,7 @@ class TwoStage:
     degradation: Degradation
     noise: NoiseDraw
 
-    def apply(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         """Degrade and downscale."""
         return to_float(degrade(image, self.degradation, self.noise))
 
@@ -44,7 +44,7 @@ class TwoStage:
 class Sharpen:
     """The unsharp mask that training applies to scenes before degrading them."""
 
-    def apply(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         """Sharpen."""
         return usm_sharpen(image)
 
@@ -55,7 +55,7 @@ class Blur:
 
     kernel: GaussianKernel | SincKernel
 
-    def apply(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         """Blur."""
         return apply_kernel(image, self.kernel)
 
@@ -68,8 +68,8 @@ class MotionBlur:
     angle: float
 
     def __post_init__(self):
-        require(0 < self.length <= 200, "length must be positive and at most 200", self.length)
-        require(math.isfinite(self.angle), "angle must be a finite number", self.angle)
+        require(0 < self.length <= 200 and math.isfinite(self.angle),
+                "length must be positive and at most 200, angle finite", f"{self.length}, {self.angle}")
 
     def weights(self) -> np.ndarray:
         """Return the kernel: the path, rasterised with bilinear weights into an odd square, with sum 1."""
@@ -84,7 +84,7 @@ class MotionBlur:
                 np.add.at(kernel, (row, column), row_weight * column_weight)
         return kernel / kernel.sum()
 
-    def apply(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         """Blur along the path."""
         return filter_image(image, self.weights())
 
@@ -100,12 +100,12 @@ class ColourFringe:
         require(0.9 <= self.red <= 1.1 and 0.9 <= self.blue <= 1.1, "red and blue must be from 0.9 to 1.1",
                 f"{self.red}, {self.blue}")
 
-    def apply(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         """Magnify red and blue; the border is replicated."""
         height, width = image.shape[:2]
+        middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
         result = image.copy()
         for channel, factor in ((0, self.red), (2, self.blue)):
-            middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
             to_source = np.array([[1 / factor, 0, middle_x * (1 - 1 / factor)],
                                   [0, 1 / factor, middle_y * (1 - 1 / factor)]])
             warped = cv2.warpAffine(np.ascontiguousarray(image[:, :, channel]), to_source, (width, height),
@@ -123,8 +123,8 @@ class Shrink:
     def __post_init__(self):
         require(self.mode in RESIZE_MODES, f"mode is one of {', '.join(RESIZE_MODES)}", self.mode)
 
-    def apply(self, image: np.ndarray) -> np.ndarray:
-        """Resize."""
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Downscale."""
         return resize_to(image, image.shape[0] // SCALE, image.shape[1] // SCALE, self.mode)
 
 
@@ -141,11 +141,10 @@ class CameraNoise:
     seed: int
 
     def __post_init__(self):
-        require(0 <= self.shot <= 1 and 0 <= self.read <= 1, "shot and read must be from 0 to 1",
-                f"{self.shot}, {self.read}")
-        require(self.seed >= 0, "seed must be at least 0", self.seed)
+        require(0 <= self.shot <= 1 and 0 <= self.read <= 1 and self.seed >= 0,
+                "shot and read must be from 0 to 1, seed at least 0", f"{self.shot}, {self.read}, {self.seed}")
 
-    def apply(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         """Add noise and demosaic."""
         linear = np.clip(image, 0, 1) ** np.float32(DISPLAY_GAMMA)
         field = np.random.Generator(np.random.SFC64(self.seed)).standard_normal(image.shape[:2], dtype=np.float32)
@@ -172,11 +171,10 @@ class Jpeg:
     left: int = 0
 
     def __post_init__(self):
-        require(1 <= self.quality <= 100, "quality must be from 1 to 100", self.quality)
-        require(0 <= self.top < 16 and 0 <= self.left < 16, "top and left must be from 0 to 15",
-                f"{self.top}, {self.left}")
+        require(1 <= self.quality <= 100 and 0 <= self.top < 16 and 0 <= self.left < 16,
+                "quality must be from 1 to 100, top and left from 0 to 15", f"{self.quality}, {self.top}, {self.left}")
 
-    def apply(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         """Compress and decompress."""
         framed = cv2.copyMakeBorder(image, self.top, 0, self.left, 0, cv2.BORDER_REPLICATE)
         return to_float(compress_jpeg(framed, self.quality)[self.top:, self.left:])

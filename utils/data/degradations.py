@@ -154,7 +154,7 @@ def degrade(image: np.ndarray, degradation: Degradation, noise: NoiseDraw) -> np
     first, second = degradation.first, degradation.second
 
     if degradation.tone:
-        image = degradation.tone.apply(image)
+        image = degradation.tone(image)
     image = apply_kernel(image, first.kernel)
     image = resize_by(image, first.resize_factor, first.resize_mode)
     image = add_noise(rng, image, first.noise_type, noise.first.strength, gray=noise.first.gray)

@@ -32,7 +32,7 @@ class Tone:
         gains = (self.red, self.green, self.blue)
         require(all(0 < gain <= 10 for gain in gains), "red, green and blue must be positive and at most 10", gains)
 
-    def apply(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the image with wrong exposure and colours."""
         return np.clip(image * np.float32([self.red, self.green, self.blue]), 0, 1) ** np.float32(self.gamma)
 

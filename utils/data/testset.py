@@ -147,7 +147,7 @@ def _process(photo: Path, *, output_dir: Path, settings: SynthesisSettings, entr
         ground_truth = _crop(photo, quantize(stored.pixels), settings.crop)
         image = to_float(ground_truth)
         for step in steps:
-            image = step.apply(image)
+            image = step(image)
         low_quality = quantize(image)
         profile = None if stored.gray else stored.icc_profile  # both files have three channels
         for name, samples in (("GT", ground_truth), ("LQ", low_quality)):

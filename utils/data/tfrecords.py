@@ -1,16 +1,14 @@
-"""TFRecord files of training images: uint8 RGB of one size, in one file or in shards.
+"""TFRecord files of training images: uint8 RGB of one size. A record is one file; several shards can be read too.
 
 A record is a tf.train.Example whose feature `label` is one byte string, the samples of an image [size, size, 3], as in
 the published records. Images of one size make records of one length, so record i begins at byte i * length.
 TensorFlow is imported by the first call that needs it.
 """
 
-import os
-import re
+import glob
 import struct
 import tempfile
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
 
 import google_crc32c
@@ -34,18 +32,14 @@ def _checksum(data: bytes) -> bytes:
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def _header(data_size: int) -> bytes:
-    length = struct.pack("<Q", data_size)
-    return length + _checksum(length)
-
-
 def _encode(image: np.ndarray) -> bytes:
     """Return the record of an image."""
     import tensorflow as tf
 
     label = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image.tobytes()]))
     data = tf.train.Example(features=tf.train.Features(feature={"label": label})).SerializeToString()
-    return _header(len(data)) + data + _checksum(data)
+    length = struct.pack("<Q", len(data))
+    return length + _checksum(length) + data + _checksum(data)
 
 
 def _decode(data: bytes, name: str) -> bytes:
@@ -60,38 +54,24 @@ def _decode(data: bytes, name: str) -> bytes:
     return label
 
 
-def shard_path(path: Path, index: int, count: int) -> Path:
-    """Return the path of a shard, as `x.tfrecord-00002-of-00008`."""
-    return path.with_name(f"{path.name}-{index:05d}-of-{count:05d}")
-
-
 def record_files(path: Path) -> list[Path]:
-    """List the existing files of a record: `path` itself and its shards, sorted."""
-    if not path.parent.is_dir():
-        return []
-    name = re.compile(re.escape(path.name) + r"(-\d{5}-of-\d{5})?")
-    return sorted(file for file in path.parent.iterdir() if name.fullmatch(file.name))
-
-
-def _complete_files(path: Path, size: int | None) -> list[Path]:
-    """Return the files of a record; `size` is for the message only.
+    """Return the files of a record: `path` itself or, if it does not exist, its shards `NAME-00000-of-00008`.
 
     Raises:
-        UserError: there are none, or shards are missing or of different divisions.
+        UserError: there are none, or shards are missing.
     """
-    files = record_files(path)
-    if not files:
-        kind = f"{USUAL_SIZES.get(size, 'face' if 'face' in path.name else 'scene')}s"
-        raise UserError(f"there is no record {path}. Fetch a published one (see README.md), or make one: python "
-                        f"scripts/generate_tfrecord.py {kind} --input_dir PHOTOS --output {path}"
-                        + f" --size {size}" * (size is not None))
-    if files[0] == path:
+    if path.exists():
         return [path]
-    count = int(files[0].name[-5:])
-    expected = [shard_path(path, index, count) for index in range(count)]
-    require(files == expected, f"{path} must have exactly the shards {expected[0].name} to {expected[-1].name}",
-            ", ".join(file.name for file in files[:20]))
-    return expected
+    shards = sorted(path.parent.glob(f"{glob.escape(path.name)}-?????-of-?????"))
+    if not shards:
+        kind = "faces" if "face" in path.name else "scenes"
+        raise UserError(f"there is no record {path}. Fetch a published one (see README.md), or make one: python "
+                        f"scripts/generate_tfrecord.py {kind} --input_dir PHOTOS --output {path}")
+    count = int(shards[0].name[-5:])
+    expected = [path.with_name(f"{path.name}-{index:05d}-of-{count:05d}") for index in range(count)]
+    require(shards == expected, f"{path} must have exactly the shards {expected[0].name} to {expected[-1].name}",
+            ", ".join(shard.name for shard in shards[:20]))
+    return shards
 
 
 def _read(path: Path, start: int, num_bytes: int) -> bytes:
@@ -125,7 +105,7 @@ class ImageRecords:
                 size.
         """
         self.path, self.size, self._skip_corrupt = Path(path), size, skip_corrupt
-        self._files = _complete_files(self.path, size)
+        self._files = record_files(self.path)
         self._header = _read(self._files[0], 0, HEADER_SIZE)  # of every record
         if len(self._header) < HEADER_SIZE or self._header[8:] != _checksum(self._header[:8]):
             raise UserError(f"{self._files[0]} is no TFRecord, or begins damaged. Check the path, or fetch it again.")
@@ -192,49 +172,37 @@ class ImageRecords:
         raise UserError(f"{self.path} has no intact image. Fetch or make it again.")
 
 
-def write_image_records(path: Path | str, images: Iterable[np.ndarray], size: int, *, num_shards: int = 1,
+def write_image_records(path: Path | str, images: Iterable[np.ndarray], size: int, *,
                         shuffle_seed: int | None = None) -> int:
-    """Write images as a record, atomically; it replaces a record of this name, whatever its number of shards.
+    """Write images as a record of one file, atomically.
 
     Args:
-        path: the file or, of several shards, their name without numbers.
+        path: the file.
         images: uint8 RGB [size, size, 3] each. Consumed one by one.
         size: side of the images in pixels.
-        num_shards: number of files, filled one after the other with equally many images.
-        shuffle_seed: of the order; None keeps that of `images`. A shuffled or divided record takes its size twice on
-            the disk while it is written.
+        shuffle_seed: of the order; None keeps that of `images`. A shuffled record needs its size twice on the disk
+            while it is written.
 
     Returns:
         The number of images.
 
     Raises:
-        UserError: there are fewer images than files, or a file cannot be written.
+        UserError: there is no image, or the file cannot be written.
         ValueError: an image has another shape or type.
     """
     path, count, record_size = Path(path), 0, 0
-    files = [path] if num_shards == 1 else [shard_path(path, index, num_shards) for index in range(num_shards)]
-    with ExitStack() as stack:
-        temporary = [stack.enter_context(atomic_path(file)) for file in files]
-        copied = num_shards > 1 or shuffle_seed is not None
-        # an unnamed temporary file vanishes even if the process is killed
-        spool = stack.enter_context(tempfile.TemporaryFile(dir=path.parent) if copied  # noqa: SIM115
-                                    else temporary[0].open("wb"))
+    with (atomic_path(path) as temporary, temporary.open("wb") as file,
+          # unnamed, so that it vanishes even if the process is killed
+          tempfile.TemporaryFile(dir=path.parent) as spool):
+        target = file if shuffle_seed is None else spool
         for image in images:
             if image.shape != (size, size, 3) or image.dtype != np.uint8:
                 raise ValueError(f"images must be uint8 [{size}, {size}, 3]. Received: {image.dtype} {image.shape}.")
-            record_size = spool.write(_encode(image))
+            record_size = target.write(_encode(image))
             count += 1
-        if count < num_shards:
-            raise UserError(f"{path} would get {count} images, too few for {num_shards} file(s). Give more images or "
-                            "fewer shards.")
-        spool.flush()
-        order = np.arange(count) if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(count)
-        for part, target in zip(np.array_split(order, num_shards), temporary, strict=True) if copied else ():
-            with target.open("wb") as file:
-                for index in part.tolist():
-                    file.write(os.pread(spool.fileno(), record_size, index * record_size))
-        if num_shards > 1:  # renamed last: a process killed meanwhile leaves too few shards, never a mixture
-            files[0].unlink(missing_ok=True)
-    for stale in set(record_files(path)) - set(files):
-        stale.unlink()
+        require(count > 0, f"{path} must get at least one image", count)
+        if shuffle_seed is not None:
+            for index in np.random.default_rng(shuffle_seed).permutation(count).tolist():
+                spool.seek(index * record_size)
+                file.write(spool.read(record_size))
     return count

@@ -97,7 +97,7 @@ def restore_subject(subject: Subject, preset: str, folder: Path, *, restore: Res
     """
     image = to_float(subject.photo)
     for step in PRESETS[preset].sample(photo_rng(seed, subject.name)):
-        image = step.apply(image)
+        image = step(image)
     low_quality = quantize(image)
     path = folder / "LQ" / f"{subject.name}.png"
     write_png(path, low_quality)

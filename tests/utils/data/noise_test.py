@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.reference_degradations import REFERENCE
+from tests.helpers.degradations import REFERENCE
 from utils.data import noise as noise_module
 from utils.data.noise import Tone, add_noise, gaussian_noise, poisson_noise
 from utils.errors import UserError
@@ -46,13 +46,9 @@ def check_statistics(fields, name):
 
 
 @pytest.mark.parametrize("kind", ["gauss", "poisson"])
-@pytest.mark.parametrize("gray", [False, True])
-def test_noise_has_the_statistics_of_the_original(kind, gray):
-    check_statistics(draw(kind, gray=gray), f"{kind}_{'gray' if gray else 'colour'}")
-
-
-@pytest.mark.parametrize("kind", ["gauss", "poisson"])
-def test_clipped_noise_has_the_statistics_of_the_original(kind):
+def test_noise_has_the_statistics_of_the_original(kind):
+    for gray in (False, True):
+        check_statistics(draw(kind, gray=gray), f"{kind}_{'gray' if gray else 'colour'}")
     check_statistics(draw_clipped(kind), f"{kind}_colour_clipped")
 
 
@@ -126,25 +122,13 @@ def test_result_is_clipped_and_repeatable(kind):
     np.testing.assert_array_equal(noisy, again)
 
 
-def test_strength_0_adds_nothing():
-    for kind in ("gaussian", "poisson"):
-        np.testing.assert_array_equal(add_noise(generator(), IMAGE, kind, 0.0, gray=False), IMAGE)
-
-
 def test_tone_is_gain_then_power():
     image = np.float32([[[0.5, 0.5, 0.9], [0.0, 1.0, 0.25]]])
     expected = np.float32([[[0.25, 0.16, 1.0], [0.0, 0.64, 0.25]]])
-    np.testing.assert_allclose(Tone(2.0, 1.0, 0.8, 2.0).apply(image), expected, atol=1e-6)
+    np.testing.assert_allclose(Tone(2.0, 1.0, 0.8, 2.0)(image), expected, atol=1e-6)
 
 
-def test_tone_of_ones_changes_nothing():
-    image = np.float32([[[0.5, 0.25, 0.9]]])
-    np.testing.assert_array_equal(Tone(1.0, 1.0, 1.0, 1.0).apply(image), image)
-
-
-@pytest.mark.parametrize(("values", "message"), [
-    ((0.05, 1.0, 1.0, 1.0), "gamma must be from"), ((1.0, 0.0, 1.0, 1.0), "red, green and blue must be positive"),
-    ((1.0, 1.0, 1.0, 11.0), "red, green and blue must be positive and at most 10")])
-def test_tone_outside_of_its_ranges_is_refused(values, message):
-    with pytest.raises(UserError, match=message):
+@pytest.mark.parametrize("values", [(0.05, 1.0, 1.0, 1.0), (1.0, 0.0, 1.0, 1.0), (1.0, 1.0, 1.0, 11.0)])
+def test_tone_outside_of_its_ranges_is_refused(values):
+    with pytest.raises(UserError, match="gamma" if values[0] < 0.1 else "red, green and blue"):
         Tone(*values)

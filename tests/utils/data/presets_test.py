@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from config import DegradationConfig
-from tests.reference_degradations import IMAGE
+from tests.helpers.degradations import IMAGE
 from utils.data.camera import TwoStage, steps_from_plain, steps_to_plain
 from utils.data.degradations import sample_degradation, sample_noise
 from utils.data.presets import PRESETS
@@ -21,7 +21,7 @@ def test_every_draw_makes_a_picture_of_a_quarter(preset):
         assert steps_from_plain(steps_to_plain(steps), preset) == steps
         image = IMAGE
         for step in steps:
-            image = step.apply(image)
+            image = step(image)
         assert image.shape == (24, 28, 3)
         results.append(image)
     assert all((result != results[0]).any() for result in results[1:])

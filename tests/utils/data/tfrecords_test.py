@@ -2,13 +2,12 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils.data.tfrecords import ImageRecords, record_files, shard_path, write_image_records
+from utils.data.tfrecords import ImageRecords, write_image_records
 from utils.errors import UserError
 
 SIZE = 4
@@ -97,74 +96,49 @@ def test_images_are_read_in_any_order_and_may_be_changed(path, images):
 
 
 def test_threads_read_what_one_thread_reads(tmp_path):
-    images = make_images(40, 32)
-    write_image_records(tmp_path / "x", images, 32, num_shards=3)
-    records = ImageRecords(tmp_path / "x", 32)
+    images = make_images(40)
+    write_shards(tmp_path / "x", images, 20, 10, 10)
+    records = ImageRecords(tmp_path / "x", SIZE)
     order = np.random.default_rng(1).integers(0, 40, 2000).tolist()
     with ThreadPoolExecutor(8) as pool:
         assert numbers(pool.map(records.read, order), images) == order
 
 
-@pytest.mark.parametrize("num_shards", [2, 5])
-def test_shards_one_after_the_other_are_the_whole_record(tmp_path, path, images, num_shards):
-    assert write_image_records(tmp_path / "y", images, SIZE, num_shards=num_shards) == 5
-    files = record_files(tmp_path / "y")
-    assert [file.name for file in files] == [f"y-0000{index}-of-0000{num_shards}" for index in range(num_shards)]
-    assert b"".join(file.read_bytes() for file in files) == path.read_bytes()
-    sizes = [file.stat().st_size for file in files]
-    assert max(sizes) - min(sizes) <= RECORD_BYTES
-    np.testing.assert_array_equal(read_all(ImageRecords(tmp_path / "y", SIZE)), images)
-
-
-@pytest.mark.parametrize("num_shards", [1, 3])
-def test_shuffling_keeps_every_image_and_depends_on_the_seed_only(tmp_path, num_shards):
+def test_shuffling_keeps_every_image_and_depends_on_the_seed_only(tmp_path):
     images, orders = make_images(30), []
     for number, seed in enumerate((0, 0, 1)):
-        write_image_records(tmp_path / str(number), iter(images), SIZE, num_shards=num_shards, shuffle_seed=seed)
+        write_image_records(tmp_path / str(number), iter(images), SIZE, shuffle_seed=seed)
         orders.append(numbers(read_all(ImageRecords(tmp_path / str(number), SIZE)), images))
     assert orders[0] == orders[1] != orders[2]
     for order in orders:
         assert sorted(order) == list(range(30)) != order
 
 
+def write_shards(path, images, *counts):
+    """Write a record in shards of so many images."""
+    first = 0
+    for index, count in enumerate(counts):
+        write_image_records(f"{path}-0000{index}-of-0000{len(counts)}", images[first:first + count], SIZE)
+        first += count
+
+
+def test_shards_are_read_one_after_the_other(tmp_path, images):
+    write_shards(tmp_path / "y", images, 2, 1, 2)
+    np.testing.assert_array_equal(read_all(ImageRecords(tmp_path / "y", SIZE)), images)
+
+
 def test_missing_shards_and_shards_of_two_divisions_are_named(tmp_path, images):
-    write_image_records(tmp_path / "y", images, SIZE, num_shards=3)
-    shard_path(tmp_path / "y", 1, 3).unlink()
-    with pytest.raises(UserError, match="y-00000-of-00003 to y-00002-of-00003"):
-        ImageRecords(tmp_path / "y", SIZE)
-    write_image_records(tmp_path / "y", images, SIZE, num_shards=3)
+    write_shards(tmp_path / "y", images, 2, 1, 2)
     (tmp_path / "y-00000-of-00002").touch()
     with pytest.raises(UserError, match="y-00000-of-00002, y-00000-of-00003"):
         ImageRecords(tmp_path / "y", SIZE)
-
-
-def test_replacing_shards_that_ends_between_two_renames_leaves_too_few_and_no_mixture(tmp_path, images, monkeypatch):
-    write_image_records(tmp_path / "y", images, SIZE, num_shards=3)
-    replace, done = Path.replace, []
-
-    def replace_once(self, target):
-        if done:
-            raise KeyboardInterrupt
-        done.append(target)
-        replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", replace_once)
-    with pytest.raises(KeyboardInterrupt):
-        write_image_records(tmp_path / "y", make_images(5, seed=1), SIZE, num_shards=3)
-    assert done == [shard_path(tmp_path / "y", 2, 3)]
-    with pytest.raises(UserError, match="y-00000-of-00003"):
+    for name in ("y-00000-of-00002", "y-00001-of-00003"):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match="y-00000-of-00003 to y-00002-of-00003"):
         ImageRecords(tmp_path / "y", SIZE)
 
 
-def test_record_replaces_one_with_another_number_of_shards(tmp_path):
-    for seed, num_shards in enumerate((1, 3, 2, 1)):
-        images = make_images(4, seed=seed)
-        write_image_records(tmp_path / "y", images, SIZE, num_shards=num_shards)
-        assert len(os.listdir(tmp_path)) == num_shards
-        np.testing.assert_array_equal(read_all(ImageRecords(tmp_path / "y", SIZE)), images)
-
-
-@pytest.mark.parametrize("options", [{}, {"num_shards": 2}, {"shuffle_seed": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"shuffle_seed": 1}], ids=str)
 def test_interrupted_writing_keeps_the_earlier_record(tmp_path, path, images, options):
     def fail():
         yield images[0]
@@ -177,10 +151,9 @@ def test_interrupted_writing_keeps_the_earlier_record(tmp_path, path, images, op
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(("count", "num_shards"), [(0, 1), (2, 3)])
-def test_too_few_images_write_nothing(tmp_path, count, num_shards):
-    with pytest.raises(UserError, match=f"{count} images, too few for {num_shards} file"):
-        write_image_records(tmp_path / "y", make_images(count), SIZE, num_shards=num_shards)
+def test_no_image_writes_nothing(tmp_path):
+    with pytest.raises(UserError, match="at least one image"):
+        write_image_records(tmp_path / "y", [], SIZE)
     assert os.listdir(tmp_path) == []
 
 
@@ -189,7 +162,7 @@ def test_missing_record_names_the_command_that_makes_it(tmp_path, name, kind):
     for path in (tmp_path / name, tmp_path / "missing" / name):
         with pytest.raises(UserError) as caught:
             ImageRecords(path, 320)
-        command = f"python scripts/generate_tfrecord.py {kind} --input_dir PHOTOS --output {path} --size 320"
+        command = f"python scripts/generate_tfrecord.py {kind} --input_dir PHOTOS --output {path}"
         assert command in str(caught.value)
 
 
@@ -279,8 +252,8 @@ def test_parts_and_records_without_an_intact_image_are_refused(path):
 
 
 def test_damage_in_a_shard_names_its_file_and_byte(tmp_path, images):
-    write_image_records(tmp_path / "y", images, SIZE, num_shards=2)
-    damage(shard_path(tmp_path / "y", 1, 2), 1)
+    write_shards(tmp_path / "y", images, 3, 2)
+    damage(tmp_path / "y-00001-of-00002", 1)
     with pytest.raises(UserError, match=rf"y-00001-of-00002: image 1 \(at byte {RECORD_BYTES}\).*--skip_corrupt"):
         read_all(ImageRecords(tmp_path / "y", SIZE))
     records = ImageRecords(tmp_path / "y", SIZE, skip_corrupt=True)

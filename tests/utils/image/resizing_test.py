@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.reference_degradations import IMAGE, REFERENCE, thin
+from tests.helpers.degradations import IMAGE, REFERENCE, thin
 from utils.image.resizing import RESIZE_MODES, resize_by, resize_to
 
 ODD = IMAGE[:93, :107]
