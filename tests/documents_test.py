@@ -34,7 +34,7 @@ def flags_of(tool):
     for subcommand in subcommands[1].split(",") if subcommands else []:
         texts.append(subprocess.run([sys.executable, tool, subcommand, "--help"], cwd=ROOT, capture_output=True,
                                     text=True, check=True).stdout)
-    return set(re.findall(r"(?<![\w-])--[a-z]\w*", "\n".join(texts)))
+    return set(re.findall(r"^ +(?:-\w, |-\w \w+, )?(--[a-z]\w*)", "\n".join(texts), re.MULTILINE))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=names(DOCUMENTS))
