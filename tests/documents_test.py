@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [path for folder in (".", "docs", "weights", "pretrained_models", "tests")
              for path in sorted((ROOT / folder).glob("*.md"))]
 MADE_LATER = ("datasets", "results", "experiments", "weights", "pretrained_models")  # may name what users put there
-SHARED = {"--overwrite", "--skip_existing", "--shard", "--gpu", "--weights_dir", "--help"}  # once for all tools in cli.md
+# described once for all tools
+SHARED = {"--overwrite", "--skip_existing", "--shard", "--gpu", "--weights_dir", "--help"}
 
 
 def names(paths):
@@ -34,7 +35,7 @@ def flags_of(tool):
     for subcommand in subcommands[1].split(",") if subcommands else []:
         texts.append(subprocess.run([sys.executable, tool, subcommand, "--help"], cwd=ROOT, capture_output=True,
                                     text=True, check=True).stdout)
-    return set(re.findall(r"^ +(?:-\w, |-\w \w+, )?(--[a-z]\w*)", "\n".join(texts), re.MULTILINE))
+    return set(re.findall(r"^  (?:-\w.*?, )?(--[a-z]\w*)", "\n".join(texts), re.MULTILINE))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=names(DOCUMENTS))
