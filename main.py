@@ -5,15 +5,7 @@ import argparse
 from utils.console import ArgumentParser, run_cli
 from utils.errors import require
 from utils.training.configuration import META_TRAINING
-from utils.training.session import (
-    add_run_arguments,
-    add_shorthands,
-    check_run_arguments,
-    prepare,
-    print_outcome,
-    run_session,
-    settings_of,
-)
+from utils.training.session import add_run_arguments, prepare, print_outcome, run_session
 
 # flags that are short for --set
 SHORTHANDS = {
@@ -24,6 +16,8 @@ SHORTHANDS = {
     "iterations": ("meta.num_iterations", "where training ends"),
     "lpips_weight": ("loss.lpips", "of LPIPS; 0 needs no AlexNet"),
     "gan_weight": ("loss.gan", "of the adversarial term; 0 trains without a discriminator"),
+    "discriminator_init": ("discriminator.init", "weights of the discriminator: `realesrgan-netd`, a .pth file, or "
+                                                 "`random`"),
     "second_order_from": ("inner.second_order_from", "iteration; inner gradients are constants before it"),
     "freeze_discriminator_until": ("discriminator.freeze_until", "iteration"),
 }
@@ -36,31 +30,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         UserError: a value is outside its range.
     """
     parser = ArgumentParser(__doc__)
-    add_run_arguments(parser, META_TRAINING)
+    add_run_arguments(parser, META_TRAINING, SHORTHANDS)
     parser.add_argument("--cpu_devices", type=int, default=1,
                         help="divide the CPU into this many devices, to try several replicas without GPUs")
-    add_shorthands(parser, SHORTHANDS)
-    parser.add_argument("--skip_corrupt", action="store_true",
+    parser.add_argument("--skip_corrupt", action="append_const", dest="settings", const="data.skip_corrupt=true",
                         help="leave out damaged images of a record, and say how many, instead of stopping")
     args = parser.parse_args(argv)
-    check_run_arguments(args)
     require(args.cpu_devices > 0, "--cpu_devices must be at least 1", args.cpu_devices)
-    args.settings = settings_of(args, SHORTHANDS) + ["data.skip_corrupt=true"] * args.skip_corrupt + args.settings
     return args
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; gives the exit status."""
+    """Run the tool and return the exit status."""
     args = parse_args(argv)
     folder, config = prepare(META_TRAINING, args)
-    from utils.training.setup import assemble, is_chief, make_strategy
+    from utils.training.setup import assemble, make_strategy
     from utils.training.state import MetaLayout
 
     strategy = make_strategy(args.cpu_devices)
     run = run_session(args, config, MetaLayout(), lambda start, checkpoints: assemble(
-        folder, config, start=start, checkpoints=checkpoints, weights_dir=args.weights_dir, strategy=strategy),
-                      chief=is_chief(strategy))
-    if run and run.chief:
+        folder, config, start=start, checkpoints=checkpoints, weights_dir=args.weights_dir, strategy=strategy))
+    if run:
         print_outcome(run, f"Adapt photos with: python test.py --model_dir {run.checkpoint}")
     return 0
 

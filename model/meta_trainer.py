@@ -20,13 +20,12 @@ class Update(NamedTuple):
     """The result of one forward and backward pass over a meta-batch, not yet applied.
 
     `scalars` maps names to one value per task. `gradient_norm` is that of generator and MaskNet together, before
-    clipping. `stop`: a process asked all to stop. `gradients` and `vectors` are for `MetaTrainer.apply`.
+    clipping. `gradients` and `vectors` are for `MetaTrainer.apply`.
     """
 
     scalars: dict[str, np.ndarray]
     gradient_norm: float
     discriminator_gradient_norm: float
-    stop: bool
     gradients: Gradients
     vectors: dict[str, tf.Tensor]
 
@@ -88,23 +87,20 @@ class MetaTrainer:
         """Return the parameters to use, by name: the moving average where one is kept, otherwise the present values."""
         return self.params(f"{network}/{AVERAGE}") or self.params(network)
 
-    def compute(self, tasks_of_replica: Callable[[int], Task], *, stop: bool = False) -> Update:
+    def compute(self, tasks_of_replica: Callable[[int], Task]) -> Update:
         """Run one meta-batch forward and backward.
 
         Args:
-            tasks_of_replica: gives a replica's share of the meta-batch by its number among all replicas. Shares are
-                consecutive: replica r has the tasks from r * tasks_per_replica on.
-            stop: ask all processes to stop after this iteration.
+            tasks_of_replica: returns the tasks of a replica by its number: those from number * tasks_per_replica on.
         """
         shares = self.strategy.experimental_distribute_values_from_function(
             lambda context: Task(*map(tf.constant, tasks_of_replica(context.replica_id_in_sync_group))))
-        out = self._compute(shares, _scalar(np.int32(self.iteration)), _scalar(np.float32(stop)),
-                            second_order=self.iteration >= self.config.inner.second_order_from)
-        gradients, vectors, table, norms, stops = out
-        table, norms, stops = (self.strategy.experimental_local_results(value)[0].numpy()
-                               for value in (table, norms, stops))
+        gradients, vectors, table, norms = self._compute(
+            shares, _scalar(np.int32(self.iteration)),
+            second_order=self.iteration >= self.config.inner.second_order_from)
+        table, norms = (self.strategy.experimental_local_results(value)[0].numpy() for value in (table, norms))
         return Update(dict(zip(self.scalar_names, table.T, strict=True)), float(norms[0]), float(norms[1]),
-                      bool(stops > 0), gradients, vectors)
+                      gradients, vectors)
 
     def apply(self, update: Update) -> None:
         """Take the optimisers' steps and advance the spectral-norm vectors once."""
@@ -115,10 +111,10 @@ class MetaTrainer:
         self.iteration += 1
         self.discriminator_updates += adversarial and not frozen
 
-    def _compute_in_graph(self, shares: Task, iteration: tf.Tensor, stop: tf.Tensor, second_order: bool):
-        return self.strategy.run(self._compute_on_replica, args=(shares, iteration, stop, second_order))
+    def _compute_in_graph(self, shares: Task, iteration: tf.Tensor, second_order: bool):
+        return self.strategy.run(self._compute_on_replica, args=(shares, iteration, second_order))
 
-    def _compute_on_replica(self, tasks: Task, iteration: tf.Tensor, stop: tf.Tensor, second_order: bool):
+    def _compute_on_replica(self, tasks: Task, iteration: tf.Tensor, second_order: bool):
         networks = Networks(self.params("generator"), self.params("mask"), self.params("discriminator") or None,
                             self.params("vectors") or None, self._lpips, self._teacher)
         sums, rows = batch_gradients(networks, tasks, inner=self.config.inner, loss=self.config.loss,
@@ -130,10 +126,9 @@ class MetaTrainer:
         start = replica.replica_id_in_sync_group * self.tasks_per_replica
         num_tasks = self.config.meta.tasks_per_batch
         table = tf.pad(rows, [[start, num_tasks - self.tasks_per_replica - start], [0, 0]])
-        stop = tf.identity(stop)  # a tensor on this replica's device, or it cannot be reduced
         if self.strategy.num_replicas_in_sync > 1:
-            flat = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.nest.flatten((sums, table, stop)))
-            sums, table, stop = tf.nest.pack_sequence_as((sums, table, stop), flat)
+            flat = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.nest.flatten((sums, table)))
+            sums, table = tf.nest.pack_sequence_as((sums, table), flat)
         gradients = tf.nest.map_structure(lambda total: total / num_tasks, sums)
         norms = tf.stack([_global_norm(gradients.generator, gradients.mask), _global_norm(gradients.discriminator)])
         if self.config.meta.clip_norm:
@@ -142,7 +137,7 @@ class MetaTrainer:
                 network: {name: scale * value for name, value in getattr(gradients, network).items()}
                 for network in LEARNER})
         vectors = normalize(networks.discriminator, networks.vectors)[1] if networks.discriminator else {}
-        return gradients, vectors, table, norms, stop
+        return gradients, vectors, table, norms
 
     def _apply_in_graph(self, gradients: Gradients, vectors: dict, update: tf.Tensor, discriminator_update: tf.Tensor,
                         with_discriminator: bool) -> None:

@@ -16,14 +16,11 @@ from utils.tensorflow_setup import start_tensorflow
 from utils.training.restorer_configuration import RESTORER_TRAINING
 from utils.training.session import (
     add_run_arguments,
-    add_shorthands,
-    check_run_arguments,
     choose_start,
     prepare,
     print_outcome,
     run_folder,
     run_session,
-    settings_of,
 )
 
 # flags that are short for --set
@@ -43,13 +40,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         UserError: a value is outside its range.
     """
     parser = ArgumentParser(__doc__.split("\n\n")[0])
-    add_run_arguments(parser, RESTORER_TRAINING, run_dir="./experiments/face_restorer")
-    add_shorthands(parser, SHORTHANDS)
+    add_run_arguments(parser, RESTORER_TRAINING, SHORTHANDS, run_dir="./experiments/face_restorer")
     parser.add_argument("--export", type=Path, metavar="FILE.npz", help="instead of training, write the weights of the "
                         "checkpoint --step (default: the latest) as float16, fit for --restorer FILE.npz")
     args = parser.parse_args(argv)
-    check_run_arguments(args)
-    args.settings = settings_of(args, SHORTHANDS) + args.settings
     if args.export is not None and args.export.suffix != ".npz":
         raise UserError(f"--export takes a file that ends in .npz. Received: {args.export}.")
     return args

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import os
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import tensorflow as tf
 import main as cli
 from tests.workplace import picture
 from utils.data.tfrecords import write_image_records
+from utils.weights.checkpoints import read_tensors
 
 ROOT = Path(__file__).parents[1]
 FACE_SIZE, SCENE_SIZE = 64, 80
@@ -26,6 +26,7 @@ class TrainingWorkplace:
 
     def __init__(self, root):
         self.root = root
+        root.mkdir(exist_ok=True)
         self.faces, self.scenes = root / "whole_face.tfrecord", root / "back.tfrecord"
         self.write_faces(6)
         self.write_scenes(5)
@@ -36,11 +37,10 @@ class TrainingWorkplace:
     def write_scenes(self, count, size=SCENE_SIZE):
         write_image_records(self.scenes, (picture(100 + seed, size, size) for seed in range(count)), size)
 
-    def arguments(self, *extra, trial=0, preset="smoke", **settings):
+    def arguments(self, *extra, trial=0, **settings):
         given = [f"--set={key}={value}" for key, value in
                  (SETTINGS | {key.replace("__", "."): value for key, value in settings.items()}).items()]
-        presets = ["--preset", preset] if preset else []
-        return ["--run_dir", str(self.root / "runs"), "--trial", str(trial), *presets, *given,
+        return ["--run_dir", str(self.root / "runs"), "--trial", str(trial), "--preset", "smoke", *given,
                 "--weights_dir", str(self.root / "weights"), "--face_record", str(self.faces), "--scene_record",
                 str(self.scenes), *extra]
 
@@ -59,19 +59,17 @@ class TrainingWorkplace:
         finally:
             tf.config.run_functions_eagerly(False)
 
-    def start(self, *extra, environment=None, **options):
+    def start(self, *extra, **options):
         """Train in a process of its own."""
         return subprocess.Popen([sys.executable, str(ROOT / "main.py"), *self.arguments(*extra, **options)],
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                env={**os.environ, **(environment or {})})
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def folder(self, trial=0):
         return self.root / "runs" / f"trial_{trial}"
 
     def checkpoint(self, iteration, trial=0):
-        """Give every variable of a checkpoint by its full name."""
-        reader = tf.train.load_checkpoint(str(self.folder(trial) / "checkpoints" / f"model-{iteration}"))
-        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+        """Return every variable of a checkpoint by its full name."""
+        return read_tensors(self.folder(trial) / "checkpoints" / f"model-{iteration}", lambda _: True)
 
     def checkpoints(self, trial=0):
         return sorted(path.stem for path in (self.folder(trial) / "checkpoints").glob("*.index"))
@@ -100,7 +98,7 @@ def killed_at_the_end(process):
 
 
 def assert_equal_states(left, right, *, tolerance=0.0):
-    """Compare checkpoints; Adam's means of gradients are compared relative to their greatest values.
+    """Compare checkpoints; Adam's moments are compared relative to their greatest values.
 
     After few updates Adam's steps hardly depend on the size of a gradient, so the parameters alone would not do.
     """

@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -31,6 +32,33 @@ def read_bytes(path: Path | str) -> bytes:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions."
                         ) from error
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether the bytes of a path are UTF-8: TensorFlow can open no others."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def literal_prefix(prefix: Path) -> Iterator[str]:
+    """Yield a prefix by which TensorFlow finds the files PREFIX.*.
+
+    It takes `[`, `]`, `*`, `?` and backslashes in paths for patterns. Where a path has any of these, or is not UTF-8,
+    links to the files in a temporary folder stand in for them.
+    """
+    patterns = set("[]*?\\") - {os.sep}
+    if is_utf8(prefix) and patterns.isdisjoint(str(prefix)):
+        yield str(prefix)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for path in prefix.parent.iterdir():
+            if path.name.startswith(f"{prefix.name}."):
+                Path(folder, f"model{path.name[len(prefix.name):]}").symlink_to(path.absolute())
+        yield str(Path(folder, "model"))
 
 
 def check_writable(folder: Path | str) -> None:

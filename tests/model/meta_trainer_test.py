@@ -190,8 +190,3 @@ def test_a_summary_has_means_and_extremes_of_the_mask(networks, tasks):
     assert summary["mask_min"] == update.scalars["mask_min"].min()
     assert summary["mask_max"] == update.scalars["mask_max"].max()
     assert len(update.scalars["l1"]) == 2
-
-
-@pytest.mark.parametrize("asked", [False, True])
-def test_a_request_to_stop_comes_back(networks, tasks, asked):
-    assert MetaTrainer(configure(), networks).compute(lambda _: tasks, stop=asked).stop is asked

@@ -28,7 +28,7 @@ class RestorerLayout(StateLayout):
 
     kind = RESTORER_TRAINING
     architecture = NETWORK_SETTINGS
-    beginning = ("optimization.init",)
+    init_only_settings = ("optimization.init",)
 
     def variable_name(self, key: tuple[str, str]) -> str:
         """Give the name in a checkpoint of a variable."""
@@ -41,8 +41,8 @@ class RestorerRun(Run):
 
     title = "training the face restorer"
     main_loss = "loss"
-    if_too_large = "Lower optimization.batch_size or data.patch_size"
-    if_not_finite = "Lower optimization.learning_rate, or give --set optimization.bfloat16=false"
+    oom_hint = "Lower optimization.batch_size or data.patch_size"
+    not_finite_hint = "Lower optimization.learning_rate, or give --set optimization.bfloat16=false"
 
     def __init__(self, folder: Path, trainer: RestorerTrainer, source: FaceSource, validator: RestorerValidator,
                  checkpoints: Checkpoints):
@@ -134,8 +134,7 @@ def assemble_restorer(folder: Path, config: RestorerTrainingConfig, *, start: in
     trainer = RestorerTrainer(config, params)
     if start:
         checkpoints.restore(start, trainer)
-    checkpoints.clean()
-    checkpoints.set_aside(start)
+    checkpoints.resume_at(start)
     validator = RestorerValidator(draw_validation_faces(kept, config), config.run.image_faces)
     return RestorerRun(folder, trainer, FaceSource(faces, config), validator, checkpoints)
 

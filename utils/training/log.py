@@ -1,9 +1,9 @@
-"""What a training run tells: CSV files, TensorBoard events, a plot of its curves."""
+"""Logs of a training run: CSV files, TensorBoard events, a plot of its curves."""
 
 import contextlib
 import csv
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +22,8 @@ class History:
     def __init__(self, path: Path, columns: Sequence[str], *, until: int):
         """Open it.
 
-        Rows of iterations after `until`, where training goes on from, are dropped: they will come again. So is a last
-        row that was cut off when the process was killed. Columns of terms that no longer count stay, after the others.
+        Dropped are the rows of iterations after `until`, where training resumes, and a last row that was cut off when
+        the process was killed. Columns of terms that are no longer used are kept, after the others.
 
         Raises:
             UserError: it cannot be read or written.
@@ -52,9 +52,9 @@ class History:
             raise UserError(f"cannot write {self.path}: {error.strerror or error}. Check the free space.") from error
 
     def column(self, name: str) -> tuple[list[float], list[float]]:
-        """Give the iterations that have a value of this name, and the values."""
-        there = [row for row in self.rows if row.get(name) is not None]
-        return [row[ITERATION] for row in there], [row[name] for row in there]
+        """Return the iterations that have a value of this name, and the values."""
+        found = [row for row in self.rows if row.get(name) is not None]
+        return [row[ITERATION] for row in found], [row[name] for row in found]
 
 
 def _text(value: float) -> str:
@@ -93,24 +93,21 @@ class EventWriter:
 
     def scalars(self, iteration: int, values: Mapping[str, float], group: str) -> None:
         """Write scalars as `group/name`."""
-        def write() -> None:
+        with self._writing(iteration):
             for name, value in values.items():
-                tf.summary.scalar(f"{group}/{name}", np.float32(value))  # TensorFlow keeps every Python number it sees
-
-        self._write(iteration, write)
+                tf.summary.scalar(f"{group}/{name}", np.float32(value))  # TensorFlow caches every Python number
 
     def images(self, iteration: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Write float32 RGB pictures [h, w, 3] in [0, 1]."""
-        def write() -> None:
+        with self._writing(iteration):
             for name, picture in pictures.items():
                 tf.summary.image(name, picture[None])
 
-        self._write(iteration, write)
-
-    def _write(self, iteration: int, write: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def _writing(self, iteration: int) -> Iterator[None]:
         with self._disk_errors():
             with self._writer.as_default(step=np.int64(iteration)):
-                write()
+                yield
             self._writer.flush()
 
     @contextlib.contextmanager
@@ -118,7 +115,7 @@ class EventWriter:
         try:
             yield
         except tf.errors.OpError as error:
-            # the first line ends with what the system says; TensorFlow's own names are around it
+            # the first line ends with the system's message; TensorFlow's own names surround it
             line = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message.splitlines()[0])
             raise UserError(f"cannot write in {self._folder}: {line}. Check its permissions and the free space."
                             ) from error
@@ -131,8 +128,8 @@ class EventWriter:
 class Panel(NamedTuple):
     """One diagram: `lines` maps labels to iterations and values.
 
-    With `logarithmic` its lines are thin, for losses of many iterations; otherwise every value has a mark. With `zero`
-    a line shows where 0 is.
+    `logarithmic` draws thin lines, for losses of many iterations; otherwise every value has a marker. `zero` draws a
+    line at 0.
     """
 
     title: str
@@ -143,13 +140,13 @@ class Panel(NamedTuple):
 
 
 def losses_panel(training: History, names: Sequence[str]) -> Panel:
-    """Give a diagram of those losses that the history has values of."""
+    """Return a diagram of those losses that the history has values of."""
     columns = {name: training.column(name) for name in names}
     return Panel("training losses", {name: column for name, column in columns.items() if column[1]}, logarithmic=True)
 
 
 def plot_curves(path: Path, panels: Sequence[Panel]) -> None:
-    """Draw diagrams over the iterations beside each other, as PNG."""
+    """Draw diagrams over the iterations side by side, as PNG."""
     import matplotlib  # takes a second, so only when there is something to draw
 
     matplotlib.use("Agg")

@@ -1,55 +1,92 @@
-"""Puts a meta-training run together from its configuration: records, start weights, devices, checkpoint."""
+"""The run of meta-training, and how it is built: records, start weights, devices, checkpoint."""
 
-import json
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from config import GROUND_TRUTH, RANDOM, GeneratorConfig, TrainingConfig
 from model.layers import Params
 from model.masknet import init_masknet
-from model.meta_learner import Networks
-from model.meta_trainer import MetaTrainer
+from model.meta_learner import Networks, Task
+from model.meta_trainer import MetaTrainer, Update
 from model.rrdbnet import init_rrdbnet, rrdbnet_architecture
-from utils.data.meta_tasks import Images, TaskSource, divide_record
+from utils.data.meta_tasks import TaskSource, divide_record
 from utils.errors import UserError, require
-from utils.face.restorers import RESTORERS, Restorer, check_restorer, open_restorer
+from utils.face.restorers import Restorer, check_restorer, open_restorer
 from utils.metrics.lpips import LPIPS_WEIGHTS, load_lpips, make_lpips_distance
-from utils.training.run import MetaRun
+from utils.training.log import History, Panel, losses_panel
+from utils.training.run import Run
 from utils.training.state import Checkpoints
 from utils.training.validation import Validator, draw_validation_tasks
-from utils.weights.checkpoints import OWN_DIFFERENCE, REALESRGAN, load_super_resolver
+from utils.weights.checkpoints import load_super_resolver
 from utils.weights.discriminator import load_discriminator, read_discriminator
-from utils.weights.manifest import find_weights, get_entry, load_manifest
+from utils.weights.manifest import find_weights, load_manifest
 
 
-class Data(NamedTuple):
-    """Where images come from, divided into those to train on and those to validate on."""
+class MetaRun(Run):
+    """A run of meta-training."""
 
-    faces: Images
-    scenes: Images
-    validation_faces: Images
-    validation_scenes: Images
+    title = "meta-training"
+    main_loss = "outer_loss"
+    tracing_note = "tracing the networks, which takes a minute or two when they are of the published size"
+    oom_hint = "Lower data.samples_per_task, data.scene_patch_size or data.face_patch_size"
+    not_finite_hint = "Lower meta.learning_rate or inner.learning_rate, or give --set meta.clip_norm=1"
+
+    def __init__(self, folder: Path, trainer: MetaTrainer, source: TaskSource, validator: Validator,
+                 checkpoints: Checkpoints):
+        """Open the run's files, from the trainer's iteration on.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        meta = trainer.config.meta
+        super().__init__(folder, trainer, source.batches(trainer.iteration, range(meta.tasks_per_batch)), validator,
+                         checkpoints, num_iterations=meta.num_iterations,
+                         columns=[*trainer.scalar_names, "gradient_norm", "discriminator_gradient_norm"],
+                         records=[source.faces.records, source.scenes.records])
+
+    def compute(self, batch: Task) -> Update:
+        """Compute the update of a meta-batch, whose tasks are divided among the replicas."""
+        count = self.trainer.tasks_per_replica
+        return self.trainer.compute(lambda replica: Task(*(images[replica * count:][:count] for images in batch)))
+
+    def score(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Score the networks: their moving averages where these are kept, as they are used in the end."""
+        return self._validator.evaluate(self.trainer.learned("generator"), self.trainer.learned("mask"))
+
+    def panels(self) -> list[Panel]:
+        """Return diagrams of the scores, of what adaptation gains, and of the losses."""
+        return meta_panels(self.training, self.validation)
+
+    def describe(self) -> str:
+        """Describe the run in a few lines."""
+        config, trainer = self.config, self.trainer
+        begun = f"resumes at iteration {trainer.iteration}" if trainer.iteration else f"begins with {config.meta.init}"
+        weights = [f"{name}={value:g}" for name, value in vars(config.loss).items() if value and name != "teacher"]
+        return "\n".join((
+            f"{self.folder} {begun}: {config.meta.num_iterations} iterations of {config.meta.tasks_per_batch} tasks "
+            f"with {config.data.samples_per_task} samples on {trainer.strategy.num_replicas_in_sync} device(s)",
+            f"outer loss: {', '.join(weights)}",
+            f"faces: {config.data.restorer} of {config.data.face_record}; scenes: {config.data.scene_record}",
+            *self.faults))
 
 
-def open_data(config: TrainingConfig) -> Data:
-    """Open the records.
-
-    Raises:
-        UserError: one is missing, damaged, of another image size, or has too few images to divide.
-    """
-    data = config.data
-    faces, kept_faces = divide_record(data.face_record, data.face_validation_record, data.face_size, data)
-    scenes, kept_scenes = divide_record(data.scene_record, data.scene_validation_record, data.scene_size, data)
-    return Data(faces, scenes, kept_faces, kept_scenes)
+def meta_panels(training: History, validation: History) -> list[Panel]:
+    """Return the diagrams of curves.png for meta-training."""
+    scores = {"bicubic": "psnr_bicubic", "un-adapted": "psnr_before", "adapted": "psnr_after",
+              "adapted with another task's faces": "psnr_other_faces"}
+    iterations, after = validation.column("psnr_after")
+    gain = {label: (iterations, np.subtract(after, validation.column(name)[1])) for label, name in
+            (("over un-adapted", "psnr_before"), ("over another task's faces", "psnr_other_faces"))}
+    losses = ("outer_loss", "inner_loss", "l1", "gradient", "contrast", "lpips", "gan", "discriminator_loss")
+    return [Panel("validation: PSNR-Y", {label: validation.column(name) for label, name in scores.items()}, "dB"),
+            Panel("validation: gain of the adapted", gain, "dB", zero=True), losses_panel(training, losses)]
 
 
 def make_restorer(config: TrainingConfig, weights_dir: Path | None) -> Restorer | None:
-    """Load what restores the degraded faces; None for the ground truth.
+    """Load the face restorer of the training faces; None for the ground truth.
 
     Raises:
         UserError: there is no such restorer, or its weights are missing.
@@ -67,7 +104,7 @@ def make_restorer(config: TrainingConfig, weights_dir: Path | None) -> Restorer 
 def load_networks(config: TrainingConfig, weights_dir: Path | None) -> Networks:
     """Load or draw the start weights of every network the losses need.
 
-    A discriminator that lies in the checkpoint `meta.init` goes before `discriminator.init`.
+    A discriminator in the checkpoint `meta.init` takes precedence over `discriminator.init`.
 
     Raises:
         UserError: weights are missing, or of another architecture than the configuration's.
@@ -103,7 +140,7 @@ def load_networks(config: TrainingConfig, weights_dir: Path | None) -> Networks:
 
 
 def make_strategy(cpu_devices: int) -> tf.distribute.Strategy | None:
-    """Choose how replicas are spread: over the machines of TF_CONFIG, over the GPUs, or over parts of the CPU.
+    """Choose how replicas are spread: over the GPUs, or over parts of the CPU.
 
     Must run before TensorFlow's devices are used.
 
@@ -114,42 +151,15 @@ def make_strategy(cpu_devices: int) -> tf.distribute.Strategy | None:
         None for a single device.
 
     Raises:
-        UserError: these contradict each other, or TF_CONFIG is wrong.
+        UserError: there are GPUs, and several CPU devices are asked for.
     """
     gpus = tf.config.list_physical_devices("GPU")
     require(cpu_devices == 1 or not gpus, "--cpu_devices is for machines without GPUs; add --gpu -1", cpu_devices)
     if cpu_devices > 1:
         [cpu] = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cpu_devices)
-    if os.environ.get("TF_CONFIG"):
-        return _join_cluster()
-    if len(gpus) > 1:
-        return tf.distribute.MirroredStrategy()
-    if cpu_devices > 1:
         return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(cpu_devices)])
-    return None
-
-
-def _join_cluster() -> tf.distribute.Strategy:
-    """Wait for the other machines of TF_CONFIG.
-
-    Raises:
-        UserError: it does not describe a cluster.
-    """
-    try:
-        settings = json.loads(os.environ["TF_CONFIG"])
-        workers, index = settings["cluster"]["worker"], settings["task"]["index"]
-        settings["task"]["type"], workers[0 if index is None else int(index)]
-        # TensorFlow waits where Python does not see a signal: leave these to the system meanwhile
-        handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            return tf.distribute.MultiWorkerMirroredStrategy()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-    except (ValueError, KeyError, AttributeError, TypeError, IndexError, tf.errors.OpError) as error:
-        raise UserError(f"the environment variable TF_CONFIG does not describe this cluster ({type(error).__name__}: "
-                        f"{error}). Mend it, or unset it to train on this machine alone.") from error
+    return tf.distribute.MirroredStrategy() if len(gpus) > 1 else None
 
 
 def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
@@ -158,16 +168,11 @@ def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
     Raises:
         UserError: several are missing; names them all, with one command.
     """
-    wanted = [config.data.restorer] * (config.data.restorer in RESTORERS)
-    wanted = [name for name in wanted if not get_entry(load_manifest(), name).in_repository]  # nothing fetches that
-    wanted += [config.meta.init] * config.meta.init.startswith(REALESRGAN)
-    teacher = config.loss.teacher if config.loss.distill_weight else ""
-    wanted += [teacher] * teacher.startswith(REALESRGAN)
-    wanted += [REALESRGAN] * (OWN_DIFFERENCE in (config.meta.init, teacher))
-    wanted += [config.discriminator.init] * (bool(config.loss.gan) and config.discriminator.init.startswith(REALESRGAN))
-    wanted += [LPIPS_WEIGHTS] * bool(config.loss.lpips)
-    missing = []
-    for name in dict.fromkeys(wanted):
+    loss = config.loss
+    wanted = [config.data.restorer, config.meta.init, *[config.discriminator.init] * bool(loss.gan),
+              *[LPIPS_WEIGHTS] * bool(loss.lpips), *[loss.teacher] * bool(loss.distill_weight)]
+    manifest, missing = load_manifest(), []
+    for name in dict.fromkeys(name for name in wanted if name in manifest):
         try:
             find_weights(name, weights_dir)
         except UserError:
@@ -175,30 +180,8 @@ def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
     if len(missing) > 1:  # a single one is explained where it is loaded
         option = f" --weights_dir {weights_dir}" if weights_dir else ""
         raise UserError(f"weights are missing: {', '.join(missing)}. Get them with: python scripts/download_weights.py "
-                        f"{' '.join(missing)}{option}. Or do without: --restorer {GROUND_TRUTH}, --gan_weight 0, "
-                        "--lpips_weight 0, --set loss.distill_weight=0.")
-
-
-def _check_agreement(trainer: MetaTrainer) -> None:
-    """Check that all machines are at the same iteration.
-
-    Raises:
-        UserError: they are not.
-    """
-    own = trainer.strategy.experimental_distribute_values_from_function(lambda _: tf.constant([trainer.iteration]))
-    iterations = sorted(set(trainer.strategy.gather(own, axis=0).numpy().tolist()))
-    if len(iterations) > 1:
-        raise UserError(f"the machines are at different iterations, {', '.join(map(str, iterations))}: they must share "
-                        "--run_dir. Start them again when all of them see the same checkpoints.")
-
-
-def is_chief(strategy: tf.distribute.Strategy | None) -> bool:
-    """Whether this process is the one that writes."""
-    resolver = getattr(strategy, "cluster_resolver", None)
-    if resolver is None or not resolver.task_type:
-        return True
-    has_chief = "chief" in resolver.cluster_spec().jobs
-    return resolver.task_type == "chief" or (not has_chief and resolver.task_type == "worker" and resolver.task_id == 0)
+                        f"{' '.join(missing)}{option}. Or do without: --restorer {GROUND_TRUTH}, --discriminator_init "
+                        f"{RANDOM}, --gan_weight 0, --lpips_weight 0, --set loss.distill_weight=0.")
 
 
 def _lpips_if_there(weights_dir: Path | None) -> Params | None:
@@ -210,42 +193,38 @@ def _lpips_if_there(weights_dir: Path | None) -> Params | None:
 
 def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: Checkpoints, weights_dir: Path | None,
              strategy: tf.distribute.Strategy | None) -> MetaRun:
-    """Put a run together: open the records, load the networks, go back to a checkpoint.
+    """Build a run: open the records, load the networks, restore a checkpoint, draw the validation tasks.
 
     Args:
         folder: of the run.
         config: of the run.
-        start: iteration of the checkpoint to go on from; 0 to begin.
+        start: iteration of the checkpoint to resume from; 0 to begin.
         checkpoints: of the run.
         weights_dir: where downloaded weights are looked up.
-        strategy: as `make_strategy` gives.
+        strategy: from `make_strategy`.
 
     Raises:
         UserError: for whatever is missing or does not fit.
     """
-    data = open_data(config)
+    num_devices = strategy.num_replicas_in_sync if strategy else 1
+    require(config.meta.tasks_per_batch % num_devices == 0, "meta.tasks_per_batch must be divisible by the number of "
+            "devices", f"{config.meta.tasks_per_batch} tasks, {num_devices} devices")
+    data = config.data
+    faces, kept_faces = divide_record(data.face_record, data.face_validation_record, data.face_size, data)
+    scenes, kept_scenes = divide_record(data.scene_record, data.scene_validation_record, data.scene_size, data)
     if not start:
         check_weights(config, weights_dir)
     restore = make_restorer(config, weights_dir)
     begin = config
-    if start:  # the checkpoint brings the weights; those that the run began with may be gone by now
+    if start:  # the checkpoint holds the weights; those that the run began with may be gone by now
         begin = replace(config, meta=replace(config.meta, init=RANDOM),
                         discriminator=replace(config.discriminator, init=RANDOM))
     networks = load_networks(begin, weights_dir)
-    num_devices = strategy.num_replicas_in_sync if strategy else 1
-    require(config.meta.tasks_per_batch % num_devices == 0, "meta.tasks_per_batch must be divisible by the number of "
-            "devices", f"{config.meta.tasks_per_batch} tasks, {num_devices} devices")
     trainer = MetaTrainer(config, networks, strategy)
     if start:
         checkpoints.restore(start, trainer)
-    if strategy:
-        _check_agreement(trainer)
-    validator = None
-    if is_chief(strategy):
-        checkpoints.clean()
-        checkpoints.set_aside(start)
-        tasks = draw_validation_tasks(data.validation_faces, data.validation_scenes, config, restore)
-        lpips = networks.lpips if networks.lpips is not None else _lpips_if_there(weights_dir)
-        validator = Validator(tasks, config, make_lpips_distance(lpips) if lpips is not None else None)
-    source = TaskSource(data.faces, data.scenes, config, restore)
-    return MetaRun(folder, config, trainer, source, validator, checkpoints)
+    checkpoints.resume_at(start)
+    tasks = draw_validation_tasks(kept_faces, kept_scenes, config, restore)
+    lpips = networks.lpips if networks.lpips is not None else _lpips_if_there(weights_dir)
+    validator = Validator(tasks, config, make_lpips_distance(lpips) if lpips is not None else None)
+    return MetaRun(folder, trainer, TaskSource(faces, scenes, config, restore), validator, checkpoints)

@@ -1,4 +1,4 @@
-"""Checkpoints of training: everything a run needs to go on, in one TF1 name-based checkpoint.
+"""Checkpoints of training: everything a run needs to resume, in one TF1 name-based checkpoint.
 
 That of meta-training holds the 2,204 variables of the original's checkpoints under their names, so the original code
 and `test.py` read it, and a few more under `MetaF2N/` and `Average/`. Random state and data position are not stored:
@@ -35,61 +35,58 @@ SCOPES = {"generator": GENERATOR_SCOPE, "mask": MASK_SCOPE, "discriminator": DIS
 AVERAGE_SCOPE = "Average/"
 CONFIG, UPDATES = "MetaF2N/config", "MetaF2N/discriminator_updates"
 PREFIX = "model-"
-ASIDE = "until_"  # folders of checkpoints that a run went back from
 AVERAGE_PREFIX = "average-"  # of a checkpoint with the moving averages alone, under the networks' own names
+CHECKPOINT_FILE = re.compile(rf"(?:{PREFIX}|{AVERAGE_PREFIX})(\d+)\.(?:index|data-.+)")
 
 
 class StateLayout(abc.ABC):
-    """How one training program's state lies in its checkpoints, and which of its settings a checkpoint fits.
+    """How one training program's state is stored in checkpoints, and which settings a checkpoint fits.
 
-    Its trainer has `variables` (any key -> variable), `iteration` and `config`. `kind` is that of its configuration.
-    `architecture`: settings that a checkpoint must have been trained with. `switches`: settings of which it matters
-    only whether they are 0, with what they switch on. `beginning`: settings that matter at iteration 0 alone.
+    Its trainer has `variables` (any key -> variable), `iteration` and `config`, of kind `kind`. `architecture`:
+    settings that must be those of the checkpoint. `switches`: settings that must only be zero or non-zero as in the
+    checkpoint, with what they switch on. `init_only_settings`: settings that have an effect at iteration 0 alone.
     """
 
     kind: Kind
     architecture: tuple[str, ...] = ()
     switches: ClassVar[Mapping[str, str]] = {}
-    beginning: tuple[str, ...] = ()
+    init_only_settings: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def variable_name(self, key: Hashable) -> str:
-        """Give the name in a checkpoint of one of the trainer's variables.
+        """Return the name in a checkpoint of one of the trainer's variables.
 
         A moving average has `AVERAGE_SCOPE` before the name of the variable it is an average of.
         """
 
     def extras(self, trainer: Any) -> dict[str, Any]:
-        """Give by name what a checkpoint holds besides the variables, the iteration and the configuration."""
+        """Return by name what a checkpoint holds besides the variables, the iteration and the configuration."""
         return {}
 
     def restore_extras(self, tensors: Mapping[str, Any], trainer: Any) -> None:  # noqa: B027  not every one has any
-        """Put what `extras` gave back into a trainer, which has its variables and its iteration already."""
+        """Put `extras` back into a trainer whose variables and iteration are restored already."""
 
     def tensors(self, trainer: Any) -> dict[str, Any]:
-        """Give everything that a checkpoint of the trainer's present state holds."""
+        """Return everything that a checkpoint of the trainer's present state holds."""
         variables = {self.variable_name(key): tf.convert_to_tensor(variable)
                      for key, variable in trainer.variables.items()}
         return {**variables, **self.extras(trainer), "global_step": np.int32(trainer.iteration),
                 CONFIG: np.array(config_to_json(trainer.config), object)}
 
     def check_compatible(self, old: Any, new: Any, prefix: Path) -> None:
-        """Compare what decides which variables there are, and what matters at the beginning alone.
+        """Compare the settings that decide whether a checkpoint can be resumed with a configuration.
 
         Raises:
             UserError: names the first setting that differs.
         """
-        changed = differences(old, new)
-        for key in self.beginning:
-            if key in changed:
-                raise UserError(f"this run has begun with {key}={changed[key][0]} and is at {prefix}. To begin with "
-                                f"{changed[key][1]} give another --trial.")
-        for key in (*self.architecture, *self.switches):
-            before, now = changed.get(key, (0, 0))
-            if before != now and (key in self.architecture or bool(before) != bool(now)):
-                what = f" ({self.switches[key]})" if key in self.switches else ""
-                raise UserError(f"{prefix} was trained with {key}={before}{what}, not {now}. Go on with that, or "
-                                "start another --trial.")
+        for key, (before, now) in differences(old, new).items():
+            if key in self.init_only_settings:
+                raise UserError(f"this run has begun with {key}={before} and is at {prefix}. To begin with {now} give "
+                                "another --trial.")
+            if key in self.architecture or (key in self.switches and bool(before) != bool(now)):
+                part = f" ({self.switches[key]})" if key in self.switches else ""
+                raise UserError(f"{prefix} was trained with {key}={before}{part}, not {now}. Resume with that, or give "
+                                "another --trial.")
 
 
 class MetaLayout(StateLayout):
@@ -98,17 +95,17 @@ class MetaLayout(StateLayout):
     kind = META_TRAINING
     architecture = ARCHITECTURE
     switches: ClassVar[Mapping[str, str]] = {"loss.gan": "the discriminator", "meta.ema_decay": "the moving average"}
-    beginning = ("meta.init", "meta.mask_bias", "discriminator.init")
+    init_only_settings = ("meta.init", "meta.mask_bias", "discriminator.init")
 
     def variable_name(self, key: tuple[str, str]) -> str:
-        """Give the name in a checkpoint of a variable: ("mask/first", "conv1/kernel") is Mask/.../Adam."""
+        """Return the name of a variable in a checkpoint: ("mask/m", "conv1/kernel") is Mask/conv1/kernel/Adam."""
         kind, name = key
         network, _, slot = kind.partition("/")
         suffix = {M: OPTIMIZER_SLOTS[0], V: OPTIMIZER_SLOTS[1]}.get(slot, "")
         return (AVERAGE_SCOPE if slot == AVERAGE else "") + SCOPES[network] + name + suffix
 
     def extras(self, trainer: MetaTrainer) -> dict[str, Any]:
-        """Give the counters."""
+        """Return the counters."""
         meta, updates = trainer.config.meta, trainer.discriminator_updates
         extras = {"stop_grad": np.bool_(trainer.iteration < trainer.config.inner.second_order_from),
                   UPDATES: np.int64(updates)}
@@ -119,7 +116,7 @@ class MetaLayout(StateLayout):
         return extras
 
     def restore_extras(self, tensors: Mapping[str, Any], trainer: MetaTrainer) -> None:
-        """Put back the one counter that does not follow from the others."""
+        """Restore the one counter that does not follow from the others."""
         trainer.discriminator_updates = int(tensors[UPDATES])
 
 
@@ -127,71 +124,54 @@ class Checkpoints:
     """The checkpoints `model-<iteration>` of a folder, of which a few are kept."""
 
     def __init__(self, folder: Path, layout: StateLayout, *, keep: int, keep_every: int):
-        """Remember where.
+        """Set up.
 
         Args:
             folder: need not exist.
             layout: of the program whose checkpoints they are.
-            keep: how many of the latest stay.
-            keep_every: those of its multiples stay for good; 0: none.
+            keep: how many of the latest are kept.
+            keep_every: multiples of it are never removed; 0: none.
         """
         self.folder, self._layout = folder, layout
         self._keep, self._keep_every = keep, keep_every
 
     def prefix(self, iteration: int) -> Path:
-        """Give the path by which a checkpoint goes, as `test.py --model_dir` takes those of main.py."""
+        """Return the prefix of a checkpoint's files, as `test.py --model_dir` takes those of main.py."""
         return self.folder / f"{PREFIX}{iteration}"
 
-    def iterations(self) -> list[int]:
-        """List what is there, in ascending order.
+    def _files(self) -> dict[int, list[Path]]:
+        """List every iteration's files: the index of the checkpoint first, if it is there, those of averages last.
 
         Raises:
-            UserError: the folder cannot be read: what is in it must not be taken for missing.
+            UserError: the folder cannot be read.
         """
-        with self._disk_errors("read"):
+        with self._disk_errors():
             names = os.listdir(self.folder) if self.folder.exists() else []
-        found = [re.fullmatch(rf"{PREFIX}(\d+)\.index", name) for name in names]
-        return sorted(int(match[1]) for match in found if match)
+        files: dict[int, list[Path]] = {}
+        for name in sorted(names, reverse=True):
+            if match := CHECKPOINT_FILE.fullmatch(name):
+                files.setdefault(int(match[1]), []).append(self.folder / name)
+        return files
+
+    def iterations(self) -> list[int]:
+        """List the checkpoints' iterations in ascending order.
+
+        Raises:
+            UserError: the folder cannot be read.
+        """
+        return sorted(number for number, files in self._files().items() if files[0].name == f"{PREFIX}{number}.index")
 
     def latest(self) -> int | None:
-        """Give the iteration of the latest checkpoint; None if there is none."""
+        """Return the iteration of the latest checkpoint; None if there is none."""
         return max(self.iterations(), default=None)
 
-    def clean(self) -> None:
-        """Remove what a process that was killed while it saved has left behind, and finish what it had begun.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
-        with self._disk_errors("clean"):
-            for path in self.folder.glob(".*"):
-                if path.name.startswith((f".{PREFIX}", f".{AVERAGE_PREFIX}", ".checkpoint.")):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            for average in self.folder.glob(f"{AVERAGE_PREFIX}*.index"):  # saved before the checkpoint, which is not
-                if not average.with_name(average.name.replace(AVERAGE_PREFIX, PREFIX)).exists():
-                    average.unlink()
-            for data in self.folder.glob("*.data-*"):
-                if not data.with_suffix(".index").exists():
-                    self._follow_or_remove(data)
-        latest = self.latest()
-        if latest is not None:
-            self._mark_latest(latest)
-
-    def _follow_or_remove(self, data: Path) -> None:
-        """Deal with data that have no index: `set_aside` was to move them after it, or saving was interrupted."""
-        for index in self.folder.glob(f"{ASIDE}*/{data.stem}.index"):
-            if not index.with_name(data.name).exists():
-                data.replace(index.with_name(data.name))
-                return
-        data.unlink()
-
     @contextlib.contextmanager
-    def _disk_errors(self, what: str) -> Iterator[None]:
+    def _disk_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise UserError(f"cannot {what} {self.folder}: {error.strerror or error}. Check its permissions and the "
-                            "free space.") from error
+            raise UserError(f"cannot read or write in {self.folder}: {error.strerror or error}. Check its permissions "
+                            "and the free space.") from error
 
     def save(self, trainer: Any) -> None:
         """Write a checkpoint of the present state, then remove those that are no longer kept.
@@ -202,59 +182,58 @@ class Checkpoints:
         tensors = self._layout.tensors(trainer)
         averages = {name.removeprefix(AVERAGE_SCOPE): value for name, value in tensors.items()
                     if name.startswith(AVERAGE_SCOPE)}
-        if averages:  # first: a run that finds the checkpoint does not save it again
-            write_tf1_checkpoint(self.folder / f"{AVERAGE_PREFIX}{trainer.iteration}", averages)
         try:
+            if averages:  # first: a run that finds the checkpoint does not save it again
+                write_tf1_checkpoint(self.folder / f"{AVERAGE_PREFIX}{trainer.iteration}", averages)
             write_tf1_checkpoint(self.prefix(trainer.iteration), tensors)
         except UserError:
-            with contextlib.suppress(OSError):  # what was wrong first is said
-                self._remove(f"{AVERAGE_PREFIX}{trainer.iteration}")  # of no use alone, and the disk may be full
+            with contextlib.suppress(OSError, UserError):  # the first error is raised
+                self._remove([trainer.iteration])
             raise
         self._mark_latest(trainer.iteration)
         earlier = [number for number in self.iterations() if number <= trainer.iteration]
-        with self._disk_errors("clean"):
-            for number in earlier[:-self._keep]:
-                if not self._keep_every or number % self._keep_every:
-                    self._remove(f"{PREFIX}{number}")
-                    self._remove(f"{AVERAGE_PREFIX}{number}")
+        self._remove([number for number in earlier[:-self._keep] if not self._keep_every or number % self._keep_every])
 
-    def _remove(self, name: str) -> None:
-        for file in sorted(self.folder.glob(f"{name}.*"), reverse=True):  # the index first
-            file.unlink(missing_ok=True)
+    def _remove(self, numbers: list[int]) -> None:
+        files = self._files()
+        with self._disk_errors():
+            for number in numbers:
+                for file in files.get(number, ()):
+                    file.unlink()
 
-    def set_aside(self, iteration: int) -> Path | None:
-        """Move the checkpoints of later iterations into a folder of their own, out of the way of new ones.
+    def resume_at(self, iteration: int) -> Path | None:
+        """Make the checkpoint of an iteration the latest one, and remove what a killed process left behind.
 
         Returns:
-            The folder; None if there are none.
+            The folder that later checkpoints were moved to, `until_<latest>_before_going_back_to_<iteration>`; None if
+            there were none.
 
         Raises:
-            UserError: they cannot be moved.
+            UserError: the folder cannot be read or written.
         """
-        later = [number for number in self.iterations() if number > iteration]
-        if not later:
-            return None
-        folder = self.folder / f"{ASIDE}{later[-1]}_before_going_back_to_{iteration}"
-        with self._disk_errors("write in"):
-            folder.mkdir(exist_ok=True)
-            for number in later:
-                for prefix in (AVERAGE_PREFIX, PREFIX):  # `clean` removes averages whose checkpoint has gone
-                    for file in sorted(self.folder.glob(f"{prefix}{number}.*"), reverse=True):
-                        file.replace(folder / file.name)
-        self._mark_latest(iteration)
-        return folder
+        complete, files, aside = self.iterations(), self._files(), None
+        self._remove([number for number in files if number not in complete])
+        with self._disk_errors():
+            for path in list(self.folder.glob(".*")):  # half-written
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if complete and complete[-1] > iteration:
+                aside = self.folder / f"until_{complete[-1]}_before_going_back_to_{iteration}"
+                aside.mkdir(exist_ok=True)
+                for file in (file for number in complete if number > iteration for file in files[number]):
+                    file.replace(aside / file.name)
+        if iteration:
+            self._mark_latest(iteration)
+        return aside
 
     def _mark_latest(self, iteration: int) -> None:
         """Name the latest checkpoint in the file by which TensorFlow finds it in a folder."""
         file, text = self.folder / "checkpoint", f'model_checkpoint_path: "{PREFIX}{iteration}"\n'
-        with self._disk_errors("read"):
-            if file.exists() and file.read_text(errors="replace") == text:
-                return
-        with atomic_path(file) as temporary:
-            temporary.write_text(text)
+        if not file.exists() or file.read_text(errors="replace") != text:
+            with atomic_path(file) as temporary:
+                temporary.write_text(text)
 
     def read_config(self, iteration: int) -> Any:
-        """Read what a checkpoint was trained with.
+        """Read the configuration a checkpoint was trained with.
 
         Raises:
             UserError: it is no checkpoint of this program, or cannot be read.
@@ -274,17 +253,16 @@ class Checkpoints:
         """
         prefix = self.prefix(iteration)
         self._layout.check_compatible(self.read_config(iteration), trainer.config, prefix)
-        names = {self._layout.variable_name(key): key for key in trainer.variables}
-        extras = self._layout.extras(trainer)
-        tensors = read_tensors(prefix, lambda name: name in names or name in extras)
-        missing = [name for name in names if name not in tensors]
-        wrong = [name for name in names if name in tensors and
-                 tuple(tensors[name].shape) != tuple(trainer.variables[names[name]].shape)]
-        if missing or wrong:
-            raise UserError(f"{prefix} does not fit this configuration: it lacks {len(missing)} variables and "
-                            f"{len(wrong)} are of another shape ({(missing + wrong)[0]} first). Go on with the "
-                            "configuration it was trained with, or start another --trial.")
-        for name, key in names.items():
-            trainer.variables[key].assign(tensors[name])
+        variables = {self._layout.variable_name(key): variable for key, variable in trainer.variables.items()}
+        wanted = {*variables, *self._layout.extras(trainer)}
+        tensors = read_tensors(prefix, lambda name: name in wanted)
+        wrong = [name for name, variable in variables.items()
+                 if name not in tensors or tuple(tensors[name].shape) != tuple(variable.shape)]
+        if wrong:
+            raise UserError(f"{prefix} does not fit this configuration: {len(wrong)} variables are missing or of "
+                            f"another shape, {wrong[0]} first. Resume with the configuration it was trained with, or "
+                            "start another --trial.")
+        for name, variable in variables.items():
+            variable.assign(tensors[name])
         trainer.iteration = iteration
         self._layout.restore_extras(tensors, trainer)

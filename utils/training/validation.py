@@ -1,4 +1,4 @@
-"""How well a state of meta-training adapts: a fixed set of tasks, run through the code that `test.py` runs."""
+"""Validation of meta-training: a fixed set of tasks, adapted with the code of `test.py`."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -34,7 +34,7 @@ def draw_validation_tasks(faces: Images, scenes: Images, config: TrainingConfig,
                           restore: Restorer | None) -> list[ValidationTask]:
     """Draw the validation set: the same for every run with these records, seed and settings.
 
-    Scenes are not sharpened before they are degraded, and are compared with what they were.
+    Scenes are not sharpened before they are degraded, and outputs are compared with the original scenes.
     """
     tasks = []
     for number in range(config.run.validation_tasks):
@@ -52,19 +52,12 @@ def _task(images: Degraded, restore: Restorer | None, config: TrainingConfig, rn
     patches = [sample_patches(Patches(to_float(lq)[None], to_float(hq)[None]), rng, count=config.run.validation_patches,
                               lq_patch_size=config.run.validation_patch_size // SCALE)
                for lq, hq in zip(images.face_lq, restored, strict=True)]
-    # cut in whole low-quality pixels, so that the scene and its degraded version stay aligned
+    # cut at whole low-quality pixels, so that the scene and its degraded version stay aligned
     side = min(config.run.validation_scene_size, config.data.scene_size) // SCALE
     top, left = ((length - side) // 2 for length in images.scene_lq.shape[1:3])
     scene_lq, scene_gt = (to_float(image[0, top * scale:(top + side) * scale, left * scale:(left + side) * scale])
                           for image, scale in ((images.scene_lq, 1), (images.scene_gt, SCALE)))
     return ValidationTask(patches, to_float(images.face_lq[0]), to_float(restored[0]), scene_lq, scene_gt)
-
-
-class Validation(NamedTuple):
-    """`scores` maps names to means over the tasks; `pictures` maps names to float32 RGB [h, w, 3] in [0, 1]."""
-
-    scores: dict[str, float]
-    pictures: dict[str, np.ndarray]
 
 
 class Validator:
@@ -74,8 +67,8 @@ class Validator:
         """Set up.
 
         Args:
-            tasks: as `draw_validation_tasks` gives.
-            config: the inner loop's settings, and how many pictures are wanted.
+            tasks: from `draw_validation_tasks`.
+            config: `inner` and `run.image_tasks` are used.
             distance: LPIPS; None leaves it out.
         """
         self._tasks, self._config, self._distance = tasks, config, distance
@@ -86,14 +79,18 @@ class Validator:
         """The names of the scores.
 
         `psnr_before` and `psnr_after` are PSNR-Y of the scenes without adaptation and after the inner steps on the
-        task's own faces; `psnr_other_faces` after the steps on the faces of the next task, which had another
-        degradation: only what `psnr_after` gains over that was learnt about this one.
+        task's own faces. `psnr_other_faces` is after the steps on the faces of the next task, which has another
+        degradation: the gain of `psnr_after` over it is due to this task's degradation.
         """
         columns = ["psnr_bicubic", "psnr_before", "psnr_after", "psnr_other_faces", "inner_loss", "mask_mean"]
         return columns + ["lpips_before", "lpips_after"] * (self._distance is not None)
 
-    def evaluate(self, generator: dict, mask: dict) -> Validation:
-        """Score a state of the networks; parameters as `MetaTrainer.params` gives."""
+    def evaluate(self, generator: dict, mask: dict) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Score a state of the networks; parameters as from `MetaTrainer.params`.
+
+        Returns:
+            The means of the scores over the tasks, and pictures, float32 RGB [h, w, 3] in [0, 1]; both by name.
+        """
         if self._resolver is None:
             self._resolver = SuperResolver(generator, mask)
         self._resolver.set_weights(generator, mask)
@@ -118,7 +115,7 @@ class Validator:
             if number < self._config.run.image_tasks:
                 shown = self._pictures(task, unadapted, after[number])
                 pictures.update({f"{number}/{name}": image for name, image in shown.items()})
-        return Validation({name: float(np.mean([row[name] for row in rows])) for name in self.columns}, pictures)
+        return {name: float(np.mean([row[name] for row in rows])) for name in self.columns}, pictures
 
     def _score(self, task: ValidationTask, **outputs: np.ndarray) -> dict[str, float]:
         """Compare bicubic upsampling and outputs, by name, with the ground truth."""

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from utils.errors import UserError
 from utils.training.log import EventWriter, History, plot_curves
-from utils.training.run import meta_panels
+from utils.training.setup import meta_panels
 
 SCORES = ("psnr_bicubic", "psnr_before", "psnr_after", "psnr_other_faces")
 

@@ -122,7 +122,7 @@ def test_some_term_of_the_loss_counts():
     ("degradation.final_sinc_prob=2", "degradation.final_sinc_prob must be between 0 and 1"),
     ("degradation.first.kernel_sizes=8", "degradation.first.kernel_sizes must be odd, 3 to 21"),
     ("degradation.second.resize_range=2,3", "degradation.second.resize_range must have 1 within it"),
-    ("mild_degradation.first.jpeg_range=0,5", "mild_degradation.first.jpeg_range must be between 1 and 100"),
+    ("mild_degradation.first.jpeg_range=0,5", "mild_degradation.first.jpeg_range must be two numbers from 1 to 100"),
     ("data.mild_share=1.5", "data.mild_share must be between 0 and 1")])
 def test_rules_of_the_degradation_hold_here_too(setting, message):
     fails(message, setting)

@@ -168,7 +168,7 @@ def test_scores_are_those_worked_out_step_by_step(networks, tasks, num_steps):
         return float(np.square(image - truth).mean())
 
     generator, mask = networks
-    scores = Validator(tasks, configure(f"inner.num_steps={num_steps}"), distance).evaluate(*networks).scores
+    scores = Validator(tasks, configure(f"inner.num_steps={num_steps}"), distance).evaluate(*networks)[0]
     adapted = [adapt(generator, mask, task.patches, learning_rate=0.05, num_steps=num_steps) for task in tasks]
     rows = []
     for number, task in enumerate(tasks):
@@ -188,7 +188,7 @@ def test_scores_are_those_worked_out_step_by_step(networks, tasks, num_steps):
 def test_columns_are_the_names_of_the_scores(networks, tasks):
     for distance in (None, lambda one, other: 0.5):
         validator = Validator(tasks[:1], configure(), distance)
-        assert list(validator.evaluate(*networks).scores) == validator.columns
+        assert list(validator.evaluate(*networks)[0]) == validator.columns
         assert ("lpips_after" in validator.columns) == (distance is not None)
 
 
@@ -196,19 +196,20 @@ def test_scores_depend_on_the_networks_alone(networks, tasks):
     generator, mask = networks
     brighter = {**generator, "conv_last/bias": generator["conv_last/bias"] + 0.1}
     validator = Validator(tasks[:2], configure())
-    first, other, again = (validator.evaluate(params, mask) for params in (generator, brighter, generator))
-    assert first.scores == again.scores
-    for name, image in first.pictures.items():
-        np.testing.assert_array_equal(image, again.pictures[name])
-    assert first.scores["psnr_bicubic"] == other.scores["psnr_bicubic"]
+    (first, pictures), (other, _), (again, same) = (validator.evaluate(params, mask) for params in
+                                                    (generator, brighter, generator))
+    assert first == again
+    for name, image in pictures.items():
+        np.testing.assert_array_equal(image, same[name])
+    assert first["psnr_bicubic"] == other["psnr_bicubic"]
     for name in ("psnr_before", "psnr_after", "inner_loss"):
-        assert abs(first.scores[name] - other.scores[name]) > 1e-3
-    assert other.scores == Validator(tasks[:2], configure()).evaluate(brighter, mask).scores
+        assert abs(first[name] - other[name]) > 1e-3
+    assert other == Validator(tasks[:2], configure()).evaluate(brighter, mask)[0]
 
 
 def test_pictures_are_those_of_the_first_tasks(networks, tasks):
     generator, mask = networks
-    pictures = Validator(tasks, configure("run.image_tasks=2")).evaluate(*networks).pictures
+    pictures = Validator(tasks, configure("run.image_tasks=2")).evaluate(*networks)[1]
     assert {name.partition("/")[0] for name in pictures} == {"0", "1"}
     for number, task in enumerate(tasks[:2]):
         shown = {name.partition("/")[2]: image for name, image in pictures.items() if name.startswith(f"{number}/")}
