@@ -23,6 +23,7 @@ from model.layers import check_shapes
 from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_architecture
 from utils.errors import UserError, printable
+from utils.files import is_utf8, literal_prefix
 from utils.weights.manifest import find_weights
 from utils.weights.ncnn import rrdbnet_state_from_ncnn
 from utils.weights.npz import MANTISSA, Shapes, not_finite, one_line, read_npz_weights, write_npz_weights
@@ -174,9 +175,11 @@ def read_tensors(prefix: Path, wanted: Callable[[str], bool]) -> dict[str, np.nd
         UserError: it cannot be read.
     """
     try:
-        reader = tf.train.load_checkpoint(str(prefix))
-        return {name: reader.get_tensor(name) for name in sorted(reader.get_variable_to_shape_map()) if wanted(name)}
-    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:  # the reader translates some of its own
+        with literal_prefix(prefix) as literal:
+            reader = tf.train.load_checkpoint(literal)
+            names = sorted(reader.get_variable_to_shape_map())
+            return {name: reader.get_tensor(name) for name in names if wanted(name)}
+    except (tf.errors.OpError, OSError, ValueError, RuntimeError, IndexError) as error:  # it translates some of its own
         raise UserError(f"cannot read the checkpoint {prefix}: {_first_line(error)}. "
                         "Copy both of its files (.index and .data-00000-of-00001) again.") from error
 
@@ -238,8 +241,10 @@ def find_checkpoint(path: Path | str) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        latest = tf.train.latest_checkpoint(str(path))
-        prefixes = [Path(latest)] if latest else [index.with_suffix("") for index in sorted(path.glob("*.index"))]
+        state = tf.train.get_checkpoint_state(str(path)) if is_utf8(path) else None
+        latest = state and Path(state.model_checkpoint_path)
+        marked = latest and latest.with_name(f"{latest.name}.index").exists()
+        prefixes = [latest] if marked else [index.with_suffix("") for index in sorted(path.glob("*.index"))]
         if len(prefixes) > 1:
             listed = ", ".join(prefix.name for prefix in prefixes[:5])
             raise UserError(f"the folder {path} holds several checkpoints ({listed}): name one, as {prefixes[0]}.")
