@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import skimage.data
 
 from config import TrainingConfig
-from model import rrdbnet
 from model.meta_learner import Networks
 from model.rrdbnet import rrdbnet_shapes
 from scripts import benchmark
-from scripts.benchmarks import training as training_benchmark
+from scripts.benchmarks import inference, metrics, timing, training
 from tests.small_networks import small_generator
-from utils.training.configuration import META_TRAINING, resolve_config
+from utils.metrics.suite import METRICS
 from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
 
@@ -23,16 +23,25 @@ def test_operations_of_the_published_forward_are_counted_by_hand():
     dense = 9 * (32 * (64 + 96 + 128 + 160) + 64 * 192)
     square = 9 * 64 * 64
     per_pixel = 9 * 3 * 64 + 69 * dense + square + 4 * square + 16 * (2 * square + 9 * 64 * 3)
-    assert benchmark.forward_operations(params, 5, 7) == 2 * 35 * per_pixel
+    assert timing.generator_operations(params, 5, 7) == 2 * 35 * per_pixel
 
 
 def test_best_of_several_durations_is_the_shortest():
     pauses = iter([0.3, 0.01, 0.3])
-    assert 0.01 <= benchmark.best_seconds(lambda: time.sleep(next(pauses))) < 0.3
+    assert 0.01 <= timing.best_seconds(lambda: time.sleep(next(pauses))) < 0.3
 
 
 def test_psnr_of_a_tenth_is_twenty_decibels():
-    assert benchmark.psnr(np.zeros((2, 2, 3)), np.full((2, 2, 3), 0.1)) == pytest.approx(20)
+    assert timing.psnr(np.zeros((2, 2, 3)), np.full((2, 2, 3), 0.1)) == pytest.approx(20)
+
+
+@pytest.mark.parametrize(("platform", "gib"), [("linux", 3.0), ("darwin", 3 / 1024)])
+def test_peak_memory_is_counted_in_the_units_of_the_system(monkeypatch, platform, gib):
+    import resource
+
+    monkeypatch.setattr(timing.sys, "platform", platform)
+    monkeypatch.setattr(resource, "getrusage", lambda who: type("Usage", (), {"ru_maxrss": 3 * 2**20}))
+    assert timing.peak_memory() == gib
 
 
 def test_operations_of_a_meta_training_task_are_counted_by_hand():
@@ -48,34 +57,29 @@ def test_operations_of_a_meta_training_task_are_counted_by_hand():
     generator = {8: 2 * 15 * (8**2 + 32**2), 16: 2 * 15 * (16**2 + 64**2)}  # the last layer has four times the side
     expected = (9 * generator[8] + 3 * generator[16] + 7 * (2 * 6 * 64**2 + 2 * 14 * 16**2) + 3 * 2 * 12 * 16**2
                 + 3 * 2 * 6 * 32**2)
-    assert training_benchmark.training_operations(networks, config, benchmark.forward_operations) == expected
+    assert training.training_operations(networks, config) == expected
 
 
-def test_degradation_is_timed_for_scenes_and_faces(monkeypatch, capsys):
-    monkeypatch.setattr(training_benchmark, "NUM_DEGRADATIONS", 2)
-    benchmark.main(["--parts", "degradation"])
-    times = re.findall(r"^\| degradation of a (\w+) .* \| ([\d.]+) ms \|$", capsys.readouterr().out, re.MULTILINE)
-    assert [name for name, _ in times] == ["scene", "face"]
-    assert all(0.1 < float(value) < 1000 for _, value in times)
-
-
-def test_shares_of_a_training_iteration_add_up_to_all_of_it(monkeypatch, capsys):
-    config = resolve_config(META_TRAINING, "smoke", ["loss.gan=0", "loss.unadapted=0.5", "meta.tasks_per_batch=1"])
-    monkeypatch.setattr(training_benchmark, "resolve_config", lambda *_: config)
-    monkeypatch.setattr(rrdbnet, "init_rrdbnet", lambda *_, **__: small_generator())
-    benchmark.main(["--parts", "step"])
-    shares = re.findall(r"^\| share of an iteration .* \| (-?\d+)% \|$", capsys.readouterr().out, re.MULTILINE)
-    assert len(shares) == 5
-    assert sum(map(int, shares)) == pytest.approx(100, abs=3)  # each is rounded
-
-
-def test_every_quick_part_prints_its_figures(tmp_path, capsys):
+def test_every_quick_part_prints_its_figures(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training, "NUM_DEGRADATIONS", 2)
     write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(small_generator()))
-    quick = ["forward", "bfloat16", "adaptation", "overhead", "tiling"]
+    quick = ["forward", "bfloat16", "adaptation", "overhead", "tiling", "degradation"]
     benchmark.main(["--model_dir", str(tmp_path / "model"), "--parts", *quick])
-    rows = re.findall(r"^\| (.+?) \| ([\d.-]+)(%| dB|) \|$", capsys.readouterr().out, re.MULTILINE)
-    assert len(rows) == 6
+    rows = re.findall(r"^\| (.+?) \| ([\d.-]+)(%| dB| ms|) \|$", capsys.readouterr().out, re.MULTILINE)
+    assert len(rows) == 8
     values = {name: float(value) for name, value, _ in rows}
     assert all(np.isfinite(value) for value in values.values())
     assert next(value for name, value in values.items() if name.startswith("bfloat16 against")) > 30
     assert next(value for name, value in values.items() if "tiles" in name) > 45
+
+
+def test_every_metric_has_a_rate(monkeypatch):
+    monkeypatch.setattr(metrics, "NUM_IMAGES", 3)
+    monkeypatch.setattr(metrics, "NUM_FEATURE_IMAGES", 1)
+    setting = inference.Setting("unused")
+    setting.__dict__["photo"] = skimage.data.astronaut()[:96, :192].astype(np.float32) / 255
+    rows = dict(metrics.metrics(setting))
+    assert all(float(rate) > 0 for rate in rows.values())
+    for name, metric in METRICS.items():
+        assert metric.of_sets or any(name in what for what in rows)
+    assert any("FID and KID" in what for what in rows)
