@@ -201,14 +201,6 @@ def test_wrong_arguments_are_named(extra, message):
         parse_args(["scenes", "--input_dir", ".", "--output", "x", *extra])
 
 
-def test_errors_are_one_line_and_status_2(tmp_path, photos):
-    run = subprocess.run([sys.executable, SCRIPT, *arguments(tmp_path, output="photos")], capture_output=True,
-                         text=True, check=False)
-    assert run.returncode == 2
-    assert run.stderr.startswith("error: --output")
-    assert run.stderr.count("\n") == 1
-
-
 # Verifying
 
 def test_sound_records_verify(tmp_path, photos, capsys):
@@ -267,20 +259,6 @@ def test_record_that_cannot_be_opened_does_not_stop_the_others(tmp_path, photos,
 
 # Interruption
 
-@pytest.mark.parametrize("options", [(), ("--shuffle", "1")], ids=str)
-def test_interruption_leaves_nothing(tmp_path, photos, monkeypatch, options):
-    def interrupted(path):
-        if path.name == "p2_b.png":
-            raise KeyboardInterrupt
-        return read_image(path)
-
-    read_image = generate_tfrecord.read_image
-    monkeypatch.setattr(generate_tfrecord, "read_image", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        faces(tmp_path, *options)
-    assert os.listdir(tmp_path) == ["photos"]
-
-
 def test_killed_run_leaves_the_earlier_record_and_the_next_run_removes_its_leftovers(tmp_path, photos):
     faces(tmp_path)
     before = contents(tmp_path)
@@ -306,15 +284,3 @@ def test_a_second_process_is_refused_and_leftovers_of_other_records_stay(tmp_pat
         faces(tmp_path)
     assert faces(tmp_path) == 0
     assert (tmp_path / ".other.tfrecord.0123abcd.part").exists()
-
-
-def test_full_disk_keeps_the_earlier_record(tmp_path, photos, monkeypatch):
-    def refuse(_):
-        raise OSError(28, "No space left on device")
-
-    faces(tmp_path)
-    before = contents(tmp_path)
-    monkeypatch.setattr("utils.data.tfrecords._encode", refuse)
-    with pytest.raises(UserError, match=f"{tmp_path / 'out.tfrecord'}.*No space left"):
-        faces(tmp_path, "--overwrite", "--shuffle", "1")
-    assert contents(tmp_path) == before

@@ -199,12 +199,6 @@ def test_wrong_command_line_is_refused(place, extra, message):
     assert not place.out.exists()
 
 
-def test_photos_smaller_than_the_crop_are_reported(place):
-    assert place.run("--crop", "72") == 2
-    assert "--crop" in place.report()["a.png"]["reason"]
-    assert place.degradations()["photos"] == {}
-
-
 def test_both_folders_are_needed(tmp_path):
     for folder in ("--input_dir", "--output_dir"):
         with pytest.raises(UserError, match="--input_dir and --output_dir"):

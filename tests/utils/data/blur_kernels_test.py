@@ -166,11 +166,6 @@ def test_shapes_are_as_often_below_1_as_above():
         check_uniform([beta for beta in betas if beta >= 1], 1.0, high)
 
 
-def test_published_plateaus_are_of_shape_1_every_second_time():
-    stage = DegradationStage(kernel_kinds=("plateau_iso",), kernel_probs=(1.0,), sinc_prob=0.0)
-    check_frequencies((kernel.beta == 1 for kernel in draw(2000, stage)), {True: 0.5, False: 0.5})
-
-
 def test_cutoff_of_small_sinc_kernels_begins_higher():
     drawn = draw(4000, DegradationStage(sinc_prob=1.0))
     check_uniform([kernel.cutoff for kernel in drawn if kernel.size < 13], np.pi / 3, np.pi)

