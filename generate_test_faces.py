@@ -136,8 +136,9 @@ def _prepare_photos(args: argparse.Namespace, settings: PreparationSettings, pho
         restorer = None if args.restorer == "none" else open_restorer(args.restorer, args.weights_dir,
                                                                       fidelity=args.codeformer_fidelity)
         preparer = FacePreparer(detector, restorer, args.output_dir, settings)
-        report = Report(report_path, COLUMNS, keep=FINISHED if args.skip_existing else (),
-                        order=[photo.name for photo in photos], digits=17)
+        report = stack.enter_context(Report(
+            report_path, COLUMNS, keep=FINISHED if args.skip_existing else (),
+            order=[photo.name for photo in photos], digits=17))
         done = {photo for photo in photos if preparer.is_done(photo.stem, report.earlier(photo.name))}
         report.add_present(photo.name for photo in photos if photo in done)
         outcomes = Counter({"photos there already": len(done)})

@@ -150,15 +150,16 @@ def _count_tiles(args: argparse.Namespace, height: int, width: int) -> int:
 def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Path], faces: FaceFolder | None,
                     report_path: Path) -> int:
     """Restore all photos but those whose results are there; one that fails does not stop the others."""
-    todo = [photo for photo in photos if photo not in there]
+    todo = sorted(set(photos) - set(there))
     pipeline = _build(args, faces) if todo else None
     losses = [f"loss_{step}" for step in range(args.fine_tune_num + 1)] if args.fine_tune_num else []
-    report = Report(report_path, [*BEFORE_LOSSES, *losses, *AFTER_LOSSES],
-                    keep=("adapted", "base") if args.skip_existing else (), order=[photo.name for photo in photos])
-    report.add_present(photo.name for photo in there)
     outcomes = Counter({"there already": len(there)})
     tiles = [_expected_tiles(args, photo) for photo in todo]
-    with Progress(sum(tiles), description="photos", unit="tile") as progress:
+    with (Report(report_path, [*BEFORE_LOSSES, *losses, *AFTER_LOSSES],
+                 keep=("adapted", "base") if args.skip_existing else (),
+                 order=[photo.name for photo in photos]) as report,
+          Progress(sum(tiles), description="photos", unit="tile") as progress):
+        report.add_present(photo.name for photo in there)
         if todo:
             from utils.inference.restoration import restore_photos
 

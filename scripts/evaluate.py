@@ -268,6 +268,7 @@ def run_rows(args: argparse.Namespace, sets: Mapping[str, PhotoSet], errors: lis
                 for line in failed:
                     progress.write(f"error: {line}")
                 errors += failed
+            made.runner.report.close()
 
 
 def score_sets(args: argparse.Namespace, sets: Mapping[str, PhotoSet], meter: RegionMeter,

@@ -175,7 +175,6 @@ def main(argv: list[str] | None = None) -> int:
         niqe_model = None
         print(f"NIQE is left out: {error}")
     sizes = tuple(args.face_sizes) if args.face_sizes[1] else None
-    report = Report(args.output_dir / "metrics.csv", COLUMNS)
     rows, strips, failed, without = [], {ALIGNED: [], FOUND: []}, 0, 0
 
     def evaluate(path: Path) -> list[dict]:
@@ -190,7 +189,8 @@ def main(argv: list[str] | None = None) -> int:
                     strips[result.kind].append(make_strip(result, found[-1]))
         return found
 
-    with (open_detector("mtcnn", min_confidence=0.9) as detect,
+    with (Report(args.output_dir / "metrics.csv", COLUMNS) as report,
+          open_detector("mtcnn", min_confidence=0.9) as detect,
           Progress(len(photos), description="faces", unit="photo") as progress):
         for path in photos:
             try:

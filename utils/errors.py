@@ -1,31 +1,31 @@
-"""The one exception that means "the user can mend this"."""
+"""Exceptions for what users can fix, and helpers for their messages."""
 
 
 class UserError(ValueError):
-    """A user's mistake or a fault of the user's files: the command-line tools print it as one line and exit with 2.
+    """A user's mistake or a fault in the user's files: tools print it as one line and exit with status 2.
 
-    The message is one line. It states what was wrong, which file, and what to do about it.
+    The message is one line: what was wrong, which file, and what to do about it.
     """
 
 
 class FatalError(UserError):
-    """It makes no sense to go on to the next file."""
+    """An error after which the other files of a folder would fail too."""
 
 
 class NotFiniteError(UserError):
-    """Training came to a value that is infinite or NaN."""
+    """A value in training became infinite or NaN."""
 
 
 class DiskFullError(FatalError):
-    """There is no room left."""
+    """The disk or the quota is full."""
 
 
 def require(holds: bool, rule: str, received: object) -> None:
-    """Raise a UserError that states a rule, and what was received instead, unless the rule holds."""
+    """Raise a UserError with the rule and the received value unless the rule holds."""
     if not holds:
         raise UserError(f"{rule}. Received: {received}.")
 
 
 def printable(text: str) -> str:
-    """Text from a file as one short line without control characters, fit for a message."""
+    """Return text from a file as one line of at most 80 characters, control characters escaped."""
     return text[:80].encode("unicode_escape").decode("ascii")

@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever seen under its final name."""
+"""Reading, locking and atomic writing of files."""
 
 import contextlib
 import errno
@@ -8,17 +8,13 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from utils.errors import DiskFullError, UserError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-LEFTOVER = re.compile(r"\.(?P<name>.*)\.[0-9a-f]{8}\.part", re.DOTALL)  # what `atomic_path` writes to
-NAME_LENGTH = 50  # characters of the name in that: at most 200 bytes, and a file name has room for 255
+LEFTOVER = re.compile(r"\.(?P<name>.*)\.[0-9a-f]{8}\.part", re.DOTALL)  # temporary names of `atomic_path`
+NAME_LENGTH = 50  # characters of the final name in a temporary name, which may have 255 bytes
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -62,7 +58,7 @@ def literal_prefix(prefix: Path) -> Iterator[str]:
 
 
 def check_writable(folder: Path | str) -> None:
-    """Find out, without leaving a trace, whether files can be written in a folder that may not exist yet.
+    """Check, without writing, that files can be created in a folder that may not exist yet.
 
     Raises:
         UserError: they cannot.
@@ -75,71 +71,55 @@ def check_writable(folder: Path | str) -> None:
                         "permissions, or choose another output folder.")
 
 
-def open_locked(path: Path) -> BinaryIO:
-    """Open a file for appending, made when it is missing, and lock it until it is closed or the process ends.
-
-    Where locks do not exist (Windows, some network file systems), it is only opened.
-
-    Raises:
-        BlockingIOError: another process has locked it.
-        OSError: it cannot be written.
-    """
-    while True:
-        file = path.open("ab")
-        try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise
-        except OSError:
-            pass  # a network file system without locks
-        # who held the lock may have renamed or removed the file meanwhile: then the next one locks another
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        file.close()
+@contextlib.contextmanager
+def write_errors(path: Path | str) -> Iterator[None]:
+    """Turn the OSErrors of a block that writes `path` into UserErrors, DiskFullErrors when the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
+        raise kind(f"cannot write {path}: {error.strerror or error}. Check the folder's permissions and the free "
+                   "space, or choose another output folder.") from error
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock while the block runs; where locks do not exist, go on without.
+    """Hold a lock while the block runs; continue without one where the file system has none.
 
     Args:
-        path: a file that is made for it and removed in the end, as is its folder if that is new and was not used; one
-            that a killed process left is no lock.
+        path: the lock file; removed at the end, as is its folder if that was created for it and stayed empty.
         what: what is locked, for the message.
 
     Raises:
-        UserError: another process holds it, or the file cannot be written.
+        UserError: another process holds the lock, or the file cannot be written.
     """
     new = not path.parent.exists()
-    try:
+    lock = FileLock(path, blocking=False)
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open_locked(path)
-    except BlockingIOError as error:
-        raise UserError(f"another process is working on {what}. Wait for it, or stop it.") from error
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}. Check the folder's permissions and the free "
-                        "space.") from error
-    with file:
         try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # Windows removes no open file, nobody a folder with files
-                path.unlink()
-                if new:
-                    path.parent.rmdir()
+            lock.acquire()
+        except Timeout as error:
+            raise UserError(f"another process is working on {what}. Wait for it, or stop it.") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows does not remove an open file, nobody a folder with files
+            path.unlink(missing_ok=True)
+            if new:
+                path.parent.rmdir()
+        lock.release()
 
 
 def remove_leftovers(folder: Path, *names: str) -> None:
-    """Remove what `atomic_path` was writing in a folder when a process was killed.
-
-    The caller knows, as by a lock, that nobody else is writing these files now.
+    """Remove temporary files of `atomic_path` that killed processes left; call only while nobody else writes there.
 
     Args:
-        folder: need not exist.
-        names: of the files; none: of all.
+        folder: may be missing.
+        names: final names of the files; none: all.
     """
     kept = {name[:NAME_LENGTH] for name in names}
     with contextlib.suppress(OSError):  # leftovers do no harm
@@ -151,27 +131,21 @@ def remove_leftovers(folder: Path, *names: str) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it to `path` when the block ends well, delete it otherwise.
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, delete it otherwise.
 
-    The temporary file is hidden (`.NAME.xxxx.part`), lies in the same folder, so the rename is atomic, and has the
-    permissions a newly created file gets. The folder is created when it is missing.
+    The folder is created if it is missing. The file gets the permissions of a newly created one.
 
     Raises:
-        UserError: the folder cannot be created or written, or the disk is full while the block writes.
+        UserError: the file cannot be written; DiskFullError if the disk is full.
     """
     path = Path(path)
-    temporary = None
+    temporary = path.with_name(f".{path.name[:NAME_LENGTH]}.{secrets.token_hex(4)}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        name = path.with_name(f".{path.name[:NAME_LENGTH]}.{secrets.token_hex(4)}.part")
-        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less the umask, unlike tempfile's
-        temporary = name
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
-        raise kind(f"cannot write {path}: {error.strerror or error}. Check the folder's permissions "
-                        "and the free space, or choose another output folder.") from error
+        with write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # tempfile ignores the umask
+            yield temporary
+            temporary.replace(path)
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()

@@ -1,4 +1,4 @@
-"""Tables of what happened to each photo, kept on disk while a tool works."""
+"""CSV reports with the outcome of each photo, written while a tool works."""
 
 import contextlib
 import csv
@@ -6,100 +6,129 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import atomic_path, exclusive, remove_leftovers
+from utils.files import atomic_path, exclusive, remove_leftovers, write_errors
+
+TEXT = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}  # file names may be undecodable
 
 
 class Report:
-    """A CSV with one or more rows per photo, on disk after every photo.
+    """A CSV with one or more consecutive rows per photo, and the columns `file` and `status`.
 
-    Every row has the columns `file` and `status`.
+    Rows are appended and on disk after each photo. `close`, or the end of a `with` block, orders them; a killed run
+    leaves them as they came.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], *, keep: Collection[str] = (), order: Sequence[str] = (),
                  digits: int = 6):
-        """Begin a report.
+        """Create the file, with the rows of an earlier run that are kept.
 
         Args:
             path: the CSV.
             columns: in order.
-            keep: statuses of photos that an earlier run finished; rows of the report that is there are taken over for
-                photos all of whose rows have one of them. They stay in the file even while this run has not come to
-                them, so that interrupting it loses nothing.
-            order: of the files, by name; rows of others come behind them, as they were added.
-            digits: significant ones that floats are written with; 17 are read back exactly.
+            keep: statuses of photos that an earlier run finished. Rows of photos that have no other status are kept.
+            order: names of the photos in order; others follow as they came.
+            digits: significant digits of floats; 17 are read back exactly.
 
         Raises:
-            UserError: it cannot be written, or an earlier one not be read.
+            UserError: the file cannot be written, or the earlier one cannot be read.
         """
         self.path = path
-        self._digits = digits
-        self._columns = columns
-        self._rank = {file: number for number, file in enumerate(order)}
-        self._rows: dict[str, list[dict]] = {}
-        self._earlier = _read_rows(path, keep) if keep else {}
-        self._write()
+        self._columns, self._order, self._digits = list(columns), order, digits
+        earlier = read_rows(path)[1] if keep else {}
+        self._earlier = {file: rows for file, rows in earlier.items() if all(row["status"] in keep for row in rows)}
+        self._last = self._rewrite(self._earlier)
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, kind: type | None, *_) -> None:
+        if kind is None:
+            self.close()
+
+    def close(self) -> None:
+        """Rewrite the file in the order of the photos, with the last rows of each."""
+        self._rewrite(read_rows(self.path)[1])
 
     def add(self, *rows: dict) -> None:
-        """Add the rows of one photo; missing values stay empty."""
-        self._rows[rows[0]["file"]] = [
-            {key: f"{value:.{self._digits}g}" if isinstance(value, float) else value for key, value in row.items()}
-            for row in rows]
-        self._write()
+        """Append the rows of one photo, which replace earlier ones; missing values stay empty."""
+        with write_errors(self.path), self.path.open("a", **TEXT) as file:
+            if rows[0]["file"] == self._last:
+                file.write("\r\n")  # an empty line ends the earlier rows of the same photo
+            self._last = rows[0]["file"]
+            self._writer(file).writerows(
+                {key: f"{value:.{self._digits}g}" if isinstance(value, float) else value for key, value in row.items()}
+                for row in rows)
 
     def add_present(self, files: Iterable[str]) -> None:
-        """Add photos whose results were there already: with their earlier rows if these are known."""
+        """Append a row `skipped` for each of these photos, whose results exist, unless an earlier run's is known."""
         for file in files:
-            self._rows[file] = self._earlier.get(file) or [{"file": file, "status": "skipped",
-                                                            "reason": "the result was there"}]
-        self._write()
+            if file not in self._earlier:
+                self.add({"file": file, "status": "skipped", "reason": "the result was there"})
 
     def earlier(self, file: str) -> list[dict]:
-        """Give the rows an earlier run left of a photo it finished; none if it did not, or this is not known."""
+        """Return the rows of a photo that an earlier run finished; none otherwise."""
         return self._earlier.get(file, [])
 
-    def _write(self) -> None:
-        with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8",
-                                                                 errors="surrogateescape") as file:
-            writer = csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
+    def _writer(self, file) -> csv.DictWriter:
+        return csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
+
+    def _rewrite(self, rows: dict[str, list[dict]]) -> str | None:
+        """Write the rows in the order of the photos; return the last photo."""
+        rank = {file: number for number, file in enumerate(self._order)}
+        files = sorted(rows, key=lambda file: rank.get(file, len(rank)))
+        with atomic_path(self.path) as temporary, temporary.open("w", **TEXT) as stream:
+            writer = self._writer(stream)
             writer.writeheader()
-            earlier = {name: rows for name, rows in self._earlier.items() if name not in self._rows}
-            everything = {**self._rows, **earlier}
-            for name in sorted(everything, key=lambda name: self._rank.get(name, len(self._rank))):
-                writer.writerows(everything[name])
+            for file in files:
+                writer.writerows(rows[file])
+        return files[-1] if files else None
+
+
+def read_rows(path: Path) -> tuple[list[str], dict[str, list[dict]]]:
+    """Return the columns of a report and the last rows of each photo; nothing if it is missing or no report.
+
+    Raises:
+        UserError: it exists but cannot be read.
+    """
+    rows: dict[str, list[dict]] = {}
+    previous = None
+    try:
+        with path.open(**{**TEXT, "encoding": "utf-8-sig"}) as file:  # spreadsheets add a byte order mark
+            reader = csv.reader(file)
+            columns = next(reader, [])
+            if not {"file", "status"} <= set(columns):
+                return [], {}
+            for cells in reader:
+                row = dict(zip(columns, cells, strict=False))
+                if cells and len(cells) != len(columns):  # torn when a process was killed
+                    continue
+                if cells and row["file"] != previous:
+                    rows[row["file"]] = []
+                if cells:
+                    rows[row["file"]].append(row)
+                previous = row["file"] if cells else None
+    except (FileNotFoundError, csv.Error):
+        return [], {}
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}. Check its permissions, or move it away."
+                        ) from error
+    return columns, rows
 
 
 def report_name(kind: str, shard: tuple[int, int]) -> str:
-    """Give the name of a shard's report, as `report-0-of-4.csv`; that of the only one is `report.csv`."""
+    """Return the name of a shard's report: `report-0-of-4.csv`, or `report.csv` without shards."""
     return f"{kind}.csv" if shard == (0, 1) else f"{kind}-{shard[0]}-of-{shard[1]}.csv"
 
 
 @contextlib.contextmanager
 def claim_report(path: Path, folders: Iterable[Path]) -> Iterator[None]:
-    """Keep other processes from the work that a report is of, while the block runs.
-
-    Processes with a shard each may work beside each other. One that has all the work, and finds no shard at work, first
-    removes what killed ones left in the folders that it writes in.
+    """Lock a report; without shards at work, first remove what killed processes left in the output folders.
 
     Raises:
-        UserError: another process is at it, or the folder of the report cannot be written.
+        UserError: another process works on the same report, or the folder cannot be written.
     """
     with exclusive(path.with_name(f".{path.name}.lock"), f"{path} (several at once: each with its --shard)"):
         if "-of-" not in path.name and not any(path.parent.glob(f".{path.stem}-*-of-*.csv.lock")):
             for folder in folders:
                 remove_leftovers(folder)
         yield
-
-
-def _read_rows(path: Path, statuses: Collection[str]) -> dict[str, list[dict]]:
-    rows: dict[str, list[dict]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:  # Excel adds a mark
-            for row in csv.DictReader(file):
-                if row.get("file"):
-                    rows.setdefault(row["file"], []).append(row)
-    except (FileNotFoundError, csv.Error):
-        return {}
-    except OSError as error:  # it would be replaced by one without these rows
-        raise UserError(f"cannot read {path}: {error.strerror or error}. Check its permissions, or move it away."
-                        ) from error
-    return {file: found for file, found in rows.items() if all(row.get("status") in statuses for row in found)}

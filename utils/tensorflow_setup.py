@@ -1,4 +1,4 @@
-"""Prepares TensorFlow before its first use: quiet, on the chosen device, repeatable."""
+"""The environment of TensorFlow, Keras and matplotlib, set before their first import; memory and processor."""
 
 import contextlib
 import ctypes
@@ -6,31 +6,41 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from types import ModuleType
 
 from utils.errors import UserError
 
+# What a notebook, a user's ~/.keras/keras.json or shell may set otherwise; results must not depend on it.
+PINNED = {"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "0", "MPLBACKEND": "agg",
+          "KERAS_HOME": os.devnull}  # no folder: Keras reads no keras.json and takes its defaults
+DEFAULTS = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "GRPC_VERBOSITY": "ERROR"}
+
+
+def prepare_environment() -> None:
+    """Pin the environment variables that TensorFlow, Keras and matplotlib read at import."""
+    os.environ.update(PINNED)
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
 
 def start_tensorflow(gpu: str | None = None, *, deterministic: bool = True) -> list[str]:
-    """Import TensorFlow quietly and set it up. Call before anything else imports it: it reads its environment then.
+    """Import TensorFlow quietly and configure it. Call before anything else imports it.
 
     GPU memory grows as needed, and convolutions are not rounded to TF32: adaptation is compared at 1e-4.
 
     Args:
-        gpu: which GPUs may be used, as for CUDA_VISIBLE_DEVICES (`0`, `0,1`; `-1` for none). None leaves that variable
-            as the user set it.
-        deterministic: make equal runs give equal bits; operations without a seed and without such a kernel raise.
+        gpu: GPUs to use, as for CUDA_VISIBLE_DEVICES (`0`, `0,1`; `-1` for none). None keeps the user's setting.
+        deterministic: make equal runs return equal bits; operations without a seed or such a kernel raise.
 
     Returns:
-        The names of the GPUs TensorFlow uses; none on a CPU.
+        The names of the GPUs; none on a CPU.
 
     Raises:
         UserError: `gpu` is something else.
     """
     if gpu is not None and not re.fullmatch(r"-1|\d+(,\d+)*", gpu):
         raise UserError(f"--gpu is a number, as 0, or -1 for the CPU. Received: {gpu}.")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    prepare_environment()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     with _stderr_dropped():
@@ -48,7 +58,7 @@ def start_tensorflow(gpu: str | None = None, *, deterministic: bool = True) -> l
 
 @contextlib.contextmanager
 def _stderr_dropped() -> Iterator[None]:
-    """Drop what is written to standard error: at import TensorFlow's C++ logs before its log level is in force."""
+    """Drop what is written to standard error: TensorFlow's C++ logs at import before its log level is in force."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -60,18 +70,33 @@ def _stderr_dropped() -> Iterator[None]:
         os.close(nowhere)
 
 
-def release_memory() -> None:
-    """Give freed memory back to the system where the C library keeps it (glibc).
+def load_pyplot() -> ModuleType:
+    """Import matplotlib, which takes a second, and return its pyplot: no display, the default style."""
+    prepare_environment()
+    import matplotlib
+    from matplotlib import pyplot
 
-    TensorFlow's own pool keeps most of what a gradient step used; this returns what lies outside it, measured at 20 to
-    160 MB in the 23-block generator.
-    """
-    with contextlib.suppress(OSError, AttributeError):
+    matplotlib.rcdefaults()
+    pyplot.switch_backend("agg")
+    return pyplot
+
+
+def release_memory() -> None:
+    """Return freed memory to the system where the C library keeps it (glibc): 20 to 160 MB after a gradient step."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # other C libraries; Windows has no CDLL(None)
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def peak_memory(*, children: bool = False) -> int:
+    """Return the largest resident memory of this process, or of its finished children, in bytes (not on Windows)."""
+    import resource
+
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF)
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def cpu_has_bfloat16() -> bool | None:
-    """Whether this processor multiplies bfloat16 natively (AVX512-BF16, AMX, Arm BF16); None if it cannot be told."""
+    """Whether this processor multiplies bfloat16 natively (AVX512-BF16, AMX, Arm BF16); None if unknown."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             words = set(file.read().split())

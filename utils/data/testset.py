@@ -89,10 +89,10 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
         entries.update({photo.stem: earlier[photo.stem] for photo in finished if photo.stem in earlier})
     entries = {photo.stem: entries[photo.stem] for photo in photos if photo.stem in entries}
     _write_degradations(record, settings, entries)  # before the photos, so that an interrupted run leaves it too
-    report = Report(output_dir / REPORT, COLUMNS, keep=("done",) if skip_existing else ())
-    report.add_present(photo.name for photo in finished)
     run = partial(_process, output_dir=output_dir, settings=settings, entries=entries, source=source or record)
-    failed = _process_all([photo for photo in photos if photo not in finished], run, report, num_workers)
+    with Report(output_dir / REPORT, COLUMNS, keep=("done",) if skip_existing else ()) as report:
+        report.add_present(photo.name for photo in finished)
+        failed = _process_all(sorted(set(photos) - set(finished)), run, report, num_workers)
     if failed:
         _write_degradations(record, settings, {stem: steps for stem, steps in entries.items() if stem not in failed})
     return {"there already": len(finished), "done": len(photos) - len(finished) - len(failed), "error": len(failed)}

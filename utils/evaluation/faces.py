@@ -48,9 +48,9 @@ def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, dete
     for kind in (RESTORED, LEGACY, ORACLE):
         for name in FOLDERS:
             (folder / kind / name).mkdir(parents=True, exist_ok=True)
-    report = Report(folder / "faces.csv", COLUMNS, keep=FINISHED, digits=17)
     prepared = Prepared({}, [])
-    with Progress(len(photos), description="faces", unit="photo") as progress:
+    with (Report(folder / "faces.csv", COLUMNS, keep=FINISHED, digits=17) as report,
+          Progress(len(photos), description="faces", unit="photo") as progress):
         for photo in photos:
             rows = report.earlier(photo.name)
             if not rows:
@@ -60,7 +60,7 @@ def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, dete
                     raise
                 except UserError as error:
                     rows = [{"file": photo.name, "status": "error", "reason": str(error)}]
-            report.add(*rows)
+                report.add(*rows)
             reasons = [row["reason"] for row in rows if row["status"] == "error"]
             if reasons:
                 prepared.errors.append(f"{photo}: {' '.join(reasons[0].splitlines())}")

@@ -11,6 +11,7 @@ from utils.evaluation.table import OWN_AND_OTHER, Summary, Wording
 from utils.files import atomic_path
 from utils.image.io import quantize, read_image, write_png
 from utils.image.panels import compose_exact
+from utils.tensorflow_setup import load_pyplot
 
 PANEL = (4.2, 4.0)  # inches
 GAIN_METRIC, GAIN_BASELINE = "psnr_y", "unadapted"
@@ -20,7 +21,7 @@ PICTURES_PER_ROW = 3
 
 def plot_gains(path: Path, summaries: Mapping[str, Summary], wording: Wording) -> None:
     """Draw, per set, what each row gains in PSNR-Y over the un-adapted network, with its interval, as PNG."""
-    pyplot = _pyplot()
+    pyplot = load_pyplot()
     figure, panels = pyplot.subplots(1, len(summaries), figsize=(PANEL[0] * len(summaries), PANEL[1]),
                                      constrained_layout=True, squeeze=False, sharey=True)
     for panel, (name, summary) in zip(panels[0], summaries.items(), strict=True):
@@ -50,7 +51,7 @@ def plot_own_and_other(path: Path, scores: Sequence[dict], summaries: Mapping[st
         paired: the photos of each set that were adapted to both.
         wording: what the latter are called, and whether there are intervals.
     """
-    pyplot = _pyplot()
+    pyplot = load_pyplot()
     values = {(score["set"], score["row"], score["photo"]): score.get(GAIN_METRIC) for score in scores}
     rows = {score["row"] for score in scores}
     pairs = [pair for pair in OWN_AND_OTHER if rows.issuperset(pair)] or OWN_AND_OTHER[:1]
@@ -105,16 +106,7 @@ def write_pictures(path: Path, photos: Mapping[str, tuple[Path, str]], wording: 
     write_png(path, np.concatenate(padded))
 
 
-def _pyplot():
-    import matplotlib  # takes a second, so only when there is something to draw
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def _save(figure, path: Path) -> None:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
-    _pyplot().close(figure)
+    load_pyplot().close(figure)

@@ -87,7 +87,7 @@ class RowRunner:
                     resolver, OtherFaces(faces, self.partners) if row.other else faces, folder / name,
                     PipelineSettings(adaptation, UpscalingConfig(), backtrack=row.backtrack))
         self.photos, self._names = photos, names
-        self._report = Report(folder / "rows.csv", COLUMNS, keep=STATUSES)
+        self.report = Report(folder / "rows.csv", COLUMNS, keep=STATUSES)
 
     def path(self, name: str, stem: str) -> Path:
         """Where a result is written."""
@@ -113,7 +113,7 @@ class RowRunner:
         Returns:
             A line for each result that failed.
         """
-        rows = {row["row"]: row for row in self._report.earlier(photo.name)}
+        rows = {row["row"]: row for row in self.report.earlier(photo.name)}
         errors = []
         for name in self._names:
             if self.applies(name) and not self._is_done(name, photo.stem, rows.get(name, {})):
@@ -128,7 +128,7 @@ class RowRunner:
                     row.update(status="error", reason=str(error))
                     errors.append(f"{photo} {name}: {' '.join(str(error).splitlines())}")
                 rows[name] = {**row, "seconds": time.perf_counter() - started}
-                self._report.add(*rows.values())
+                self.report.add(*rows.values())
             on_row(name)
         self.seconds += sum(float(row["seconds"] or 0) for row in rows.values())
         return errors

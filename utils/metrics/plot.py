@@ -8,6 +8,7 @@ import numpy as np
 
 from utils.files import atomic_path
 from utils.metrics.suite import METRICS, OTHER
+from utils.tensorflow_setup import load_pyplot
 
 PANEL_SIZE = 3.6  # inches
 PANELS_PER_ROW = 4
@@ -22,11 +23,7 @@ def plot_images(path: Path, rows: Sequence[dict], names: Sequence[str], *, compa
     Raises:
         UserError: the file cannot be written.
     """
-    import matplotlib  # takes a second, so only when there is something to draw
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     columns = min(PANELS_PER_ROW, len(names))
     lines = math.ceil(len(names) / columns)
     figure, panels = pyplot.subplots(lines, columns, figsize=(PANEL_SIZE * columns, PANEL_SIZE * lines),

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from utils.errors import UserError
 from utils.files import atomic_path
+from utils.tensorflow_setup import load_pyplot
 
 ITERATION = "iteration"
 
@@ -147,11 +148,7 @@ def losses_panel(training: History, names: Sequence[str]) -> Panel:
 
 def plot_curves(path: Path, panels: Sequence[Panel]) -> None:
     """Draw diagrams over the iterations side by side, as PNG."""
-    import matplotlib  # takes a second, so only when there is something to draw
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     figure, row = pyplot.subplots(1, len(panels), figsize=(16 * len(panels) / 3, 4.5), constrained_layout=True,
                                   squeeze=False)
     for axes, panel in zip(row[0], panels, strict=True):
