@@ -1,10 +1,11 @@
-"""Build the demo data set from a photograph inside scikit-image, or (--summary) compare the results on it.
+"""Make the demo's data from a photo in scikit-image, or compare the results on it (--summary).
 
-The photograph is NASA's portrait of Eileen Collins, which is in the public domain. Its face is found and restored by
-generate_test_faces.py then, as that of any photo.
+The photo is NASA's portrait of Eileen Collins (public domain).
 """
 
+import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -17,23 +18,19 @@ from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
 from utils.image.io import quantize, read_image, resize_bicubic, to_float, write_png
 from utils.image.panels import compose_comparison, compose_row, locate_face
-from utils.metrics.fidelity import psnr_rgb, psnr_y, ssim
+from utils.metrics.fidelity import psnr_y, ssim
+from utils.tensorflow_setup import start_tensorflow
 
 STEM = "astronaut"
 BLUR_SIGMA = 1.6  # HQ pixels: a slightly unsharp lens
 NOISE_SIGMA = 3.0  # of 255, on the small photo: a camera at medium sensitivity
 JPEG_QUALITY = 80
 NOISE_SEED = 0
-RUNS = {  # what the results are called, and the folder `make demo` writes them to
-    "Real-ESRGAN": "realesrgan",
-    "un-adapted": "unadapted",
-    "adapted": "adapted",
-    "adapted, safeguard": "safeguarded",
-}
+RUNS = {"Real-ESRGAN": "realesrgan", "un-adapted": "unadapted", "adapted": "adapted"}  # label -> folder of the results
 
 
 def degrade(photo: np.ndarray) -> np.ndarray:
-    """Blur, shrink four times, add noise and compress a photo, always in the same way.
+    """Blur a photo, shrink it four times, add noise and compress it; the same result on every call.
 
     Args:
         photo: [4h, 4w, 3] uint8 RGB.
@@ -59,58 +56,67 @@ def build(folder: Path) -> None:
     print(f"demo data: {folder}")
 
 
-def summarize(folder: Path, results: Path) -> None:
-    """Print PSNR and SSIM of all results and of bicubic enlargement, and write a picture of them."""
-    from skimage.metrics import structural_similarity
+def summarize(folder: Path, results: Path, lpips: Callable[[np.ndarray, np.ndarray], float]) -> None:
+    """Print the scores of all results and of their face, and write pictures of both.
 
-    ground_truth = quantize(read_image(folder / "GT" / f"{STEM}.png").pixels)
+    Args:
+        folder: the demo's data, with the faces that `generate_test_faces.py` wrote.
+        results: folder of the folders in RUNS.
+        lpips: LPIPS of two images, float32 RGB [h, w, 3] in [0, 1].
+    """
     low_quality = read_image(folder / "LQ" / f"{STEM}.png").pixels
-    versions = {"bicubic": quantize(resize_bicubic(low_quality, *ground_truth.shape[:2]))}
-    for label, name in RUNS.items():
-        versions[label] = quantize(read_image(results / name / f"{STEM}.png").pixels)
-    print(f"\n{'against the ground truth':32} {'PSNR-Y':>9} {'SSIM':>7} {'PSNR RGB':>10} {'SSIM RGB':>9}")
-    for label, image in versions.items():
-        ssim_rgb = structural_similarity(ground_truth, image, channel_axis=2, gaussian_weights=True, sigma=1.5,
-                                         use_sample_covariance=False)
-        print(f"{label:32} {psnr_y(image, ground_truth):9.2f} {ssim(image, ground_truth):7.4f} "
-              f"{psnr_rgb(image, ground_truth):10.2f} {ssim_rgb:9.4f}")
-    face = locate_face(low_quality, read_image(folder / "Face_LQ" / f"{STEM}_0.png").pixels)
-    if face is None:
+    place = locate_face(low_quality, read_image(folder / "Face_LQ" / f"{STEM}_0.png").pixels)
+    if place is None:
         raise UserError(f"the face in {folder / 'Face_LQ'} is not from {folder / 'LQ'}. Run: make demo.")
-    picture = results / "comparison.png"
-    write_png(picture, compose_comparison({**versions, "ground truth": ground_truth}, face=face))
-    _show_face(folder, results / "face.png", versions["bicubic"], ground_truth, face)
-    print("un-adapted, adapted: metaf2n-x4plus, which was trained so that a step on a photo's faces helps.\n"
-          "What that gains, on which photos, and what it does not: pretrained_models/metaf2n-x4plus.md")
-    print(f"comparison: {picture}")
 
-
-def _show_face(folder: Path, path: Path, bicubic: np.ndarray, ground_truth: np.ndarray,
-               place: tuple[int, int, int, int]) -> None:
-    """Print how well the face was restored that the photo was adapted to, and write a picture of it."""
+    truth = _read(folder / "GT")
+    photos = {"bicubic": quantize(resize_bicubic(low_quality, *truth.shape[:2]))}
+    photos |= {label: _read(results / name) for label, name in RUNS.items()}
+    _print_scores("photo", photos, truth, lpips)
     top, left, height, width = place
-    versions = {"bicubic": bicubic[top:top + height, left:left + width],
-                "restored": quantize(read_image(folder / "Face_HQ" / f"{STEM}_0.png").pixels)}
-    truth = ground_truth[top:top + height, left:left + width]
-    print(f"\n{'the face that was adapted to':32} {'PSNR-Y':>9} {'SSIM':>7}     (luma)")
+    box = np.s_[top:top + height, left:left + width]
+    restored = quantize(read_image(folder / "Face_HQ" / f"{STEM}_0.png").pixels)
+    faces = {"bicubic": photos["bicubic"][box], "restored face": restored}
+    _print_scores("face the network was adapted to", faces, truth[box], lpips)
+
+    write_png(results / "comparison.png", compose_comparison(photos | {"ground truth": truth}, face=place))
+    write_png(results / "face.png", compose_row(faces | {"ground truth": truth[box]}))
+    print(f"\npictures: {results / 'comparison.png'}, {results / 'face.png'}\n"
+          "un-adapted, adapted: metaf2n-x4plus; its results on other photos: pretrained_models/metaf2n-x4plus.md")
+
+
+def _read(folder: Path) -> np.ndarray:
+    return quantize(read_image(folder / f"{STEM}.png").pixels)
+
+
+def _print_scores(title: str, versions: dict[str, np.ndarray], truth: np.ndarray,
+                  lpips: Callable[[np.ndarray, np.ndarray], float]) -> None:
+    """Print one line per version: label -> uint8 RGB, all of the size of `truth`."""
+    print(f"\n{title:32} {'PSNR-Y (dB)':>11} {'SSIM':>7} {'LPIPS (lower is better)':>24}")
     for label, image in versions.items():
-        print(f"{label:32} {psnr_y(image, truth):9.2f} {ssim(image, truth):7.4f}")
-    write_png(path, compose_row({**versions, "ground truth": truth}))
-    print(f"face: {path}\n")
+        distance = lpips(to_float(image), to_float(truth))
+        print(f"{label:32} {psnr_y(image, truth):11.2f} {ssim(image, truth):7.4f} {distance:24.4f}")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = ArgumentParser(__doc__.split("\n\n")[0])
+    parser.add_argument("--output_dir", type=Path, default="./datasets/demo", help="folder of the data")
+    parser.add_argument("--results_dir", type=Path, default="./results/demo", help="folder of the results")
+    parser.add_argument("--summary", action="store_true", help="compare the results instead of making the data")
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the tool."""
-    parser = ArgumentParser(__doc__.split("\n\n")[0])
-    parser.add_argument("--output_dir", type=Path, default="./datasets/demo", help="folder of the data set")
-    parser.add_argument("--results_dir", type=Path, default="./results/demo",
-                        help="folder with the results, for --summary")
-    parser.add_argument("--summary", action="store_true", help="compare the results instead of building the data set")
-    args = parser.parse_args(argv)
-    if args.summary:
-        summarize(args.output_dir, args.results_dir)
-    else:
+    args = parse_args(argv)
+    if not args.summary:
         build(args.output_dir)
+        return
+    start_tensorflow()
+    from utils.metrics.lpips import load_lpips, make_lpips_distance
+
+    summarize(args.output_dir, args.results_dir, make_lpips_distance(load_lpips()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The demo: its degradation, and the face that generate_test_faces.py restores as `make demo` asks it to."""
+"""The demo: its degradation, its face as generate_test_faces.py restores it, and its scores."""
+
+import shutil
 
 import cv2
 import numpy as np
@@ -9,6 +11,7 @@ from skimage.metrics import peak_signal_noise_ratio
 import generate_test_faces
 from scripts import make_demo
 from scripts.make_demo import build, degrade, summarize
+from utils.errors import UserError
 from utils.face.pairs import FaceFolder, read_face
 from utils.image.io import quantize, read_image, resize_bicubic, to_float, write_png
 from utils.metrics.fidelity import psnr_y, ssim
@@ -48,7 +51,7 @@ def test_degradation_is_always_the_same(ground_truth, low_quality):
     np.testing.assert_array_equal(degrade(ground_truth), low_quality)
 
 
-def test_degradation_has_the_strength_that_the_readme_reports(ground_truth, low_quality):
+def test_degradation_has_known_strength(ground_truth, low_quality):
     assert low_quality.shape == (128, 128, 3)
     assert low_quality.dtype == np.uint8
     np.testing.assert_allclose(low_quality.mean(axis=(0, 1)) / 255, [0.556, 0.415, 0.38], atol=1e-2)
@@ -91,7 +94,7 @@ def test_one_face_is_found_in_the_degraded_photo(demo):
     assert min(face.lq.shape[1:3]) >= 16  # a patch fits
 
 
-def test_the_restored_face_is_closer_to_the_truth_than_bicubic_enlargement(demo, ground_truth, low_quality):
+def test_the_restored_face_is_closer_to_the_truth_than_bicubic_upsampling(demo, ground_truth, low_quality):
     [pair] = FaceFolder(demo).pairs("astronaut")
     face_lq, face_hq = stored(pair.lq), stored(pair.hq)
     [(top, left)] = places(low_quality, face_lq)
@@ -111,21 +114,26 @@ def test_face_is_where_the_astronauts_is(demo, low_quality):
         assert left <= x / 4 < left + face.shape[1]
 
 
-def test_summary_prints_the_quality_of_every_version(demo, tmp_path, capsys, ground_truth):
+def test_summary_prints_the_scores_of_every_version(demo, tmp_path, capsys, ground_truth):
     for level, name in enumerate(make_demo.RUNS.values()):
         noise = np.random.default_rng(level).normal(0, 4 + level, ground_truth.shape)
-        write_png(tmp_path / name / "astronaut.png",
-                  quantize((ground_truth / 255 + noise / 255).astype(np.float32)))
-    summarize(demo, tmp_path)
+        write_png(tmp_path / name / "astronaut.png", quantize((ground_truth / 255 + noise / 255).astype(np.float32)))
+    summarize(demo, tmp_path, lambda image, reference: np.abs(image - reference).mean())
     lines = capsys.readouterr().out.splitlines()
     for label, name in make_demo.RUNS.items():
-        [figures] = [line[len(label):].split() for line in lines if line.startswith(label + " ")]
+        [scores] = [line[len(label):].split() for line in lines if line.startswith(label + " ")]
         image = stored(tmp_path / name / "astronaut.png").astype(float)
         luma, true_luma = (np.rint(16 + one @ (65.481, 128.553, 24.966) / 255) for one in (image, ground_truth))
-        assert float(figures[0]) == pytest.approx(10 * np.log10(255**2 / ((luma - true_luma)**2).mean()), abs=0.006)
-        assert float(figures[2]) == pytest.approx(10 * np.log10(255**2 / ((image - ground_truth)**2).mean()), abs=0.006)
-        assert 0 < float(figures[3]) < float(figures[1]) < 1  # noise averages out in the luma
-    assert any(line.startswith("bicubic ") for line in lines)
-    assert any(line.startswith("restored ") for line in lines)
-    assert read_image(tmp_path / "comparison.png").pixels.shape[1] == 6 * 480 + 5 * 6
+        assert float(scores[0]) == pytest.approx(10 * np.log10(255**2 / ((luma - true_luma)**2).mean()), abs=0.006)
+        assert 0.5 < float(scores[1]) < 1
+        assert float(scores[2]) == pytest.approx(np.abs(image - ground_truth).mean() / 255, abs=6e-5)
+    assert sum(line.startswith("bicubic ") for line in lines) == 2  # the photo and its face
+    assert read_image(tmp_path / "comparison.png").pixels.shape[1] == 5 * 480 + 4 * 6
     assert read_image(tmp_path / "face.png").pixels.shape[1] == 3 * 480 + 2 * 6
+
+
+def test_a_face_of_another_photo_is_named(demo, tmp_path):
+    shutil.copytree(demo, tmp_path / "demo")
+    write_png(tmp_path / "demo" / "Face_LQ" / "astronaut_0.png", skimage.data.astronaut()[:20, :20])
+    with pytest.raises(UserError, match="Face_LQ"):
+        summarize(tmp_path / "demo", tmp_path, lambda image, reference: 0.0)
