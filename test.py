@@ -101,8 +101,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the tool and return the exit status."""
     args = parse_args(argv)
     index, count = args.shard
-    photos = list_photos(args.input_dir)[index::count]
-    faces = FaceFolder(args.face_dir) if args.fine_tune_num else None
+    every_photo = list_photos(args.input_dir)
+    photos = every_photo[index::count]
+    faces = FaceFolder(args.face_dir, {photo.stem for photo in every_photo}) if args.fine_tune_num else None
+    if faces and faces.unused:
+        print(f"note: {len(faces.unused)} images in {args.face_dir}/Face_LQ and Face_HQ belong to no photo and are not "
+              f"used, the first {shown_name(faces.unused[0])}", file=sys.stderr)
     if args.dry_run:
         return _list_plan(args, photos, faces)
     sources = (args.input_dir, args.face_dir / "Face_LQ", args.face_dir / "Face_HQ")

@@ -1,15 +1,15 @@
 """test.py, run from end to end on tiny networks and photos: what it writes."""
 
+import json
 
 import cv2
 import numpy as np
 import pytest
 
-import utils.inference.restoration
 import utils.weights.checkpoints
 from model.super_resolver import SuperResolver
 from tests.small_networks import small_generator, small_masknet
-from tests.workplace import Workplace, cli, picture, write
+from tests.workplace import ROOT, Workplace, cli, picture, write
 from utils.face.pairs import read_face
 from utils.face.patches import batch_patches, sample_patches
 from utils.image.io import quantize, read_image
@@ -41,38 +41,27 @@ def test_result_is_the_published_step_and_then_the_whole_photo(place):
     assert float(row["mask_mean"]) == pytest.approx(np.mean([batch.weights for batch in batches]), rel=1e-5)
 
 
-def test_a_photo_gives_the_same_file_alone_in_company_and_in_a_shard(place, tmp_path):
-    place.add_photo("middle.png", seed=2, faces=2)
+def test_a_result_depends_on_the_photo_and_the_seed_not_on_company_or_shard(place, tmp_path, monkeypatch):
+    calls, original = [], utils.weights.checkpoints.load_super_resolver
+    monkeypatch.setattr(utils.weights.checkpoints, "load_super_resolver",
+                        lambda *args, **kwargs: calls.append(args) or original(*args, **kwargs))
+    place.add_photo("middle.png", seed=2, faces=2, face_size=40)
     place.run(out=tmp_path / "alone")
+    place.run("--seed", "1", out=tmp_path / "seed")
     place.add_photo("after.png", seed=3, height=17, width=40)
     place.add_photo("zebra.jpg", seed=4, faces=0)
+    calls.clear()
     place.run(out=tmp_path / "together")
+    assert len(calls) == 1  # weights are read once for all photos
     for index in range(2):
         place.run("--shard", f"{index}/2", out=tmp_path / "shards")
     together = place.results(tmp_path / "together")
     assert sorted(together) == ["after.png", "middle.png", "zebra.png"]
     assert place.results(tmp_path / "shards") == together
     assert place.results(tmp_path / "alone")["middle.png"] == together["middle.png"]
+    assert place.results(tmp_path / "seed")["middle.png"] != together["middle.png"]
     rows = [place.report(f"report-{index}-of-2.csv", tmp_path / "shards") for index in range(2)]
     assert [sorted(part) for part in rows] == [["after.png", "zebra.jpg"], ["middle.png"]]
-
-
-def test_another_seed_gives_another_result(place, tmp_path):
-    place.add_photo("a.png", face_size=40)
-    place.run(out=tmp_path / "0")
-    place.run("--seed", "1", out=tmp_path / "1")
-    assert place.results(tmp_path / "0") != place.results(tmp_path / "1")
-
-
-def test_weights_are_read_once_for_all_photos(place, monkeypatch):
-    calls = []
-    original = utils.weights.checkpoints.load_super_resolver
-    monkeypatch.setattr(utils.weights.checkpoints, "load_super_resolver",
-                        lambda *args, **kwargs: calls.append(args) or original(*args, **kwargs))
-    for seed in range(3):
-        place.add_photo(f"{seed}.png", seed=seed)
-    assert place.run() == 0
-    assert len(calls) == 1
 
 
 def test_gray_alpha_and_16_bit_are_kept(place):
@@ -99,33 +88,29 @@ def test_tiles_agree_with_the_whole_away_from_their_seams(place, tmp_path):
     assert np.abs(whole - tiled).max() <= 2 / 255  # one block reaches about 25 pixels, less than half the overlap
 
 
-def test_photo_without_face_is_upscaled_unadapted_and_says_so(place, tmp_path):
-    place.add_photo("a.png", faces=0)
-    assert place.run() == 0
-    assert place.run("--fine_tune_num", "0", out=tmp_path / "plain") == 0
-    assert place.results() == place.results(tmp_path / "plain")
-    row = place.report()["a.png"]
-    assert row["status"] == "base"
-    assert "no face" in row["reason"]
-
-
-def test_no_face_skip_and_error(place, tmp_path, capsys):
-    place.add_photo("with.png")
-    place.add_photo("without.png", faces=0)
-    assert place.run("--no_face", "skip", out=tmp_path / "skip") == 0
-    assert place.report(out=tmp_path / "skip")["without.png"]["status"] == "skipped"
-    assert place.run("--no_face", "error", out=tmp_path / "error") == 2
-    assert place.report(out=tmp_path / "error")["without.png"]["status"] == "error"
-    assert "without.png" in capsys.readouterr().err
-    for name in ("skip", "error"):
-        assert sorted(place.results(tmp_path / name)) == ["with.png"]
-
-
-def test_faces_of_photo_10_are_not_faces_of_photo_1(place):
+def test_photos_without_a_face_are_upscaled_unadapted_left_out_or_count_as_failed(place, tmp_path, capsys):
     place.add_photo("1.png", faces=0)
-    place.add_photo("10.png", faces=3)
-    place.run()
-    assert {name: row["faces"] for name, row in place.report().items()} == {"1.png": "0", "10.png": "3"}
+    place.add_photo("10.png", faces=3)  # its faces are not those of 1.png
+    assert [place.run("--no_face", choice, out=tmp_path / choice) for choice in ("base", "skip", "error")] == [0, 0, 2]
+    rows = [place.report(out=tmp_path / choice)["1.png"] for choice in ("base", "skip", "error")]
+    assert [(row["status"], "no face" in row["reason"]) for row in rows] == [
+        ("base", True), ("skipped", True), ("error", True)]
+    assert "1.png" in capsys.readouterr().err
+    assert [sorted(place.results(tmp_path / choice)) for choice in ("skip", "error")] == [["10.png"]] * 2
+    assert place.report(out=tmp_path / "base")["10.png"]["faces"] == "3"
+    place.run("--fine_tune_num", "0", out=tmp_path / "plain")
+    assert place.results(tmp_path / "base")["1.png"] == place.results(tmp_path / "plain")["1.png"]
+
+
+def test_a_face_named_as_its_photo_is_taken_and_those_of_no_photo_are_counted(place, capsys):
+    place.add_photo("a.png", faces=0)
+    for name in ("a.png", "stranger_0.png"):
+        place.add_face(name)
+    assert place.run() == 0
+    assert place.report()["a.png"]["faces"] == "1"
+    [note] = [line for line in capsys.readouterr().err.splitlines() if "stranger_0.png" in line]
+    assert note.startswith("note: ")
+    assert "2 " in note
 
 
 def test_a_small_face_does_not_drop_the_ones_after_it(place):
@@ -138,12 +123,9 @@ def test_a_small_face_does_not_drop_the_ones_after_it(place):
 
 def test_backtracking_refuses_a_step_that_is_far_too_long(place, tmp_path):
     place.add_photo("a.png")
-    rate = ("--learning_rate", "1e4")
-    assert place.run("--safeguard", "backtrack", *rate, out=tmp_path / "safe") == 0
+    assert place.run("--safeguard", "backtrack", "--learning_rate", "1e4", out=tmp_path / "safe") == 0
     row = place.report(out=tmp_path / "safe")["a.png"]
-    assert (row["status"], row["learning_rates"]) == ("base", "0")
-    assert "took no step" in row["reason"]
-    assert row["loss_1"] == row["loss_0"]
+    assert (row["status"], row["learning_rates"], row["loss_1"]) == ("base", "0", row["loss_0"])
     place.run("--fine_tune_num", "0", out=tmp_path / "base")
     assert place.results(tmp_path / "safe") == place.results(tmp_path / "base")
 
@@ -160,15 +142,15 @@ def test_summary_counts_what_this_run_did(place, capsys):
 def test_dry_run_writes_nothing_and_lists_faults(place, capsys):
     place.add_photo("a.png", faces=2)
     assert place.run("--dry_run") == 0
-    assert "30x24" in (listed := capsys.readouterr().out)
+    listed = capsys.readouterr().out
+    assert "30x24" in listed
     assert "120x96" in listed
     (place.lq / "b.png").write_text("text")
     place.add_photo("c.png")
     place.add_face("c_0.png", size=18, hq_size=70)
     assert place.run("--dry_run") == 2
     listed = capsys.readouterr().out
-    assert "b.png" in listed
-    assert "must be exactly 4 times" in listed
+    assert [line.split()[0] for line in listed.splitlines() if "error: " in line] == ["b.png", "c.png"]
     assert "3 in all, 2 faulty" in listed
     assert not place.out.exists()
 
@@ -176,13 +158,12 @@ def test_dry_run_writes_nothing_and_lists_faults(place, capsys):
 def test_comparison_shows_the_three_versions(place, tmp_path):
     place.add_photo("a.png", height=40, width=40)
     write(place.root / "data" / "Face_LQ" / "a_0.png", cv2.imread(str(place.lq / "a.png"))[4:22, 6:24])
-    assert place.run("--save_comparison", "--learning_rate", "0.5") == 0
+    assert place.run("--save_comparison", "--learning_rate", "0.02") == 0
     shown = cv2.imread(str(place.out / "comparison" / "a.png"))
     panels = [shown[42:42 + 480, start:start + 480] for start in (0, 486, 972)]
     assert shown.shape[1] == 3 * 480 + 2 * 6
     place.run("--fine_tune_num", "0", out=tmp_path / "base")
-    photo = cv2.imread(str(place.lq / "a.png"))
-    versions = (cv2.resize(photo, (160, 160), interpolation=cv2.INTER_CUBIC),
+    versions = (cv2.resize(cv2.imread(str(place.lq / "a.png")), (160, 160), interpolation=cv2.INTER_CUBIC),
                 cv2.imread(str(tmp_path / "base" / "a.png")), cv2.imread(str(place.out / "a.png")))
     for panel, version in zip(panels, versions, strict=True):
         expected = cv2.resize(version, (480, 480), interpolation=cv2.INTER_NEAREST).astype(int)
@@ -195,5 +176,15 @@ def test_a_checkpoint_without_masknet_is_mentioned_once(place, capsys):
     for seed in range(3):
         place.add_photo(f"{seed}.png", seed=seed)
     assert place.run() == 0
-    assert capsys.readouterr().err.count("has no MaskNet") == 1
+    assert capsys.readouterr().err.count("MaskNet") == 1
     assert {row["mask_min"] for row in place.report().values()} == {"1"}
+
+
+def test_help_names_the_checkpoints_that_come_with_the_repository(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    shown = "".join(capsys.readouterr().out.split())
+    names = [entry["name"] for entry in json.loads((ROOT / "weights" / "manifest.json").read_text())["entries"]]
+    names = [name for name in names if name.startswith("metaf2n-")]
+    assert len(names) >= 2
+    assert all(f"`{name}`" in shown for name in names)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from tests.small_networks import small_generator, small_masknet
+from utils.console import run_cli
 from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -16,13 +18,25 @@ cli = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(cli)
 
 
+def fails(capsys, run, *, message):
+    """Check that a command ends with status 2 and one line on standard error, which holds `message`."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        run_cli(run)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
 def write(path, samples):
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), samples)
 
 
 def picture(seed, height, width, channels=3, dtype=np.uint8):
-    """Give smooth random samples, so that faces and photos look alike."""
+    """Return smooth random samples, so that faces and photos look alike."""
     noise = np.random.default_rng(seed).random((height // 4 + 2, width // 4 + 2, channels)).astype(np.float32)
     image = cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, channels)
     return (image * np.iinfo(dtype).max).astype(dtype)

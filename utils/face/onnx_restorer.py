@@ -74,9 +74,9 @@ class OnnxRestorer:
         def listed(values: list) -> str:
             return ", ".join(f"{value.name} {value.type} {value.shape}" for value in values)
 
-        return FatalError(f"{self._path} is no face restorer: it needs an input and an output [n, 3, s, s], n = 1 or any,"
-                          f" and at most one number besides. Received: inputs {listed(self._session.get_inputs())}; "
-                          f"outputs {listed(self._session.get_outputs())}{found}.")
+        return FatalError(f"{self._path} is no face restorer: that has an input and an output [n, 3, s, s], n = 1 or "
+                          f"any, and at most one number. Inputs: {listed(self._session.get_inputs())}; "
+                          f"outputs: {listed(self._session.get_outputs())}{found}.")
 
 
 def _is_faces(value) -> bool:
