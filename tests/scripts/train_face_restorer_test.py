@@ -72,14 +72,14 @@ def test_a_run_leaves_checkpoints_metrics_curves_and_its_configuration(place, ca
     assert read_image(place.folder() / "curves.png").pixels.std() > 0.05
     assert list((place.folder() / "tensorboard").iterdir())
     out = capsys.readouterr().out
-    assert "begins with random; 4 iterations of 2 parts of 64x64 pixels; loss: 1 * l1 + 0.5 * gradient + 0.1 * " in out
+    assert "loss.gradient=0.5" in out
     assert "trained at iteration 4. Write its weights for use with: python scripts/train_face_restorer.py" in out
 
 
 def test_stopping_and_going_on_equals_going_through_bit_for_bit(place, trained, capsys):
     place.run("--iterations", "2", data__face_record=trained.faces)
     place.main(*place.place(), "--iterations", "4")
-    assert "goes on from iteration 2; 4 iterations" in capsys.readouterr().out
+    assert "resumes at iteration 2, 4 iterations" in capsys.readouterr().out
     stopped, through = place.checkpoint(4), trained.checkpoint(4)
     assert_equal_states(through, stopped)
     assert any(name.endswith("/Adam_1") for name in stopped)

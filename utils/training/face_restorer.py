@@ -70,17 +70,6 @@ class RestorerRun(Run):
                     "sharpness of the restored relative to the truth": column("sharpness")}),
                 losses_panel(self.training, ("loss", "l1", "gradient", "frequency"))]
 
-    def describe(self) -> str:
-        """Say what the run does, in a few lines."""
-        config, trainer = self.config, self.trainer
-        begun = (f"goes on from iteration {trainer.iteration}" if trainer.iteration else
-                 f"begins with {config.optimization.init}")
-        terms = " + ".join(f"{getattr(config.loss, name):g} * {name}" for name in trainer.scalar_names[1:])
-        return "\n".join((
-            f"{self.folder} {begun}; {config.optimization.num_iterations} iterations of "
-            f"{config.optimization.batch_size} parts of {config.data.patch_size}x{config.data.patch_size} pixels; "
-            f"loss: {terms}", f"faces: {config.data.face_record}", *self.faults))
-
 
 def start_params(config: RestorerTrainingConfig, weights_dir: Path | None) -> dict[str, tf.Tensor]:
     """Draw the network; take the blocks of its coarsest scale from an RRDBNet, or all of it from a face restorer.

@@ -5,20 +5,20 @@ import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
 import tensorflow as tf
 
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, read_bytes
 from utils.tensorflow_setup import load_pyplot
 
 ITERATION = "iteration"
 
 
 class History:
-    """A CSV with a row per logged iteration, appended to as training goes."""
+    """A CSV with a row per logged iteration, appended to as training goes on."""
 
     def __init__(self, path: Path, columns: Sequence[str], *, until: int):
         """Open it.
@@ -33,9 +33,8 @@ class History:
         self.rows = [row for row in _read_rows(path) if row[ITERATION] <= until]
         self._columns = list(dict.fromkeys([ITERATION, *columns, *(name for row in self.rows for name in row)]))
         with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows({name: _text(value) for name, value in row.items()} for row in self.rows)
+            csv.writer(file).writerow(self._columns)
+            self._write(file, self.rows)
 
     def add(self, iteration: int, values: Mapping[str, float]) -> None:
         """Append a row.
@@ -43,38 +42,34 @@ class History:
         Raises:
             UserError: it cannot be written.
         """
-        row = {ITERATION: iteration, **values}
-        self.rows.append(row)
+        self.rows.append({ITERATION: iteration, **values})
         try:
             with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self._columns, restval="", extrasaction="ignore").writerow(
-                    {name: _text(value) for name, value in row.items()})
+                self._write(file, self.rows[-1:])
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror or error}. Check the free space.") from error
 
+    def _write(self, file: TextIO, rows: Sequence[Mapping[str, float]]) -> None:
+        csv.writer(file).writerows(
+            [value if isinstance(value := row.get(name, ""), int | str) else f"{value:.6g}" for name in self._columns]
+            for row in rows)
+
     def column(self, name: str) -> tuple[list[float], list[float]]:
         """Return the iterations that have a value of this name, and the values."""
-        found = [row for row in self.rows if row.get(name) is not None]
+        found = [row for row in self.rows if name in row]
         return [row[ITERATION] for row in found], [row[name] for row in found]
 
 
-def _text(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
-
-
 def _read_rows(path: Path) -> list[dict[str, float]]:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    except FileNotFoundError:
+    if not path.exists():
         return []
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
     rows = []
+    lines = read_bytes(path).decode(errors="replace").splitlines(keepends=True)
     for row in csv.DictReader(line for line in lines if line.endswith("\n")):
         try:
-            values = {name: float(value) for name, value in row.items() if value}
-            rows.append({**values, ITERATION: int(row[ITERATION])})
-        except (KeyError, TypeError, ValueError, AttributeError):  # not a row of ours
+            rows.append({ITERATION: int(row.pop(ITERATION)),
+                         **{name: float(value) for name, value in row.items() if value}})
+        except (KeyError, TypeError, ValueError):  # not a row of ours
             continue
     return rows
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from utils.data.tfrecords import ImageRecords
 from utils.errors import NotFiniteError, UserError
 from utils.files import atomic_path, remove_leftovers
-from utils.training.configuration import config_to_json
+from utils.training.configuration import config_to_json, differences
 from utils.training.log import EventWriter, History, Panel, plot_curves
 from utils.training.state import Checkpoints
 
@@ -21,7 +21,7 @@ class Run(abc.ABC):
     """Base class of the training programs' runs.
 
     A subclass sets `title` (of the progress bar), `main_loss` (the scalar shown beside the bar), `oom_hint` and
-    `not_finite_hint` (what to do when memory runs out or a value is not finite), and implements `describe`, `score` and
+    `not_finite_hint` (what to do when memory runs out or a value is not finite), and implements `score` and
     `panels`. The trainer has `iteration`, `config`, `variables` (for checkpoints), `compute(*batch) -> update` and
     `apply(update)`; an update has `summary() -> {name: float}` and `not_finite() -> [name]`.
     """
@@ -61,9 +61,14 @@ class Run(abc.ABC):
         self._waited = self._worked = 0.0  # seconds since the last log
         self._num_timed = 0
 
-    @abc.abstractmethod
     def describe(self) -> str:
-        """Describe the run in a few lines."""
+        """Describe the run in a few lines: where it begins, how it is set, which damage was found in the records."""
+        iteration, defaults = self.trainer.iteration, type(self.config)()
+        changed = [f"{key}={value}" for key, (_, value) in differences(defaults, self.config).items()]
+        begun = f"resumes at iteration {iteration}" if iteration else "begins"
+        return "\n".join((f"{self.folder}: {self.title} {begun}, {self.num_iterations} iterations",
+                          f"settings that differ from config.py: {', '.join(changed) or 'none'}",
+                          *(fault for records in self._records for fault in records.faults)))
 
     @abc.abstractmethod
     def score(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -147,11 +152,6 @@ class Run(abc.ABC):
     def num_skipped(self) -> int:
         """How many damaged images have been left out so far."""
         return sum(records.num_skipped for records in self._records)
-
-    @property
-    def faults(self) -> list[str]:
-        """Damage found when the records were opened, which will be left out."""
-        return [fault for records in self._records for fault in records.faults]
 
     def close(self) -> None:
         """Stop preparing data and finish the files."""

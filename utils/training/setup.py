@@ -60,18 +60,6 @@ class MetaRun(Run):
         """Return diagrams of the scores, of what adaptation gains, and of the losses."""
         return meta_panels(self.training, self.validation)
 
-    def describe(self) -> str:
-        """Describe the run in a few lines."""
-        config, trainer = self.config, self.trainer
-        begun = f"resumes at iteration {trainer.iteration}" if trainer.iteration else f"begins with {config.meta.init}"
-        weights = [f"{name}={value:g}" for name, value in vars(config.loss).items() if value and name != "teacher"]
-        return "\n".join((
-            f"{self.folder} {begun}: {config.meta.num_iterations} iterations of {config.meta.tasks_per_batch} tasks "
-            f"with {config.data.samples_per_task} samples on {trainer.strategy.num_replicas_in_sync} device(s)",
-            f"outer loss: {', '.join(weights)}",
-            f"faces: {config.data.restorer} of {config.data.face_record}; scenes: {config.data.scene_record}",
-            *self.faults))
-
 
 def meta_panels(training: History, validation: History) -> list[Panel]:
     """Return the diagrams of curves.png for meta-training."""

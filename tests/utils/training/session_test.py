@@ -116,9 +116,6 @@ class FitRun(Run):
     oom_hint = "Lower fit.num_values"
     not_finite_hint = "Lower fit.learning_rate"
 
-    def describe(self):
-        return f"{self.folder} fits {self.num_iterations} times"
-
     def score(self):
         return self._validator.evaluate(self.trainer.variables["number"])
 
