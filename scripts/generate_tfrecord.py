@@ -218,29 +218,27 @@ def write_sidecar(args: argparse.Namespace, sources: list[Source], notes: Counte
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Read records fully and print a line for each; return the exit status."""
+    """Read records fully and print a line for each, and for each problem; return the exit status."""
     start_tensorflow()
     sound = True
     for path in args.records:
         try:
-            summary, problems = verify_record(path, args.size)
-            print(f"{path}: {summary}", flush=True)
+            problems = verify_record(path, args.size)
         except UserError as error:
             problems = [str(error)]
-        for problem in problems:
-            print(f"error: {problem}", file=sys.stderr)
+        print(*(f"error: {problem}\n" for problem in problems), sep="", end="", file=sys.stderr)
         sound = sound and not problems
     return 0 if sound else EXIT_USER_ERROR
 
 
-def verify_record(path: Path, size: int | None) -> tuple[str, list[str]]:
-    """Read a record fully; return a summary and what is wrong with it.
+def verify_record(path: Path, size: int | None) -> list[str]:
+    """Read a record fully and print a summary; return what is wrong with it.
 
     Raises:
         UserError: it cannot be opened, or the file beside it cannot be read.
     """
     sidecar, num_bytes = sidecar_path(path), [file.stat().st_size for file in record_files(path)]
-    stated = None
+    problems, stated = [], None
     if sidecar.exists():
         try:
             content = json.loads(read_bytes(sidecar))
@@ -249,21 +247,19 @@ def verify_record(path: Path, size: int | None) -> tuple[str, list[str]]:
             raise UserError(f"{sidecar} was not written by this tool, or is damaged. Remove it to verify the record "
                             "alone.") from error
     records = ImageRecords(path, size, skip_corrupt=True)
-    damaged = []
     with Progress(len(records), description=path.name, unit="image") as progress:
         for index in range(len(records)):
             try:
                 records.read(index)
             except UserError as error:
-                damaged.append(str(error))
+                problems.append(str(error))
             progress.update()
-    summary = (f"{len(records) - len(damaged)} intact images of {records.size}x{records.size}, "
-               f"{sum(num_bytes) / 1e6:.1f} MB" + f" in {len(num_bytes)} files" * (len(num_bytes) > 1))
-    problems = [*records.faults, *damaged]
+    print(f"{path}: {len(records) - len(problems)} intact images of {records.size}x{records.size}, "
+          f"{sum(num_bytes) / 1e6:.1f} MB", flush=True)
     if stated not in (None, (len(records), num_bytes)):
         problems.append(f"{path} has {len(records)} images in {num_bytes} bytes; {sidecar} states {stated[0]} in "
                         f"{stated[1]}. Fetch or make both again.")
-    return summary + f", as {sidecar.name} states" * bool(stated and not problems), problems
+    return [*records.faults, *problems]
 
 
 def main(argv: list[str] | None = None) -> int:

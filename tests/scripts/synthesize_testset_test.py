@@ -154,7 +154,7 @@ def test_existing_results_are_left_out_on_demand_and_not_mixed_with_others(place
     assert (place.out / "LQ" / "a.png").stat().st_mtime_ns == kept
     assert place.results() == complete
     assert place.degradations() == content
-    assert "2 there already, 1 done" in capsys.readouterr().out
+    assert "2 existing, 1 done" in capsys.readouterr().out
     assert {row["status"] for row in place.report().values()} == {"done"}
 
 

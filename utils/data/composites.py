@@ -48,13 +48,7 @@ class Composite(NamedTuple):
 def cut_out(portrait: np.ndarray, face: np.ndarray, *, face_width: float = CUT_FACE_WIDTH) -> Person:
     """Cut a person out of a portrait with a plain or smooth background (GrabCut, Rother et al., 2004).
 
-    Args:
-        portrait: one person, whose shoulders reach the lower edge.
-        face: box of the face.
-        face_width: pixels to which a wider face is downscaled first.
-
-    Returns:
-        The part of the portrait that holds the person.
+    The shoulders reach the lower edge of the portrait. A face wider than `face_width` pixels is downscaled to it first.
 
     Raises:
         ValueError: the face is narrower than any in a composite, or the head is incomplete.
@@ -83,12 +77,7 @@ def cut_out(portrait: np.ndarray, face: np.ndarray, *, face_width: float = CUT_F
 
 
 def cut_portrait(path: Path, detect: Detector, *, face_width: float = CUT_FACE_WIDTH) -> tuple[Person, np.ndarray]:
-    """Cut the person with the most confident face out of a portrait.
-
-    Args:
-        path: the portrait.
-        detect: the face detector.
-        face_width: as for `cut_out`.
+    """Cut the person with the most confident face out of a portrait, as `cut_out`.
 
     Returns:
         The person, and the landmarks [5, 2] of the face in the person's image.
@@ -157,11 +146,8 @@ def _largest_component(inside: np.ndarray) -> np.ndarray:
 def put_before(person: Person, scene: np.ndarray, margin: int, rng: np.random.Generator) -> np.ndarray:
     """Put a person in front of a random crop of a scene, flipped in half of the cases.
 
-    Args:
-        person: the shoulders are replicated downwards.
-        scene: resized to fill the image, and by up to 1.4 times more.
-        margin: pixels to add on every side.
-        rng: source of all draws.
+    The scene is resized to fill the image, and by up to 1.4 times more. `margin` pixels are added on every side; below,
+    the shoulders are replicated.
 
     Returns:
         [h + 2 * margin, w + 2 * margin, 3] uint8: the person's first pixel is at (`margin`, `margin`).
@@ -190,10 +176,7 @@ def draw_number(width: int, rng: np.random.Generator) -> int:
 def compose(scene: np.ndarray, people: Sequence[Person], rng: np.random.Generator) -> Composite:
     """Place people side by side at the lower edge of a scene, with random sizes and positions.
 
-    Args:
-        scene: cropped at the right and bottom so that 4 divides its sides.
-        people: from left to right, at least one.
-        rng: source of all draws.
+    The scene is cropped at the right and bottom so that 4 divides its sides.
 
     Raises:
         ValueError: the scene is too narrow for one person, or too low.

@@ -134,15 +134,7 @@ def _sample_stage_noise(rng: np.random.Generator, drawn: StageDegradation, stage
 
 
 def degrade(image: np.ndarray, degradation: Degradation, noise: NoiseDraw) -> np.ndarray:
-    """Degrade an image and downscale it by 4.
-
-    Args:
-        image: [h, w, 3] float32 RGB in [0, 1], sides divisible by 4.
-        degradation: of the task.
-        noise: of this image.
-
-    Returns:
-        [h/4, w/4, 3] uint8 RGB; quantisation is the last step of the method.
+    """Degrade an image, float32 RGB [h, w, 3] in [0, 1], and downscale it by 4: uint8 RGB [h/4, w/4, 3].
 
     Raises:
         ValueError: a side is not divisible by 4.

@@ -63,14 +63,11 @@ class Images(NamedTuple):
 def divide_record(path: str, validation_path: str, size: int, data: Any) -> tuple[Images, Images]:
     """Open a record; return its images for training, and those for validation.
 
-    Args:
-        path: the record.
-        validation_path: the record for validation; empty: the last images of `path`.
-        size: side of the images in pixels.
-        data: settings with `num_validation` and `skip_corrupt`, as `config.DataConfig`.
+    Validation images are those of `validation_path` or, if that is empty, the last `data.num_validation` of `path`.
+    `size` is the side of the images in pixels, `data` as `config.DataConfig`.
 
     Raises:
-        UserError: one is missing, damaged, of another image size, or has too few images to divide.
+        UserError: a record is missing, damaged, of another image size, or has too few images to divide.
     """
     records = ImageRecords(path, size, skip_corrupt=data.skip_corrupt)
     if validation_path:
@@ -88,13 +85,10 @@ def _order(count: int, seed: tuple[int, ...]) -> np.ndarray:
 
 
 def prefetch(function: Callable[[int], Item], start: int, *, num_workers: int, num_ahead: int = 0) -> Iterator[Item]:
-    """Yield `function(start)`, `function(start + 1)`, ..., computed in advance; re-raises worker exceptions.
+    """Yield `function(start)`, `function(start + 1)`, ..., computed in threads; re-raises worker exceptions.
 
-    Args:
-        function: called in other threads.
-        start: number of the first call.
-        num_workers: threads; 0: as many as there are cores. With 1, calls are in order and never overlap.
-        num_ahead: calls to compute in advance; 0: two for each thread.
+    `num_workers` 0: as many threads as cores; 1: calls are in order and never overlap. At most `num_ahead` results wait
+    (0: two for each thread).
     """
     num_workers = num_workers or os.cpu_count()
     pool = ThreadPoolExecutor(num_workers)
@@ -118,26 +112,14 @@ class TaskSource:
     """Draws tasks from records of faces and of scenes."""
 
     def __init__(self, faces: Images, scenes: Images, config: TrainingConfig, restore: Restorer | None):
-        """Set up.
-
-        Args:
-            faces: whole faces.
-            scenes: crops of photographs.
-            config: sizes, degradation, seed.
-            restore: the face restorer; None: the ground truth replaces restored faces.
-        """
+        """Set up. `restore`: the face restorer; None: the ground truth replaces restored faces."""
         self.faces, self.scenes, self.config = faces, scenes, config
         self._restore = restore
 
     def batches(self, start: int, tasks: range) -> Iterator[Task]:
         """Return an endless iterator of meta-batches from iteration `start` on, prefetched in other threads.
 
-        Args:
-            start: iteration.
-            tasks: which tasks of each meta-batch; consecutive numbers.
-
-        Returns:
-            `Task`s of float32 arrays, whose first axis is that of the tasks.
+        `tasks` are consecutive numbers: the tasks of each meta-batch to make, along the first axis of the arrays.
         """
         def degraded_task(number: int) -> Degraded:
             iteration, place = divmod(number, len(tasks))
@@ -162,13 +144,7 @@ class TaskSource:
         return degrade_together(faces, scenes, self.config, rng, sharpen=True)
 
     def finished(self, iteration: int, tasks: range, images: Degraded) -> Task:
-        """Restore the faces of a meta-batch in one batch, and crop and flip the samples.
-
-        Args:
-            iteration: of the meta-batch.
-            tasks: the numbers of its tasks.
-            images: those of these tasks, stacked.
-        """
+        """Restore the faces of a meta-batch in one batch, and crop and flip the samples; `images` are stacked tasks."""
         restored = restore_faces(self._restore, images)
         samples = []
         for row, task in enumerate(tasks):
@@ -193,14 +169,9 @@ class TaskSource:
 
 def degrade_together(faces: list[np.ndarray], scenes: list[np.ndarray], config: TrainingConfig,
                      rng: np.random.Generator, *, sharpen: bool) -> Degraded:
-    """Draw one degradation, and degrade faces and scenes by it, each with its own noise.
+    """Draw one degradation, and degrade faces and scenes, uint8 RGB [h, w, 3], by it, each with its own noise.
 
-    Args:
-        faces: uint8 RGB [h, w, 3] each, all of one size.
-        scenes: likewise.
-        config: its `degradation` is drawn from.
-        rng: source of all draws.
-        sharpen: sharpen the scenes first, as training does.
+    `sharpen`: sharpen the scenes first, as training does.
     """
     degradation = sample_degradation(rng, config.degradation)
     face_lq = [_degrade(to_float(face), degradation, rng, config) for face in faces]

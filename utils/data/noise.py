@@ -38,14 +38,9 @@ class Tone:
 
 
 def add_noise(rng: np.random.Generator, image: np.ndarray, kind: str, strength: float, *, gray: bool) -> np.ndarray:
-    """Add noise and clip to [0, 1].
+    """Add noise of a kind of `NOISE_TYPES` and clip to [0, 1]; the image itself may exceed that range.
 
-    Args:
-        rng: source of the noise.
-        image: values outside [0, 1] are allowed.
-        kind: `gaussian` or `poisson`.
-        strength: sigma in range 255, or the scale of Poisson noise.
-        gray: the same noise in all channels.
+    `strength`: sigma in range 255, or the scale of Poisson noise. `gray`: the same noise in all channels.
     """
     make = gaussian_noise if kind == "gaussian" else poisson_noise
     noisy = image + make(rng, image, strength, gray=gray)

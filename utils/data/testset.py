@@ -64,7 +64,7 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
         num_workers: photos at a time; 0: as many as there are cores.
 
     Returns:
-        The number of photos by outcome: `there already`, `done`, `error`.
+        The number of photos by outcome: `existing`, `done`, `error`.
 
     Raises:
         UserError: nothing was done, for a reason that concerns all photos.
@@ -86,7 +86,7 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
         earlier_settings, earlier = read_degradations(record)
         require(earlier_settings == settings, f"{record} must have the settings of this run; else give --overwrite or "
                 "another --output_dir", to_plain(earlier_settings))
-        entries.update({photo.stem: earlier[photo.stem] for photo in finished if photo.stem in earlier})
+        entries = {**entries, **earlier}
     entries = {photo.stem: entries[photo.stem] for photo in photos if photo.stem in entries}
     _write_degradations(record, settings, entries)  # before the photos, so that an interrupted run leaves it too
     run = partial(_process, output_dir=output_dir, settings=settings, entries=entries, source=source or record)
@@ -95,7 +95,7 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
         failed = _process_all(sorted(set(photos) - set(finished)), run, report, num_workers)
     if failed:
         _write_degradations(record, settings, {stem: steps for stem, steps in entries.items() if stem not in failed})
-    return {"there already": len(finished), "done": len(photos) - len(finished) - len(failed), "error": len(failed)}
+    return {"existing": len(finished), "done": len(photos) - len(finished) - len(failed), "error": len(failed)}
 
 
 def _process_all(photos: list[Path], run: Callable[[Path], dict], report: Report, num_workers: int) -> set[str]:

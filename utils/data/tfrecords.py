@@ -96,13 +96,12 @@ class ImageRecords:
         """Open a record and check its first image.
 
         Args:
-            path: the file or, if it does not exist, the name of the shards without `-00000-of-00008`.
+            path: as for `record_files`.
             size: side of the images in pixels; None: that of the first image.
             skip_corrupt: leave out a truncated last image, and let `read_or_next` leave out damaged ones.
 
         Raises:
-            UserError: a file is missing, no TFRecord, truncated (without `skip_corrupt`), or holds images of another
-                size.
+            UserError: a file is missing, no TFRecord, truncated (without `skip_corrupt`), or of another image size.
         """
         self.path, self.size, self._skip_corrupt = Path(path), size, skip_corrupt
         self._files = record_files(self.path)
@@ -149,14 +148,12 @@ class ImageRecords:
         return samples.reshape(side, side, 3).copy()  # a view of bytes is read-only
 
     def read_or_next(self, index: int, *, within: range | None = None) -> np.ndarray:
-        """Read image `index`; with `skip_corrupt`, in place of a damaged one the next that is intact.
+        """Read image `index`; with `skip_corrupt`, instead of a damaged one the next intact one.
 
-        Args:
-            index: in `within`.
-            within: the consecutive images that may be taken; after the last one comes the first. None: all.
+        That is searched cyclically in the range `within`; None: in all images.
 
         Raises:
-            UserError: as for `read`; with `skip_corrupt` also when no image there is intact.
+            UserError: as for `read`; with `skip_corrupt` also when no image in the range is intact.
         """
         within = range(len(self)) if within is None else within
         for step in range(len(within)):
@@ -174,17 +171,9 @@ class ImageRecords:
 
 def write_image_records(path: Path | str, images: Iterable[np.ndarray], size: int, *,
                         shuffle_seed: int | None = None) -> int:
-    """Write images as a record of one file, atomically.
+    """Write images, uint8 RGB [size, size, 3], as a record of one file, atomically; return their number.
 
-    Args:
-        path: the file.
-        images: uint8 RGB [size, size, 3] each. Consumed one by one.
-        size: side of the images in pixels.
-        shuffle_seed: of the order; None keeps that of `images`. A shuffled record needs its size twice on the disk
-            while it is written.
-
-    Returns:
-        The number of images.
+    With a `shuffle_seed` their order is random, and the record takes its size twice on the disk while it is written.
 
     Raises:
         UserError: there is no image, or the file cannot be written.
