@@ -37,8 +37,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        help="folder that holds Face_LQ/ and Face_HQ/")
     files.add_argument("--output_dir", type=Path, default="./datasets/RealFaces200/Res", help="folder of the results")
     files.add_argument("--model_dir", default="./pretrained_models/model-new",
-                       help="checkpoint: a TF1 name-based prefix, a folder with one, a .npz, a .pth, an ncnn .bin, or "
-                            "a name: `metaf2n-x4plus`, `metaf2n-small`, `realesrgan`")
+                       help="checkpoint: a TF1 name-based prefix, a folder with one, a file of weights (.npz, .pth, "
+                            ".safetensors, ncnn's .bin), or a name: `metaf2n-x4plus`, `metaf2n-small`, `realesrgan`")
+    files.add_argument("--weights_key", metavar="NAME", help="the entry of a PyTorch file that holds the weights, when "
+                       "it has several")
     files.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     files.add_argument("--overwrite", action="store_true", help="replace results that are there")
     files.add_argument("--skip_existing", action="store_true", help="leave out photos whose result is there")
@@ -200,7 +202,7 @@ def _build(args: argparse.Namespace, faces: FaceFolder | None):
     from utils.inference.restoration import PhotoPipeline, PipelineSettings
     from utils.weights.checkpoints import load_super_resolver
 
-    weights = load_super_resolver(args.model_dir, weights_dir=args.weights_dir)
+    weights = load_super_resolver(args.model_dir, weights_dir=args.weights_dir, key=args.weights_key)
     notes = {
         f"no GPU for --gpu {args.gpu}: running on the CPU": args.gpu not in (None, "-1") and not gpus,
         "this CPU has no bfloat16 arithmetic: float32 is faster":

@@ -134,7 +134,7 @@ def gpen_params_from_torch(state: Mapping[str, np.ndarray]) -> dict[str, tf.Tens
     """Make parameters of a published state dict, and fold into them every factor that is constant.
 
     Args:
-        state: name -> array, as from `utils.weights.torch_files.load_state_dict`.
+        state: name -> array, as from `utils.weights.state_dicts.load_state_dict`.
 
     Returns:
         Parameters as `gpen` takes them, float32.

@@ -95,7 +95,7 @@ def inception_params_from_torch(state: Mapping[str, np.ndarray]) -> dict[str, tf
     """Fold the arrays of the published file into parameters.
 
     Args:
-        state: as `utils.weights.torch_files.load_state_dict` returns it; counters (`num_batches_tracked`) are ignored,
+        state: as `utils.weights.state_dicts.load_state_dict` returns it; counters (`num_batches_tracked`) are ignored,
             and the classifier (`fc`) is looked at to tell the file from those of other Inceptions.
 
     Raises:

@@ -82,7 +82,7 @@ def retinaface_params_from_torch(state: Mapping[str, np.ndarray]) -> dict[str, t
     """Fold the arrays of the published file into parameters.
 
     Args:
-        state: as from `utils.weights.torch_files.load_state_dict`; counters (`num_batches_tracked`) are ignored.
+        state: as from `utils.weights.state_dicts.load_state_dict`; counters (`num_batches_tracked`) are ignored.
 
     Raises:
         ValueError: in one line, which names are missing, unknown or of another shape.

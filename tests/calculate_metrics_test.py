@@ -17,7 +17,7 @@ import utils.metrics.network_metrics
 import utils.metrics.suite
 import utils.weights.manifest
 from tests.reference_weights import reference_alexnet_state
-from tests.utils.metrics.lpips_test import write_state
+from tests.torch_file_writers import write_state
 from utils.console import run_cli
 from utils.errors import UserError
 from utils.image.io import read_image, write_png

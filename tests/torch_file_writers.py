@@ -49,3 +49,14 @@ def write_legacy(path: Path, code: bytes, storages=None, keys=None, counts=None)
         data += int((counts or {}).get(key, len(numbers) // 4)).to_bytes(8, "little", signed=True) + numbers
     path.write_bytes(data)
     return path
+
+
+def write_state(path: Path, state: dict[str, np.ndarray]) -> Path:
+    """Write float32 arrays as PyTorch would: name -> array."""
+    tensors, storages = {}, {}
+    for key, (name, value) in enumerate(state.items()):
+        value = np.ascontiguousarray(value, np.float32)
+        strides = tuple(stride // value.itemsize for stride in value.strides)
+        tensors[name] = tensor_code(storage_code(value.size, key=str(key)), 0, value.shape, strides)
+        storages[str(key)] = value.tobytes()
+    return write_zip(path, dict_code(**tensors), storages)

@@ -1,7 +1,6 @@
 """The tool: values in both formats, what it prints, and errors of one line."""
 
 import hashlib
-import math
 import sys
 from pathlib import Path
 
@@ -10,12 +9,10 @@ import pytest
 import tensorflow as tf
 
 from scripts.export_checkpoint import main
-from tests.reference_weights import reference_generator
 from tests.small_networks import small_generator, small_masknet
 from tests.workplace import Workplace
 from utils.console import run_cli
 from utils.errors import UserError
-from utils.weights import manifest as weights
 from utils.weights.checkpoints import (
     checkpoint_tensors,
     load_super_resolver,
@@ -23,7 +20,7 @@ from utils.weights.checkpoints import (
     save_super_resolver,
     write_tf1_checkpoint,
 )
-from utils.weights.manifest import Entry, Variant, WeightFile, sha256_of
+from utils.weights.manifest import sha256_of
 
 PYTORCH = Path(__file__).parents[1] / "data" / "torch" / "rrdbnet.pth"
 TENSORS = checkpoint_tensors(small_generator(), small_masknet())
@@ -62,10 +59,8 @@ def test_a_checkpoint_becomes_an_npz_rounded_to_float16(model, tmp_path, capsys)
     with np.load(output) as file:
         assert_equal(dict(file), {name: value.astype(np.float16) for name, value in TENSORS.items()})
     shown = capsys.readouterr()
-    assert shown.out == (
-        f"wrote {output}: 1 block, {NUM_GENERATOR + 225_665:,} parameters ({NUM_GENERATOR:,} of the generator, "
-        f"225,665 of MaskNet), {output.stat().st_size / 2**20:.2f} MiB\n"
-        f"sha256: {hashlib.sha256(output.read_bytes()).hexdigest()}\n")
+    for part in (str(output), f"{NUM_GENERATOR:,}", "225,665", hashlib.sha256(output.read_bytes()).hexdigest()):
+        assert part in shown.out
     assert shown.err == ""
 
 
@@ -83,24 +78,7 @@ def test_an_export_in_the_originals_format_holds_the_networks_bit_for_bit_and_no
         "model.v2.data-00000-of-00001", "model.v2.index"]
     assert_equal(read_tf1_checkpoint(tmp_path / "out" / "model.v2"), TENSORS)
     assert {name for name, _ in tf.train.list_variables(str(tmp_path / "out" / "model.v2"))} == set(TENSORS)
-    size = sum(file.stat().st_size for file in (tmp_path / "out").iterdir()) / 2**20
-    shown = capsys.readouterr().out
-    assert shown.startswith(f"wrote {tmp_path / 'out' / 'model.v2'}: 1 block, ")
-    assert shown.endswith(f", {size:.2f} MiB\n")
-    assert "sha256" not in shown
-
-
-def test_an_npz_becomes_a_checkpoint_of_its_rounded_values_by_name_too(model, tmp_path, monkeypatch):
-    export(model, tmp_path / "own" / "metaf2n-small.npz")
-    file = WeightFile("metaf2n-small.npz", None, sha256_of(tmp_path / "own" / "metaf2n-small.npz"))
-    entry = Entry("metaf2n-small", "small", "MIT", (), (Variant("", (file,), ()),), folder="own", in_repository=True)
-    monkeypatch.setattr(weights, "REPOSITORY", tmp_path)
-    monkeypatch.setattr(weights, "load_manifest", lambda: {"metaf2n-small": entry})
-    monkeypatch.chdir(tmp_path)
-    rounded = {name: value.astype(np.float16).astype(np.float32) for name, value in TENSORS.items()}
-    for source in ("own/metaf2n-small.npz", "metaf2n-small"):
-        export(source, tmp_path / "model", "--overwrite")
-        assert_equal(read_tf1_checkpoint(tmp_path / "model"), rounded)
+    assert str(tmp_path / "out" / "model.v2") in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("output", ["x.npz", "model"])
@@ -111,17 +89,16 @@ def test_weights_without_masknet_are_exported_without_and_with_a_note(tmp_path, 
     for name, value in expected.generator.items():
         np.testing.assert_array_equal(found.generator[name],
                                       value.astype(np.float16 if output.endswith(".npz") else np.float32))
-    shown = capsys.readouterr()
-    assert ", 0 of MaskNet)" in shown.out
-    assert f"note: {PYTORCH} has no MaskNet, so the export has none\n" in shown.err
-    assert "note: these weights are not meta-trained; test.py will not say so of the export\n" in shown.err
+    notes = capsys.readouterr().err
+    assert f"{PYTORCH} has no MaskNet" in notes
+    assert "not meta-trained" in notes
 
 
 @pytest.mark.parametrize(("output", "there"), [
     ("x.npz", "x.npz"), ("model", "model.index"), ("model", "model.data-00000-of-00001")])
 def test_what_is_there_is_replaced_only_when_asked_to(model, tmp_path, output, there):
     (tmp_path / there).write_bytes(b"mine")
-    fails(rf"^{tmp_path / there} is there already\. Give --overwrite or another --output\.$", model, tmp_path / output)
+    fails(f"{tmp_path / there} .*--overwrite", model, tmp_path / output)
     assert (tmp_path / there).read_bytes() == b"mine"
     export(model, tmp_path / output, "--overwrite")
     assert load_super_resolver(str(tmp_path / output)).mask.keys() == small_masknet().keys()
@@ -136,6 +113,12 @@ def test_test_py_adapts_with_an_export_as_with_the_rounded_checkpoint(tmp_path):
         assert place.run("--model_dir", str(tmp_path / name), out=tmp_path / "out" / name) == 0
     assert place.report(out=tmp_path / "out" / "x.npz")["a.png"]["status"] == "adapted"
     assert place.results(tmp_path / "out" / "x.npz") == place.results(tmp_path / "out" / "rounded") != {}
+
+
+def test_an_entry_of_a_pytorch_file_is_chosen_by_its_name(tmp_path):
+    file = PYTORCH.parent / "checkpoint.pth"  # of another network: the error names the array of the chosen entry
+    fails("extra: w", file, tmp_path / "x.npz", "--weights_key", "params")
+    fails("'g'.*params, params_ema", file, tmp_path / "x.npz", "--weights_key", "g")
 
 
 def test_a_failed_export_leaves_nothing(model, tmp_path):
@@ -153,45 +136,7 @@ def test_a_failed_export_leaves_nothing(model, tmp_path):
 @pytest.mark.parametrize("output", ["x.pth", "model.index", "model.data-00000-of-00001", "x.bin", ".", "run"])
 def test_an_output_that_test_py_would_take_for_something_else_is_refused(model, tmp_path, monkeypatch, output):
     monkeypatch.chdir(tmp_path)
-    fails(rf"^--output is a file that ends in \.npz, or the prefix of a .* Received: {output}\.$", model, output)
-
-
-def test_fewer_bits_of_mantissa_make_a_smaller_file_that_test_py_reads(model, tmp_path):
-    export(model, tmp_path / "all.npz")
-    export(model, tmp_path / "some.npz", "--mantissa_bits", 7)
-    assert (tmp_path / "some.npz").stat().st_size < 0.85 * (tmp_path / "all.npz").stat().st_size
-    whole, rounded = (load_super_resolver(str(tmp_path / name)) for name in ("all.npz", "some.npz"))
-    for name, value in whole.generator.items():
-        np.testing.assert_allclose(rounded.generator[name], value, rtol=2**-8, atol=2**-18)
-    assert any((rounded.mask[name] != value).any() for name, value in whole.mask.items())
-
-
-@pytest.mark.parametrize(("bits", "output", "match"), [
-    (3, "x.npz", "must be from 4 to 10. Received: 3"), (11, "x.npz", "must be from 4 to 10"),
-    (7, "x", "a checkpoint is float32")])
-def test_bits_that_no_file_can_have_are_refused(model, tmp_path, bits, output, match):
-    fails(match, model, tmp_path / output, "--mantissa_bits", bits)
-
-
-def test_a_difference_from_the_base_is_written_and_how_far_it_was_rounded_is_said(tmp_path, monkeypatch, capsys):
-    base = reference_generator(num_blocks=1, num_features=32, growth=16)
-    random = np.random.default_rng(0)
-    tuned = {name: value + random.normal(0, 0.01, value.shape).astype(np.float32) for name, value in base.items()}
-    save_super_resolver(tmp_path / "weights" / "base.npz", base)
-    entry = Entry("realesrgan", "base", "BSD", (), (Variant("", (WeightFile("base.npz", None, ""),), ()),), ("x",))
-    monkeypatch.setattr(weights, "load_manifest", lambda: {"realesrgan": entry})
-    write_tf1_checkpoint(tmp_path / "tuned", checkpoint_tensors(tuned, small_masknet()))
-    there = ("--weights_dir", tmp_path / "weights")
-    export(tmp_path / "tuned", tmp_path / "x.npz", "--difference_from", "realesrgan", "--mantissa_bits", 8, *there)
-    found = load_super_resolver(str(tmp_path / "x.npz"), weights_dir=tmp_path / "weights").generator
-    moved, learnt = (math.sqrt(sum(((one[name] - other[name])**2).sum() for name in base))
-                     for one, other in ((found, tuned), (tuned, base)))
-    assert f"a difference from realesrgan: rounding moved the generator by {moved / learnt:.0%} of" in (
-        capsys.readouterr().out)
-    assert 0.45 < moved / learnt < 0.55  # the root of 0.3, and less for the small kernels
-    fails("--difference_from is for a .npz", tmp_path / "tuned", tmp_path / "y", "--difference_from", "realesrgan")
-    fails("from realesrgan or realesrgan-anime. Received: gpen", tmp_path / "tuned", tmp_path / "y.npz",
-          "--difference_from", "gpen", *there)
+    fails(f"--output .*{output}", model, output)
 
 
 def test_a_mistake_is_one_line_and_status_2(model, tmp_path, monkeypatch, capsys):

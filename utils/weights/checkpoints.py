@@ -1,12 +1,12 @@
-"""Model weights for the super-resolver, from every format they come in.
+"""Weights of the super-resolver, from every format they come in; files are recognised by their content.
 
 TF1 name-based checkpoints (`PREFIX.index`, `PREFIX.data-00000-of-00001`) are what the original code writes and reads:
 generator parameters are called `MODEL/...` there, MaskNet's `Mask/...`; optimiser slots and the discriminator's
-variables beside them are left alone. Our own .npz (float16) holds the same names, and nothing but the networks; or, far
-smaller, the generator's difference from Real-ESRGAN's weights (`utils.weights.ternary`), which must then be there
-too.
+variables are ignored. Our own .npz (float16) holds the same names of the networks alone; or, instead of the
+generator, its difference from Real-ESRGAN's weights (`utils.weights.ternary`), which are then needed, too.
 """
 
+import difflib
 import math
 import os
 import re
@@ -24,11 +24,11 @@ from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_architecture
 from utils.errors import UserError, printable
 from utils.files import is_utf8, literal_prefix
-from utils.weights.manifest import find_weights
-from utils.weights.ncnn import rrdbnet_state_from_ncnn
-from utils.weights.npz import MANTISSA, Shapes, not_finite, one_line, read_npz_weights, write_npz_weights
-from utils.weights.ternary import ARRAYS, decode_difference, encode_difference
-from utils.weights.torch_files import load_state_dict
+from utils.weights.manifest import find_weights, load_manifest
+from utils.weights.ncnn import is_ncnn_param, rrdbnet_state_from_ncnn
+from utils.weights.npz import Shapes, is_npz, not_finite, one_line, read_npz_weights, write_npz_weights
+from utils.weights.state_dicts import load_state_dict
+from utils.weights.ternary import ARRAYS, decode_difference
 
 GENERATOR_SCOPE = "MODEL/"
 MASK_SCOPE = "Mask/"
@@ -36,13 +36,21 @@ DISCRIMINATOR_SCOPE = "Discriminator/"
 BASE_SCOPE = "BASE/"  # in our .npz, before the name of the weights from which it is the difference
 DIFFERENCE_FORMAT = np.uint8(1)
 OPTIMIZER_SLOTS = ("/Adam", "/Adam_1")
+CHECKPOINT_ENDINGS = (".index", ".data-00000-of-00001", ".meta")
 REALESRGAN = "realesrgan"
 BASES = (REALESRGAN, f"{REALESRGAN}-anime")  # names in the weights manifest
 OWN_DIFFERENCE = "metaf2n-x4plus"  # this repository's checkpoint that is a difference from Real-ESRGAN's weights
-NAMES = (REALESRGAN, "metaf2n")  # what the names of super-resolvers in the weights manifest begin with
+SUPER_RESOLVERS = (REALESRGAN, "metaf2n")  # beginnings of the names of super-resolvers in the weights manifest
 WHERE_TO_GET_ONE = ("Put a MetaF2N checkpoint there (pretrained_models/README.md says where they are), or give "
                     "`metaf2n-small` or `metaf2n-x4plus` (needs `realesrgan`) of this repository, or `realesrgan` "
                     "for Real-ESRGAN's weights, which are not meta-trained.")
+# names of RRDBNet in files of ESRGAN, and of BSRGAN and the first BasicSR, as patterns of today's
+OLDER_NAMES = [(re.compile(pattern), name) for pattern, name in (
+    (r"^model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.", r"body.\1.rdb\2.conv\3."),
+    (r"^model\.1\.sub\.\d+\.", "conv_body."), (r"^model\.0\.", "conv_first."), (r"^model\.3\.", "conv_up1."),
+    (r"^model\.6\.", "conv_up2."), (r"^model\.8\.", "conv_hr."), (r"^model\.10\.", "conv_last."),
+    (r"^RRDB_trunk\.(\d+)\.RDB(\d)\.", r"body.\1.rdb\2."), (r"^trunk_conv\.", "conv_body."),
+    (r"^upconv(\d)\.", r"conv_up\1."), (r"^HRconv\.", "conv_hr."))]
 Item = TypeVar("Item")
 
 
@@ -59,73 +67,56 @@ class SuperResolverWeights(NamedTuple):
     meta_trained: bool
 
 
-def load_super_resolver(path: str, *, weights_dir: Path | str | None = None) -> SuperResolverWeights:
+def load_super_resolver(path: str, *, weights_dir: Path | str | None = None,
+                        key: str | None = None) -> SuperResolverWeights:
     """Load what `--model_dir` names.
 
     Args:
-        path: the prefix of a TF1 name-based checkpoint (with or without `.index`), a folder that holds one, a `.npz`
-            that `save_super_resolver` wrote, a `.pth` file or an ncnn `.bin`/`.param` pair of an RRDBNet, or a name of
-            the weights manifest such as `metaf2n-small` or `realesrgan`.
+        path: the prefix of a TF1 name-based checkpoint (with or without `.index`), a folder that holds one; a file that
+            `save_super_resolver` wrote, of PyTorch or safetensors or either of an ncnn pair (an RRDBNet, under any
+            name); or a name of the weights manifest such as `metaf2n-small` or `realesrgan`, which goes first.
         weights_dir: where weights of the manifest are looked up.
+        key: the entry of a PyTorch file that holds the weights, when it has several.
 
     Raises:
         UserError: nothing is there, it cannot be read, or it is another network; missing and extra names are listed.
     """
     file = Path(path)
-    if is_weights_name(path):
+    if path in _names():
         file = next(iter(find_weights(path, weights_dir).values()))
-    if file.suffix == ".npz":
+    if not file.is_file() or file.name.endswith(CHECKPOINT_ENDINGS):
+        return _from_tensors(read_tf1_checkpoint(file), file)
+    try:
+        is_own, is_param = is_npz(file), is_ncnn_param(file)
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}. Check its permissions.") from error
+    if is_own:
         return _from_tensors(_read_npz(file, weights_dir), file)
-    if file.suffix == ".pth":
-        return _from_torch_names(load_state_dict(file), file)
-    if file.suffix in (".bin", ".param"):
+    if is_param or (file.suffix == ".bin" and file.with_suffix(".param").exists()):
         return _from_torch_names(rrdbnet_state_from_ncnn(file.with_suffix(".param"), file.with_suffix(".bin")), file)
-    return _from_tensors(read_tf1_checkpoint(file), file)
+    return _from_torch_names(load_state_dict(file, key), file)
 
 
-def is_weights_name(path: str) -> bool:
-    """Whether what is given as `--model_dir` is a name of the weights manifest: a file of that name goes before it."""
-    there = Path(path).exists() or Path(f"{path}.index").exists()
-    return path.startswith(NAMES) and os.sep not in path and not there
+def _names() -> list[str]:
+    return [name for name in load_manifest() if name.startswith(SUPER_RESOLVERS) and not name.endswith("-netd")]
 
 
 def save_super_resolver(path: Path | str, generator: Mapping[str, np.ndarray],
-                        mask: Mapping[str, np.ndarray] | None = None, *, mantissa_bits: int = MANTISSA,
-                        base: str | None = None, weights_dir: Path | str | None = None) -> None:
+                        mask: Mapping[str, np.ndarray] | None = None) -> None:
     """Write a .npz of float16 that `load_super_resolver` reads: equal parameters give equal bytes.
 
-    Args:
-        path: the file.
-        generator: its parameters.
-        mask: MaskNet's.
-        mantissa_bits: as for `write_npz_weights`.
-        base: one of `BASES`: the generator's difference from it is written.
-        weights_dir: where that is looked up.
-
     Raises:
-        UserError: it cannot be written, a value is not finite or too large for float16, or the base is not there or
-            another network.
+        UserError: it cannot be written, or a value is not finite or too large for float16.
     """
-    tensors = checkpoint_tensors(generator, mask)
-    if base is not None:
-        base_generator = load_base(base, weights_dir)
-        try:
-            difference = encode_difference(generator, base_generator)
-        except ValueError as error:
-            raise UserError(f"these weights cannot be kept as a difference from {base}: {error}. Name the weights that "
-                            "they were trained from.") from error
-        tensors = {BASE_SCOPE + base: DIFFERENCE_FORMAT, **difference, **checkpoint_tensors({}, mask)}
-    write_npz_weights(path, tensors, mantissa_bits=mantissa_bits)
+    write_npz_weights(path, checkpoint_tensors(generator, mask))
 
 
 def load_base(name: str, weights_dir: Path | str | None = None) -> dict[str, np.ndarray]:
-    """Load a generator from which others may be kept as a difference: its file of the weights manifest.
+    """Load the generator from which another is a difference.
 
     Raises:
-        UserError: it is none of `BASES`, or not there.
+        UserError: it is not there.
     """
-    if name not in BASES:
-        raise UserError(f"a difference is from {' or '.join(BASES)}. Received: {printable(name)}.")
     return load_super_resolver(str(next(iter(find_weights(name, weights_dir).values())))).generator
 
 
@@ -135,20 +126,16 @@ def _read_npz(file: Path, weights_dir: Path | str | None) -> dict[str, np.ndarra
     if not named:
         return tensors
     [(base, version)] = named.items()
-    if version != DIFFERENCE_FORMAT:
-        raise UserError(f"{file} is a difference of format {version:g}, which this version does not know. Get a later "
-                        "version of this project.")
     try:
         base_generator = load_base(base, weights_dir)
     except UserError as error:
         raise UserError(f"{file} is a difference from {base}: {error}") from error
     try:
-        if missing := [name for name in ARRAYS if name not in tensors]:
-            raise ValueError(f"the array {missing[0]} is missing")
-        foreign = tensors.keys() - {BASE_SCOPE + base, *ARRAYS}
-        if foreign := sorted(name for name in foreign if not name.startswith(MASK_SCOPE)):
-            raise ValueError(f"the name {foreign[0]} is none of a difference's")
-        generator = decode_difference({name: tensors[name] for name in ARRAYS}, base_generator)
+        foreign = sorted(tensors.keys() - {BASE_SCOPE + base, *ARRAYS} - {
+            MASK_SCOPE + name for name in _scope(tensors, MASK_SCOPE)})
+        if version != DIFFERENCE_FORMAT or foreign:
+            raise ValueError(f"format {version:g}, unknown names {foreign}")
+        generator = decode_difference({name: tensors[name] for name in ARRAYS if name in tensors}, base_generator)
     except ValueError as error:
         raise UserError(f"{file} holds no difference from {base}: {one_line(error)}. Fetch or make it again."
                         ) from error
@@ -186,7 +173,7 @@ def read_tensors(prefix: Path, wanted: Callable[[str], bool]) -> dict[str, np.nd
 
 def checkpoint_tensors(generator: Mapping[str, np.ndarray],
                        mask: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
-    """Give the networks' parameters under the names they have in a TF1 checkpoint."""
+    """Return the networks' parameters under the names they have in a TF1 checkpoint."""
     tensors = {GENERATOR_SCOPE + name: value for name, value in generator.items()}
     tensors.update({MASK_SCOPE + name: value for name, value in (mask or {}).items()})
     return tensors
@@ -201,7 +188,7 @@ def write_tf1_checkpoint(prefix: Path | str, tensors: Mapping[str, np.ndarray]) 
 
     Args:
         prefix: `PREFIX.index` and `PREFIX.data-00000-of-00001` are written.
-        tensors: full name -> array or tensor of any type, as `checkpoint_tensors` gives.
+        tensors: full name -> array or tensor of any type.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
@@ -228,7 +215,7 @@ def write_tf1_checkpoint(prefix: Path | str, tensors: Mapping[str, np.ndarray]) 
 
 
 def _first_line(error: Exception) -> str:
-    """Give the first line of a message, without the names of TensorFlow's nodes, operations and files around it."""
+    """Return the first line of a message, without the names of TensorFlow's nodes, operations and files around it."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     return re.sub(r"\{\{.*?\}\} ?| ?\[Op:\w+\]|/.*\.tempstate\d+; ", "", line).rstrip(". ")
 
@@ -251,13 +238,21 @@ def find_checkpoint(path: Path | str) -> Path:
         if not prefixes:
             raise UserError(f"no checkpoint in the folder {path}. {WHERE_TO_GET_ONE}")
         return prefixes[0]
-    for suffix in (".index", ".meta", ".data-00000-of-00001"):
-        if path.name.endswith(suffix):
-            path = path.with_name(path.name[: -len(suffix)])
+    for ending in CHECKPOINT_ENDINGS:
+        path = path.with_name(path.name.removesuffix(ending))
     if not path.with_name(f"{path.name}.index").exists():
+        close = difflib.get_close_matches(path.name, [*_names(), *_siblings(path)], n=3)
+        guess = f" Did you mean {' or '.join(close)}?" if close else ""
         fault = "is not a checkpoint (its .index file is missing)" if path.exists() else "does not exist"
-        raise UserError(f"the checkpoint {path} {fault}. {WHERE_TO_GET_ONE}")
+        raise UserError(f"the checkpoint {path} {fault}.{guess} {WHERE_TO_GET_ONE}")
     return path
+
+
+def _siblings(path: Path) -> list[str]:
+    try:
+        return [file.name.removesuffix(".index") for file in path.parent.iterdir()]
+    except OSError:
+        return []
 
 
 def _from_tensors(tensors: Mapping[str, np.ndarray], file: Path) -> SuperResolverWeights:
@@ -275,6 +270,8 @@ def _from_torch_names(state: Mapping[str, np.ndarray], file: Path) -> SuperResol
     """Convert PyTorch's names and OIHW kernels to ours: `body.0.rdb1.conv1.weight` -> `body/0/rdb1/conv1/weight`."""
     generator = {}
     for name, value in state.items():
+        for pattern, replacement in OLDER_NAMES:
+            name = pattern.sub(replacement, name)
         value = np.asarray(value, np.float32)
         if value.ndim == 4:
             value = np.ascontiguousarray(value.transpose(2, 3, 1, 0))

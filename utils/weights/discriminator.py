@@ -1,4 +1,4 @@
-"""Loads the weights the discriminator starts from."""
+"""Load the weights from which the discriminator starts."""
 
 from pathlib import Path
 
@@ -13,12 +13,19 @@ from model.discriminator import (
 )
 from model.layers import check_shapes
 from utils.errors import UserError
-from utils.weights.checkpoints import DISCRIMINATOR_SCOPE, OPTIMIZER_SLOTS, find_checkpoint, read_tensors
+from utils.weights.checkpoints import (
+    CHECKPOINT_ENDINGS,
+    DISCRIMINATOR_SCOPE,
+    OPTIMIZER_SLOTS,
+    find_checkpoint,
+    read_tensors,
+)
+from utils.weights.manifest import is_file_name
 from utils.weights.params import load_params
 
 PUBLISHED = "realesrgan-netd"
-ALTERNATIVES = ("Or train without an adversary (`--gan_weight 0`), or with one that starts from random weights "
-                f"(`--set discriminator.init={RANDOM}`).")
+ALTERNATIVES = ("Or train without the adversarial loss (`--gan_weight 0`), or with a discriminator that starts from "
+                f"random weights (`--set discriminator.init={RANDOM}`).")
 
 
 def load_discriminator(source: str, weights_dir: Path | str | None = None, *, num_features: int = 64,
@@ -26,22 +33,21 @@ def load_discriminator(source: str, weights_dir: Path | str | None = None, *, nu
     """Load what `discriminator.init` names.
 
     Args:
-        source: `random`, `realesrgan-netd` (looked up in the manifest) or the path of a .pth file.
+        source: `random`, `realesrgan-netd` (looked up in the manifest) or the path of a PyTorch or safetensors file.
         weights_dir: where weights of the manifest are looked up.
         num_features: what the discriminator must have.
         seed: of random weights.
 
     Returns:
-        Parameters and vectors of spectral normalisation, as `init_discriminator` gives.
+        Parameters and vectors of spectral normalisation, as from `init_discriminator`.
 
     Raises:
         UserError: the weights are missing, cannot be read, or are those of another network.
     """
     if source == RANDOM:
         return init_discriminator(seed, num_features=num_features)
-    if source != PUBLISHED and not source.endswith(".pth"):
-        raise UserError(f"discriminator.init must be {RANDOM}, {PUBLISHED} or the path of a .pth file. "
-                        f"Received: {source}.")
+    if source != PUBLISHED and not is_file_name(source):
+        raise UserError(f"discriminator.init must be {RANDOM}, {PUBLISHED} or the path of a file. Received: {source}.")
     params, vectors = load_params(source, discriminator_params_from_torch, weights_dir=weights_dir,
                                   alternative=ALTERNATIVES)
     found = params["conv0/bias"].shape[0]
@@ -53,9 +59,7 @@ def load_discriminator(source: str, weights_dir: Path | str | None = None, *, nu
 
 def read_discriminator(checkpoint: Path | str, *, num_features: int = 64
                        ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]] | None:
-    """Read the discriminator in a TF1 name-based checkpoint of meta-training; None if there is none in it.
-
-    A .npz holds the networks of test.py alone.
+    """Read the discriminator in a TF1 name-based checkpoint of meta-training; None if it or another file has none.
 
     Args:
         checkpoint: as `load_super_resolver` takes.
@@ -67,7 +71,7 @@ def read_discriminator(checkpoint: Path | str, *, num_features: int = 64
     Raises:
         UserError: it cannot be read, or is that of another size.
     """
-    if Path(checkpoint).suffix == ".npz":
+    if Path(checkpoint).is_file() and not str(checkpoint).endswith(CHECKPOINT_ENDINGS):
         return None
     tensors = read_tensors(find_checkpoint(checkpoint), lambda name: name.startswith(DISCRIMINATOR_SCOPE)
                            and not name.endswith(OPTIMIZER_SLOTS))

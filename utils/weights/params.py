@@ -8,7 +8,7 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.weights.manifest import find_weights, is_file_name
-from utils.weights.torch_files import load_state_dict
+from utils.weights.state_dicts import load_state_dict
 
 Params = TypeVar("Params")
 

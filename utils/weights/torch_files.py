@@ -1,28 +1,23 @@
-"""Read the arrays of PyTorch's weight files and of pickles of NumPy arrays, without running code from the file.
+"""Read the objects in PyTorch's weight files and in pickles of NumPy arrays, without running code from the file.
 
 A pickle is a program that may call any function it names. `_Unpickler` resolves the names in `ALLOWED` alone, to
-functions and classes of this module. Read are PyTorch's zip archives (since 1.6), its legacy format, and plain pickles
-of nested dictionaries of NumPy arrays. The format is recognised by content. Layouts: `torch/serialization.py`.
+functions and classes of this module. Read are PyTorch's zip archives (since 1.6), its legacy format, and plain
+pickles. Layouts: `torch/serialization.py`.
 """
 
 import pickle
 import sys
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from utils.errors import UserError, printable
+from utils.errors import printable
 
-# where training scripts keep the weights inside a checkpoint, the best ones first
-STATE_DICT_KEYS = ("params_ema", "params", "state_dict", "g_ema", "model", "model_state_dict", "net")
-WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of torch.nn.DataParallel and torch.compile
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
-MAX_DEPTH = 50  # of nested dictionaries
 # limit of the arrays' total size: a tensor of stride 0 expands to any size
 EXPANSION_LIMIT = 4  # times the file's size
 EXPANSION_FLOOR = 64 * 2**20  # bytes
@@ -85,7 +80,7 @@ class _NumpyDtype:
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
-class _Array:
+class ArrayStandIn:
     """numpy.ndarray, filled by the pickle after its creation, or a PyTorch tensor; `value` may share memory."""
 
     def __init__(self, value: np.ndarray | None = None):
@@ -97,29 +92,29 @@ class _Array:
 
 
 def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any,
-                    dtype: np.dtype | None = None) -> _Array:
+                    dtype: np.dtype | None = None) -> ArrayStandIn:
     """Return a view of a storage; NumPy refuses one that reaches outside of it. Offset and strides are in elements."""
     dtype = dtype or storage.dtype
     if min(shape, default=0) < 0:  # which NumPy does not notice
         raise WeightFileError("a tensor has an impossible shape")
     if 0 in shape:
-        return _Array(np.empty(shape, dtype))
+        return ArrayStandIn(np.empty(shape, dtype))
     # the stride of an axis of one element is arbitrary, and may be one that NumPy refuses
     steps = [stride * dtype.itemsize if size > 1 else 0 for size, stride in zip(shape, strides, strict=True)]
-    return _Array(np.ndarray(shape, dtype, storage.data, offset * dtype.itemsize, steps))
+    return ArrayStandIn(np.ndarray(shape, dtype, storage.data, offset * dtype.itemsize, steps))
 
 
 def _rebuild_tensor_v3(storage: _Storage, offset: int, shape: tuple, strides: tuple, _grad: Any, _hooks: Any,
-                       torch_type: _TorchType, *_: Any) -> _Array:
+                       torch_type: _TorchType, *_: Any) -> ArrayStandIn:
     return _rebuild_tensor(storage, offset, shape, strides, dtype=torch_type.dtype)
 
 
-def _rebuild_parameter(data: _Array, *_: Any) -> _Array:
+def _rebuild_parameter(data: ArrayStandIn, *_: Any) -> ArrayStandIn:
     return data
 
 
-def _numpy_from_buffer(data: bytes, dtype: _NumpyDtype, shape: tuple, order: str) -> _Array:
-    return _Array(np.frombuffer(data, dtype.dtype).reshape(shape, order=order))
+def _numpy_from_buffer(data: bytes, dtype: _NumpyDtype, shape: tuple, order: str) -> ArrayStandIn:
+    return ArrayStandIn(np.frombuffer(data, dtype.dtype).reshape(shape, order=order))
 
 
 def _encode(text: str, _encoding: str) -> bytes:
@@ -139,10 +134,10 @@ ALLOWED: dict[str, Callable | _TorchType] = {
        for module in ("torch", "torch.storage", "torch.cuda") for name, dtype in STORAGES.items()},
     **{f"torch.{name}": _TorchType(dtype) for name, dtype in DTYPES.items()},
     "numpy.dtype": _NumpyDtype,
-    "numpy.ndarray": _Array,
+    "numpy.ndarray": ArrayStandIn,
     "_codecs.encode": _encode,
     **{f"numpy.{core}.{name}": function for core in ("core", "_core") for name, function in (
-        ("multiarray._reconstruct", lambda *_: _Array()),
+        ("multiarray._reconstruct", lambda *_: ArrayStandIn()),
         ("multiarray.scalar", lambda *_: None),  # such as the best score of a training run
         ("numeric._frombuffer", _numpy_from_buffer))},
 }
@@ -178,60 +173,7 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(data, dtype)
 
 
-def load_state_dict(path: Path | str, key: str | None = None) -> dict[str, np.ndarray]:
-    """Read the weights of a file.
-
-    Args:
-        path: the file.
-        key: the entry of a PyTorch file's dictionary that holds the weights. Without it, the dictionary itself if it
-            has tensors and no dictionaries in it, otherwise the first of `STATE_DICT_KEYS` that the file has.
-
-    Returns:
-        Name -> array in C order with memory of its own (bfloat16 as `ml_dtypes.bfloat16`), in the file's order. Names
-        lose the prefixes of wrappers. Nested dictionaries of a NumPy pickle are joined by "/". Numbers, texts and None
-        are left out.
-
-    Raises:
-        UserError: the file cannot be read, is damaged, contains more than data, or holds no weights.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            tree, is_torch = _read(file, size)
-            arrays = _choose(tree, key) if is_torch else _flatten(tree)
-            if sum(array.nbytes for array in arrays.values()) > EXPANSION_LIMIT * size + EXPANSION_FLOOR:
-                raise WeightFileError("its arrays expand far beyond the file's size",
-                                      "Save it again with contiguous tensors.")
-            return {name: np.array(array, order="C") for name, array in arrays.items()}
-    except WeightFileError as error:
-        raise UserError(f"{path}: {error}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions, "
-                        "or download the file again.") from error
-    except MemoryError as error:
-        raise UserError(f"{path}: there is not enough memory for it. Close other programs, or download it again "
-                        "if it should be small.") from error
-    except Exception as error:  # pickle, zipfile and NumPy raise a dozen kinds for damaged files
-        raise UserError(f"{path}: is not a readable weight file ({type(error).__name__}: "
-                        f"{printable(str(error))}). {DAMAGED}") from error
-
-
-def _read(file: BinaryIO, size: int) -> tuple[Any, bool]:
-    """Return the object in a file, and whether PyTorch wrote it."""
-    head = file.read(16)
-    file.seek(0)
-    if head.startswith(b"PK\x03\x04"):
-        return _read_zip(file, size), True
-    if head.startswith(b"\x80"):
-        return _read_pickles(file, size)
-    if head.lstrip()[:1] == b"<":
-        raise WeightFileError("is a web page", "The link led to a page instead of the file: download it again.")
-    raise WeightFileError("is not a file of weights" if size else "is empty",
-                          "Download it again, or check that it is the file you mean.")
-
-
-def _read_zip(file: BinaryIO, size: int) -> Any:
+def read_zip(file: BinaryIO, size: int) -> Any:
     """Read the zip format: ARCHIVE/data.pkl and one entry ARCHIVE/data/KEY per storage."""
     archive = zipfile.ZipFile(file)
     entries = archive.NameToInfo
@@ -262,7 +204,7 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
         return _Unpickler(stream, read_storage).load()
 
 
-def _read_pickles(file: BinaryIO, size: int) -> tuple[Any, bool]:
+def read_pickles(file: BinaryIO, size: int) -> tuple[Any, bool]:
     """Read a plain pickle, or the legacy format: magic number, version, platform, object, storage keys, storages.
 
     Each storage is its number of elements (int64) and the elements, little-endian on every platform.
@@ -290,48 +232,3 @@ def _read_pickles(file: BinaryIO, size: int) -> tuple[Any, bool]:
         if len(file.read(8)) != 8 or file.readinto(storages[key]) != len(storages[key]):
             raise WeightFileError(f"its storage {printable(key)} is cut off")
     return tree, True
-
-
-def _choose(tree: Any, key: str | None) -> dict[str, np.ndarray]:
-    """Return the arrays of the state dict in a PyTorch file's dictionary."""
-    if not isinstance(tree, dict):
-        raise WeightFileError("does not hold a dictionary", "Use a file that holds a state dict.")
-    there = ", ".join(printable(str(name)) for name in list(tree)[:20]) or "nothing"
-    if key is not None:
-        if key not in tree:
-            raise WeightFileError(f"has no entry {key!r}", f"It has: {there}.")
-        chosen = tree[key]
-    elif any(isinstance(value, _Array) for value in tree.values()) and not any(
-            isinstance(value, dict) for value in tree.values()):
-        chosen = tree
-    else:
-        chosen = next((tree[name] for name in STATE_DICT_KEYS if name in tree), None)
-    if not isinstance(chosen, dict) or not any(isinstance(value, _Array) for value in chosen.values()):
-        raise WeightFileError("holds no dictionary of tensors" + (f" under {key!r}" if key else ""),
-                              f"Name the entry that has the weights; the file has: {there}.")
-    return _flatten(chosen)
-
-
-def _flatten(tree: Any, prefix: str = "", depth: int = 0) -> dict[str, np.ndarray]:
-    """Return the arrays of nested dictionaries, their keys joined by "/"."""
-    if not isinstance(tree, dict) or depth > MAX_DEPTH:
-        raise WeightFileError("does not hold a dictionary of arrays", "Use a file that holds weights alone.")
-    arrays = {}
-    for key, value in tree.items():
-        name = prefix + _without_wrappers(str(key))
-        if isinstance(value, dict):
-            found = _flatten(value, f"{name}/", depth + 1)
-        else:
-            found = {name: value.value} if isinstance(value, _Array) else {}
-        if duplicates := found.keys() & arrays.keys():
-            raise WeightFileError(f"has two arrays under the name {printable(min(duplicates))}")
-        arrays |= found
-    if not arrays and not prefix:
-        raise WeightFileError("holds no arrays", "Check that it is the file you mean.")
-    return arrays
-
-
-def _without_wrappers(name: str) -> str:
-    while stripped := next((prefix for prefix in WRAPPER_PREFIXES if name.startswith(prefix)), None):
-        name = name.removeprefix(stripped)
-    return name

@@ -1,29 +1,17 @@
 import pickle
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model.lpips import TORCHVISION_INDICES, lpips_params_from_torch
 from tests.reference_weights import reference_lpips_states
-from tests.torch_file_writers import dict_code, storage_code, tensor_code, write_zip
+from tests.torch_file_writers import write_state
 from utils.errors import UserError
 from utils.metrics.lpips import load_lpips
 from utils.weights import manifest
 from utils.weights.manifest import WeightFile, load_manifest
-
-
-def write_state(path: Path, state: dict[str, np.ndarray]) -> Path:
-    """Write float32 arrays as PyTorch would."""
-    tensors, storages = {}, {}
-    for key, (name, value) in enumerate(state.items()):
-        value = np.ascontiguousarray(value, np.float32)
-        strides = tuple(stride // value.itemsize for stride in value.strides)
-        tensors[name] = tensor_code(storage_code(value.size, key=str(key)), 0, value.shape, strides)
-        storages[str(key)] = value.tobytes()
-    return write_zip(path, dict_code(**tensors), storages)
 
 
 @pytest.fixture(scope="module")

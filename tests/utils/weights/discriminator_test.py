@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.discriminator import discriminator_params_from_torch, discriminator_shapes, init_discriminator
-from tests.utils.metrics.lpips_test import write_state
+from tests.torch_file_writers import write_state
 from utils.errors import UserError
 from utils.weights.checkpoints import write_tf1_checkpoint
 from utils.weights.discriminator import load_discriminator, read_discriminator
@@ -83,7 +83,7 @@ def test_a_missing_file_is_a_user_error(tmp_path):
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match=r"random, realesrgan-netd or the path of a \.pth file\. Received: rnadom"):
+    with pytest.raises(UserError, match=r"random, realesrgan-netd .*rnadom"):
         load_discriminator("rnadom")
 
 

@@ -1,5 +1,6 @@
 """Files written by PyTorch (tests/data/torch, see the script there), NumPy pickles, and hostile or damaged files."""
 
+import json
 import os
 import pickle
 import re
@@ -10,10 +11,11 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from tests.torch_file_writers import MAGIC, SIX, dict_code, literal, storage_code, tensor_code, write_legacy, write_zip
 from utils.errors import UserError
-from utils.weights.torch_files import load_state_dict
+from utils.weights.state_dicts import load_state_dict
 
 FIXTURES = Path(__file__).parents[2] / "data" / "torch"
 FORMATS = ["zip", "legacy"]
@@ -93,13 +95,52 @@ def test_numpy_arrays_of_anything_but_numbers_are_refused(tmp_path, values):
 
 def test_key_chooses_the_entry_and_a_missing_one_is_answered_with_those_there_are():
     holds(FIXTURES / "checkpoint.pth", {"w": np.array([1], np.float32)}, key="params")
-    fails(FIXTURES / "checkpoint.pth", "'g_ema'.* params, params_ema, epoch", key="g_ema")
+    fails(FIXTURES / "checkpoint.pth", "'g_ema'.* params, params_ema", key="g_ema")
 
 
 @pytest.mark.parametrize("key", [None, "epoch"])
 def test_an_entry_without_tensors_is_refused(tmp_path, key):
     path = write_zip(tmp_path / "a.pth", dict_code(epoch=literal(1), other=literal({"a": 1})))
-    fails(path, "holds no dictionary of tensors.*epoch, other", key=key)
+    fails(path, "no weights.*epoch, other", key=key)
+
+
+def state_code(name: str) -> bytes:
+    return b"}" + literal(name) + tensor_code() + b"s"
+
+
+@pytest.mark.parametrize(("entries", "chosen"), [
+    ({"params": state_code("a"), "params_ema": b"N"}, "a"),
+    ({"netG": state_code("a"), "epoch": literal(1)}, "a"),
+    ({"w": tensor_code(), "optimizer": state_code("a")}, "w"),
+    ({"optimizer": state_code("a"), "state_dict": state_code("b")}, "b"),
+])
+def test_the_entry_that_has_the_weights_is_found(tmp_path, entries, chosen):
+    holds(write_zip(tmp_path / "a", dict_code(**entries)), {chosen: SIX})
+
+
+def test_several_entries_that_may_be_the_weights_are_named_with_the_flag_that_chooses(tmp_path):
+    path = write_zip(tmp_path / "a.pth", dict_code(netG=state_code("a"), netD=state_code("b"), epoch=literal(1)))
+    fails(path, "netG, netD.*--weights_key")
+    holds(path, {"b": SIX}, key="netD")
+
+
+def test_safetensors_are_read_by_their_content(tmp_path):
+    arrays = {"half": np.array([[1, -2.5]], np.float16), "single": SIX.reshape(2, 3), "count": np.array(7),
+              "flag": np.array([True, False])}
+    safetensors.numpy.save_file(arrays, tmp_path / "a.pth")
+    found = load_state_dict(tmp_path / "a.pth")
+    assert sorted(found) == sorted(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array, strict=True)
+    (tmp_path / "cut").write_bytes((tmp_path / "a.pth").read_bytes()[:-1])
+    fails(tmp_path / "cut", "not a readable")
+
+
+def test_bfloat16_of_safetensors_is_read(tmp_path):
+    values = np.array([1.5, -3], ml_dtypes.bfloat16)
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + values.tobytes())
+    holds(tmp_path / "a", {"w": values})
 
 
 def test_names_that_become_equal_without_the_prefix_are_refused(tmp_path):
