@@ -155,6 +155,7 @@ class DataConfig:
     min_log_gradient: float = -6.0  # of a face patch; flatter ones are drawn again
     max_redraws: int = 5
     restorer: str = "gpen-256"  # of the degraded faces; `ground-truth`: the faces themselves
+    codeformer_fidelity: float = 0.5  # of a restorer that is a .onnx of CodeFormer
     num_workers: int = 0  # threads that degrade; 0: TensorFlow decides
     skip_corrupt: bool = False  # leave out damaged images of a record instead of stopping
 

@@ -71,15 +71,11 @@ def _check_and_convert(args: argparse.Namespace) -> None:
     require(args.min_face_size >= 0, "--min_face_size must be at least 0", args.min_face_size)
     require(args.max_faces is None or args.max_faces > 0, "--max_faces must be at least 1", args.max_faces)
     require(0 <= args.box_margin <= 10, "--box_margin must lie between 0 and 10", args.box_margin)
-    require(0 <= args.codeformer_fidelity <= 1, "--codeformer_fidelity must lie between 0 and 1",
-            args.codeformer_fidelity)
-    require(args.codeformer_fidelity == FIDELITY or args.restorer.lower().endswith(".onnx"),
-            "--codeformer_fidelity goes with --restorer FILE.onnx", f"--restorer {args.restorer}")
     require((args.detector == "boxes") == (args.boxes is not None), "--detector boxes and --boxes FILE go together",
             f"--detector {args.detector}, --boxes {args.boxes}")
     require(not (args.overwrite and args.skip_existing), "--overwrite and --skip_existing exclude each other", "both")
     if args.restorer != "none":
-        check_restorer(args.restorer, others=["none"])
+        check_restorer(args.restorer, fidelity=args.codeformer_fidelity, others=["none"])
     if args.restored_dir is not None:
         require(args.restored_dir.is_dir(), "--restored_dir must be a folder", args.restored_dir)
         args.restorer = "none"

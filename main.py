@@ -13,6 +13,7 @@ SHORTHANDS = {
     "face_record": ("data.face_record", "tfrecord of faces"),
     "scene_record": ("data.scene_record", "tfrecord of scenes"),
     "restorer": ("data.restorer", "of the training faces; `ground-truth` learns from the faces themselves"),
+    "codeformer_fidelity": ("data.codeformer_fidelity", "of a .onnx with such an input: 0 for quality, 1 for likeness"),
     "iterations": ("meta.num_iterations", "where training ends"),
     "lpips_weight": ("loss.lpips", "of LPIPS; 0 needs no AlexNet"),
     "gan_weight": ("loss.gan", "of the adversarial term; 0 trains without a discriminator"),

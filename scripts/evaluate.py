@@ -36,7 +36,7 @@ from utils.evaluation.settings import SETTINGS, check_settings, digest_params, d
 from utils.evaluation.table import Wording, format_made, format_tables, summarize_set, write_json, write_scores
 from utils.evaluation.variants import BASE, MODEL, PUBLISHED, ROWS
 from utils.face.detection import Detector, open_detector
-from utils.face.restorers import Restorer, check_restorer, open_restorer, restorer_label
+from utils.face.restorers import FIDELITY, Restorer, check_restorer, open_restorer, restorer_label
 from utils.files import atomic_path, check_writable, exclusive
 from utils.image.listing import list_photos
 from utils.image.photo_sources import Source, add_source_options, list_chosen, parse_people
@@ -73,6 +73,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     networks.add_argument("--model", default="metaf2n-small", help="what is evaluated, as --model_dir of test.py")
     networks.add_argument("--base", default="realesrgan", help="what it is compared with in the row base, likewise")
     networks.add_argument("--restorer", default="rrdb-face-tone", help="of the faces, as of generate_test_faces.py")
+    networks.add_argument("--codeformer_fidelity", type=float, default=FIDELITY,
+                          help="of a .onnx with such an input: 0 for quality, 1 for likeness")
     networks.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW",
                           help=f"of {', '.join(ROWS)} (default: all)")
     networks.add_argument("--learning_rate", type=float, default=PUBLISHED.learning_rate, help="of the steps")
@@ -92,7 +94,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     require(args.seed >= 0, "--seed must be at least 0", args.seed)
     require(args.learning_rate > 0 and math.isfinite(args.learning_rate),
             "--learning_rate must be positive and finite", args.learning_rate)
-    check_restorer(args.restorer)
+    check_restorer(args.restorer, fidelity=args.codeformer_fidelity)
     args.people = parse_people(args.people)
     args.presets, args.rows = list(dict.fromkeys(args.presets)), [name for name in ROWS if name in args.rows]
     return args
@@ -147,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
 def evaluate(args: argparse.Namespace, inputs: Inputs, command: str) -> list[str]:
     """Make and measure all results, and write the reports; gives a line for everything that failed."""
     networks, digests = open_networks(args)
-    restore = open_restorer(args.restorer, args.weights_dir)
+    restore = open_restorer(args.restorer, args.weights_dir, fidelity=args.codeformer_fidelity)
     meter, missing = open_meter(args.weights_dir)
     for line in missing:
         print(line)
@@ -165,7 +167,8 @@ def evaluate(args: argparse.Namespace, inputs: Inputs, command: str) -> list[str
     run_rows(args, sets, errors)
     scores = score_sets(args, sets, meter, errors)
     made = {"command": command, "model": args.model, **({"base": args.base} if BASE in networks else {}),
-            "restorer": restorer_label(args.restorer), "detector": f"{DETECTOR}, at least {MIN_CONFIDENCE:g} sure",
+            "restorer": restorer_label(args.restorer, args.codeformer_fidelity),
+            "detector": f"{DETECTOR}, at least {MIN_CONFIDENCE:g} sure",
             "learning rate": args.learning_rate, "seed": args.seed, "scenes": len(inputs.scenes),
             "portraits": len(inputs.portraits), "photos": len(photos.faces),
             "date": time.strftime("%Y-%m-%d %H:%M"), "errors": len(errors),
@@ -218,7 +221,8 @@ def open_networks(args: argparse.Namespace) -> tuple[dict, dict[str, str | None]
 def begin(args: argparse.Namespace, inputs: dict) -> None:
     """Make sure that what is in the output folder was made with the same settings and inputs, or remove it."""
     settings = {"seed": args.seed, "learning_rate": args.learning_rate, "people": args.people.pattern,
-                "detector": DETECTOR, "min_confidence": MIN_CONFIDENCE, "restorer": restorer_label(args.restorer),
+                "detector": DETECTOR, "min_confidence": MIN_CONFIDENCE,
+                "restorer": restorer_label(args.restorer, args.codeformer_fidelity),
                 "adaptation": asdict(PUBLISHED), "rows": {name: asdict(row) for name, row in ROWS.items()}, **inputs}
     made = [args.output_dir / name for name in ("photos", *PRESETS, *REPORTS)]
     check_settings(args.output_dir / SETTINGS, settings, [path for path in made if path.exists()],
@@ -245,7 +249,7 @@ def make_set(args: argparse.Namespace, preset: str, networks: Mapping, detect: D
     check_no_others(folder / "LQ", photos.faces)
     degraded = list_photos(folder / "LQ")
     prepared = prepare_faces(degraded, folder / "GT", folder / "faces", detect=detect, restore=restore,
-                             detector=DETECTOR, restorer=restorer_label(args.restorer))
+                             detector=DETECTOR, restorer=restorer_label(args.restorer, args.codeformer_fidelity))
     errors += prepared.errors
     usable = [photo for photo in degraded if photo.stem in prepared.boxes]
     runner = RowRunner(args.rows, folder, networks, photos=usable, people=photos.people, seed=args.seed,

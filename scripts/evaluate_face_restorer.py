@@ -21,7 +21,7 @@ from utils.data.presets import PRESETS
 from utils.errors import FatalError, UserError, require
 from utils.evaluation.face_restorer import ALIGNED, FOUND, METHODS, Result, draw_subject, restore_subject
 from utils.face.detection import open_detector
-from utils.face.restorers import check_restorer, open_restorer
+from utils.face.restorers import FIDELITY, check_restorer, open_restorer
 from utils.files import atomic_path, check_writable
 from utils.image.io import read_image, write_png
 from utils.image.listing import list_photos
@@ -60,6 +60,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, default="./results/face_restorer",
                         help="gets metrics.csv, table.md and faces.png, and the photos that were made")
     parser.add_argument("--restorer", default="rrdb-face", help="as of generate_test_faces.py")
+    parser.add_argument("--codeformer_fidelity", type=float, default=FIDELITY,
+                        help="of a .onnx with such an input: 0 for quality, 1 for likeness")
     parser.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=["iid", "ood-motion", "ood-noise"],
                         help="degradations")
@@ -74,7 +76,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=10, help="faces in the picture, the worst ones first")
     parser.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
     args = parser.parse_args(argv)
-    check_restorer(args.restorer)
+    check_restorer(args.restorer, fidelity=args.codeformer_fidelity)
     least, largest = args.face_sizes
     require(0 < least <= largest or least == largest == 0, "--face_sizes are two numbers, the lower first",
             args.face_sizes)
@@ -166,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     from model.super_resolver import SuperResolver
     from utils.weights.checkpoints import REALESRGAN, load_super_resolver
 
-    restore = open_restorer(args.restorer, args.weights_dir)
+    restore = open_restorer(args.restorer, args.weights_dir, fidelity=args.codeformer_fidelity)
     resolver = SuperResolver(load_super_resolver(REALESRGAN, weights_dir=args.weights_dir).generator)
     forward = resolver.upscaler(resolver.generator)
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UserError, require
 from utils.files import read_bytes
 from utils.weights.manifest import find_weights, get_entry, load_manifest
 from utils.weights.npz import read_npz_weights, write_npz_weights
@@ -117,24 +117,27 @@ def open_restorer(name: str, weights_dir: Path | None, *, fidelity: float = FIDE
     Raises:
         UserError: there is none of this name, or its weights are missing, damaged or of another network.
     """
-    check_restorer(name, others=others)
+    check_restorer(name, fidelity=fidelity, others=others)
     if name in RESTORERS:
         return RESTORERS[name](name, weights_dir)
     return FILE_RESTORERS[Path(name).suffix.lower()](Path(name), fidelity)
 
 
-def check_restorer(name: str, *, others: Sequence[str] = ()) -> None:
-    """Check that a name is one that `open_restorer` takes, before anything is loaded.
+def check_restorer(name: str, *, fidelity: float = FIDELITY, others: Sequence[str] = ()) -> None:
+    """Check what `open_restorer` is to be given, before anything is loaded.
 
     Raises:
-        UserError: it is not, or needs a package that is not installed.
+        UserError: there is none of this name, it needs a package that is not installed, or the fidelity is wrong.
     """
+    require(0 <= fidelity <= 1, "--codeformer_fidelity must lie between 0 and 1", fidelity)
     ending = Path(name).suffix.lower()
     if name not in RESTORERS and ending not in FILE_RESTORERS:
         raise UserError(f"--restorer is one of {', '.join((*RESTORERS, *others))}, or a file: a .npz that "
                         "scripts/train_face_restorer.py exported, a .pth of GPEN, or a .onnx of any face restorer. "
                         f"Received: {name}.")
-    if name not in RESTORERS and ending == ".onnx" and importlib.util.find_spec("onnxruntime") is None:
+    require(fidelity == FIDELITY or ending == ".onnx", "--codeformer_fidelity goes with --restorer FILE.onnx",
+            f"--restorer {name}")
+    if ending == ".onnx" and importlib.util.find_spec("onnxruntime") is None:
         raise UserError(f"--restorer {name} needs the package onnxruntime: pip install -r requirements-onnx.txt")
 
 

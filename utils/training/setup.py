@@ -82,9 +82,10 @@ def make_restorer(config: TrainingConfig, weights_dir: Path | None) -> Restorer 
     name = config.data.restorer
     if name == GROUND_TRUTH:
         return None
-    check_restorer(name, others=[GROUND_TRUTH])
+    fidelity = config.data.codeformer_fidelity
+    check_restorer(name, fidelity=fidelity, others=[GROUND_TRUTH])
     try:
-        return open_restorer(name, weights_dir)
+        return open_restorer(name, weights_dir, fidelity=fidelity)
     except UserError as error:
         raise UserError(f"{str(error).rstrip('.')}. Or give --restorer {GROUND_TRUTH}.") from error
 

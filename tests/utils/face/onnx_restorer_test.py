@@ -7,12 +7,16 @@ import pytest
 import skimage.data
 
 import generate_test_faces
+import main
+from scripts import evaluate, evaluate_face_restorer
 from tests.face_workplace import FaceWorkplace
 from tests.onnx_models import Graph, affine_model, restorer_model
 from tests.reference_restorer import SMALL_RESTORER, small_restorer
 from utils.errors import UserError
 from utils.face.restorers import load_face_restorer, open_restorer, save_face_restorer
 from utils.image.io import quantize, read_image
+from utils.training.configuration import META_TRAINING, resolve_config
+from utils.training.setup import make_restorer
 
 FACES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
 
@@ -66,6 +70,18 @@ def test_a_fidelity_for_a_model_without_is_refused(tmp_path):
     affine_model(tmp_path / "x.onnx")
     with pytest.raises(UserError, match=r"--codeformer_fidelity.*x\.onnx"):
         open_restorer(str(tmp_path / "x.onnx"), None, fidelity=0.7)
+
+
+def test_training_and_the_evaluations_take_a_model_and_its_fidelity(tmp_path):
+    affine_model(tmp_path / "x.onnx", fidelity=(np.float32, [1]))
+    flags = ["--restorer", str(tmp_path / "x.onnx"), "--codeformer_fidelity", "0.25"]
+    config = resolve_config(META_TRAINING, "smoke", main.parse_args(flags).settings)
+    restored = make_restorer(config, None)(FACES.astype(np.float32) - 3)  # beyond the range, as in training
+    expected = np.clip((FACES - 3.0) * 0.5 + 63.75 + 127.5 * 0.25, 0, 255)
+    assert np.abs(restored - expected).max() <= 0.51
+    for parse_args in (evaluate.parse_args, evaluate_face_restorer.parse_args):
+        args = parse_args(["--input_dir", str(tmp_path), *flags])
+        assert (args.restorer, args.codeformer_fidelity) == (flags[1], 0.25)
 
 
 def classifier(path):
