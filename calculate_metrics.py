@@ -1,4 +1,4 @@
-"""Measure how good restored photos are: PSNR, SSIM, LPIPS, NIQE, FID and KID of a folder."""
+"""Compute PSNR, SSIM, LPIPS, NIQE, FID and KID of a folder of restored photos."""
 
 import argparse
 import re
@@ -59,7 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     measuring.add_argument("--crop_to_common", action="store_true",
                            help="compare images of different sizes in their common upper left part")
     measuring.add_argument("--allow_missing", action="store_true",
-                           help="go on when a folder lacks an image that another one has")
+                           help="continue when a folder lacks an image that another one has")
     measuring.add_argument("--seed", type=int, default=0, help="of the bootstrap and of KID's subsets")
     measuring.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
     args = parser.parse_args(argv)
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
                                       num_images=sum(group.result is not None for group in groups),
                                       num_reference=len(reference), weights_dir=args.weights_dir)
     _check_outputs(args, names)
-    if any(METRICS[name].uses_tensorflow for name in names):
+    if any(METRICS[name].weights for name in names):
         gpus = start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
         if args.gpu not in (None, "-1") and not gpus:
             print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
@@ -129,15 +129,15 @@ def _open_meter(args: argparse.Namespace, names: list[str]) -> ImageMeter:
             return niqe(luma(image), model)
 
     if "lpips" in names:
-        from utils.metrics.network_metrics import open_lpips
+        from utils.metrics.lpips import load_lpips, make_lpips_distance
 
-        measure_lpips = open_lpips(args.weights_dir)
+        measure_lpips = make_lpips_distance(load_lpips(args.weights_dir))
     return ImageMeter(names, args.crop_to_common, measure_niqe, measure_lpips)
 
 
 def _open_set_meter(args: argparse.Namespace, reference: list[Path]):
-    """Prepare FID and KID; gives a SetMeter."""
-    from utils.metrics.network_metrics import SetMeter
+    """Return a SetMeter for FID and KID."""
+    from utils.metrics.fid import SetMeter
 
     with Progress(len(reference), description="reference features", unit="image") as progress:
         return SetMeter(reference, args.cache_dir, weights_dir=args.weights_dir, seed=args.seed,
@@ -166,7 +166,7 @@ def _measure_sets(meter, results: list[Path], others: list[Path] | None, names: 
 
 
 def _measure_images(groups: list[ImageGroup], meter: ImageMeter, report: Path, columns: list[str]) -> list[dict]:
-    """Work through the images and write their `report`; one that fails gets a row and does not stop the others."""
+    """Measure the images and write their `report`; one that fails gets a row and does not stop the others."""
     rows = []
     try:
         with Progress(len(groups), description="images", unit="image") as progress:
@@ -187,7 +187,7 @@ def _measure_images(groups: list[ImageGroup], meter: ImageMeter, report: Path, c
 
 def _report(args: argparse.Namespace, meter: ImageMeter, rows: list[dict], summaries: dict[str, Summary],
             num_reference: int) -> None:
-    """Write and print what was found."""
+    """Write and print the results."""
     compare = args.compare is not None
     outcomes = {status: sum(row["status"] == status for row in rows)
                 for status in (MEASURED, PARTIAL, UNMEASURED, FAILED)}

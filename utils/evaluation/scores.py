@@ -14,7 +14,6 @@ from utils.metrics.fidelity import psnr_y, ssim
 from utils.metrics.niqe import NIQE_LUMAS, load_niqe, niqe
 from utils.metrics.suite import choose_metrics
 
-METRIC_NAMES = ("psnr_y", "ssim", "niqe", "lpips")
 FACE_MARGIN = 0.1  # of a face's box, on each side: what is left out with it
 
 
@@ -58,25 +57,19 @@ class RegionMeter:
 
 
 def open_meter(weights_dir: Path | None) -> tuple[RegionMeter, list[str]]:
-    """Open the metrics whose weights are there; gives also a line for each of the others.
+    """Return a meter, and a line for each metric whose weights are missing.
 
     Raises:
         UserError: a weight file is damaged.
     """
     names, obstacles = choose_metrics(None, has_truth=True, num_images=1, num_reference=0, weights_dir=weights_dir)
-    measure_niqe = measure_lpips = None
-    if "niqe" in names:
-        model = load_niqe(weights_dir)
-
-        def measure_niqe(image: np.ndarray) -> float:
-            return niqe(NIQE_LUMAS["pyiqa"](image), model)
-
+    model, measure_lpips = load_niqe(weights_dir), None
     if "lpips" in names:
-        from utils.metrics.network_metrics import open_lpips
+        from utils.metrics.lpips import load_lpips, make_lpips_distance
 
-        measure_lpips = open_lpips(weights_dir)
-    missing = [f"{name.upper()} is left out: {obstacles[name]}" for name in METRIC_NAMES if name in obstacles]
-    return RegionMeter(measure_niqe, measure_lpips), missing
+        measure_lpips = make_lpips_distance(load_lpips(weights_dir))
+    meter = RegionMeter(lambda image: niqe(NIQE_LUMAS["pyiqa"](image), model), measure_lpips)
+    return meter, [f"LPIPS is left out: {obstacles['lpips']}"] if "lpips" in obstacles else []
 
 
 def outside(faces: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -1,16 +1,18 @@
-"""How far two sets of images are apart as sets: FID and KID, on features of Inception-v3.
+"""FID and KID: distances between two sets of images, on features of Inception-v3.
 
 FID is the Fréchet distance between Gaussians fitted to the features (Heusel et al., 2017), KID a squared maximum mean
-discrepancy (Bińkowski et al., 2018), which unlike FID has no bias for small sets. Features are [n, d], d = 2048.
+discrepancy (Bińkowski et al., 2018), which unlike FID is unbiased for small sets. Features are [n, d], d = 2048.
 """
 
+import contextlib
 import hashlib
-import math
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -21,36 +23,36 @@ from model.layers import Params
 from utils.errors import UserError, require
 from utils.files import atomic_path, check_writable, read_bytes
 from utils.image.io import read_image
-from utils.weights.npz import Shapes, read_npz_weights
 from utils.weights.params import load_params
 
-BATCH_SIZE = 16  # images
+BATCH_SIZE = 16  # images; two batches are in memory: one is decoded while another is computed
 NUM_READERS = min(4, os.cpu_count() or 1)  # threads that decode
+FEWEST_IN_SET = 2  # images, for a covariance
 SINGULAR_OFFSET = 1e-6  # added to the variances when the covariances have no square root
 LARGEST_IMAGINARY = 1e-3  # of the root's diagonal that still counts as rounding
-CACHE_VERSION = "1"  # of the way from a file to its features: another one makes old caches unused
-CACHE_OVERHEAD = 2**16  # bytes of a cache file beside its float32 values, at most
+CACHE_VERSION = "1"  # change it with anything that changes the features of a file
+
+Advance = Callable[[int], object]  # called with a number of images that are done
+
+
+class SetDistance(NamedTuple):
+    """A distance of two sets and its standard deviation over subsets, if any; or the reason why there is none."""
+
+    value: float | None
+    deviation: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """Call it with images to get their features; `weights_digest` identifies the weights."""
+    """`run`: RGB images [h, w, 3], uint8 or float32 in [0, 1] -> features [n, 2048] float32."""
 
     run: Callable[[Sequence[np.ndarray]], np.ndarray]
     weights_digest: str
 
-    def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Compute features [n, 2048] float32.
-
-        Args:
-            images: an array [n, h, w, 3], or arrays [h, w, 3] of any sizes: RGB, uint8 or float32 in [0, 1]. They are
-                one batch: what the network needs is reserved for all of them at once.
-        """
-        return self.run(images)
-
 
 def load_inception(weights_dir: Path | str | None = None) -> dict[str, tf.Tensor]:
-    """Load the Inception-v3 of FID, as published with pytorch-fid.
+    """Load the Inception-v3 of pytorch-fid.
 
     Raises:
         UserError: the file is missing, damaged or of another network.
@@ -80,110 +82,105 @@ def _to_float(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
 
 
-def extract_features(files: Sequence[Path], extract: FeatureExtractor, *, batch_size: int = BATCH_SIZE,
-                     advance: Callable[[int], object] | None = None) -> np.ndarray:
-    """Compute the features of image files, which are decoded in parallel; alpha is left out, gray becomes RGB.
-
-    Args:
-        files: one or more.
-        extract: as `make_feature_extractor` gives.
-        batch_size: how many images are in memory decoded, twice: one batch is read while another is computed.
-        advance: called with the number of images after each batch.
-
-    Returns:
-        [len(files), 2048] float32, in the order of the files.
+def extract_features(files: Sequence[Path], extractor: FeatureExtractor, *, advance: Advance | None = None
+                     ) -> np.ndarray:
+    """Return the features [len(files), 2048] float32 of image files; alpha is ignored, gray becomes RGB.
 
     Raises:
         UserError: a file cannot be read.
     """
     parts = []
-    for images in _decoded_batches(files, batch_size):
-        parts.append(extract(images))
+    for images in _decoded_batches(files):
+        parts.append(extractor.run(images))
         if advance:
             advance(len(images))
     return np.concatenate(parts)
 
 
-def _decoded_batches(files: Sequence[Path], batch_size: int) -> Iterator[list[np.ndarray]]:
-    batches = [files[first:first + batch_size] for first in range(0, len(files), batch_size)]
+def _decoded_batches(files: Sequence[Path]) -> Iterator[list[np.ndarray]]:
+    batches = [files[first:first + BATCH_SIZE] for first in range(0, len(files), BATCH_SIZE)]
     pool = ThreadPoolExecutor(NUM_READERS)
     try:
-        ahead = pool.map(_pixels, batches[0])
+        pending = pool.map(_read_pixels, batches[0])
         for following in [*batches[1:], []]:
-            current, ahead = ahead, pool.map(_pixels, following)
+            current, pending = pending, pool.map(_read_pixels, following)
             yield list(current)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for what is under way
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for pending images
 
 
-def _pixels(file: Path) -> np.ndarray:
+def _read_pixels(file: Path) -> np.ndarray:
     return read_image(file).pixels
 
 
-def cached_features(files: Sequence[Path], extract: FeatureExtractor, cache_dir: Path, *,
-                    batch_size: int = BATCH_SIZE, advance: Callable[[int], object] | None = None) -> np.ndarray:
-    """Give `extract_features`, computed once for each set of images and kept in a folder.
+def cached_features(files: Sequence[Path], extractor: FeatureExtractor, cache_dir: Path, *,
+                    advance: Advance | None = None) -> np.ndarray:
+    """Return `extract_features`, kept in `cache_dir` by the content of the files and the weights.
 
-    What is kept is found by the content of the files and the weights; names, places and order of the files do not
-    matter. A file of the cache that is damaged, or was not written here, is computed anew; no code that it may contain
-    is run.
-
-    Args:
-        files: one or more.
-        extract: as `make_feature_extractor` gives.
-        cache_dir: the folder; it is created when missing.
-        batch_size: as for `extract_features`.
-        advance: likewise; not called for features that were kept.
+    Names and order of the files do not matter. A damaged cache file is computed anew.
 
     Raises:
         UserError: a file cannot be read, or the folder not be written.
     """
     with ThreadPoolExecutor(NUM_READERS) as pool:
         digests = list(pool.map(lambda file: hashlib.sha256(read_bytes(file)).hexdigest(), files))
-    order = np.argsort(digests, kind="stable")  # of the features that are kept
-    key = hashlib.sha256("".join([CACHE_VERSION, extract.weights_digest, *sorted(digests)]).encode()).hexdigest()
+    order = np.argsort(digests, kind="stable")
+    key = hashlib.sha256("".join([CACHE_VERSION, extractor.weights_digest, *sorted(digests)]).encode()).hexdigest()
     path = Path(cache_dir) / f"inception-{key[:32]}.npz"
-    kept = _read_cache(path, len(files))
-    if kept is not None:
-        return kept[np.argsort(order)]
+    with contextlib.suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        with np.load(path, allow_pickle=False) as arrays:
+            kept = arrays["features"]
+        if kept.shape == (len(files), NUM_FEATURES) and kept.dtype == np.float32:
+            return kept[np.argsort(order)]
     check_writable(cache_dir)
-    features = extract_features(files, extract, batch_size=batch_size, advance=advance)
+    features = extract_features(files, extractor, advance=advance)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, features=features[order])
     return features
 
 
-def _read_cache(path: Path, count: int) -> np.ndarray | None:
-    """Read the features of `count` images; None if there is no such file, or it is damaged or something else."""
-    shape = (count, NUM_FEATURES)
+class SetMeter:
+    """Measures FID and KID of folders against one reference folder."""
 
-    def check(shapes: Shapes) -> None:
-        if shapes != {"features": shape}:
-            raise ValueError(f"it holds {shapes}")
+    def __init__(self, reference: Sequence[Path], cache_dir: Path, *, weights_dir: Path | None = None, seed: int = 0,
+                 advance: Advance | None = None):
+        """Load the network and the reference's features; `seed`: of KID's subsets.
 
-    try:
-        if not path.is_file() or path.stat().st_size > 4 * math.prod(shape) + CACHE_OVERHEAD:
-            return None  # whatever it is, it is not read into memory
-        return read_npz_weights(path, holds="features", check=check)["features"]
-    except (OSError, UserError):
-        return None
+        Raises:
+            UserError: the weights are missing or damaged, an image cannot be read, or the cache not be written.
+        """
+        self._seed = seed
+        self._extractor = make_feature_extractor(load_inception(weights_dir))
+        self._reference = cached_features(reference, self._extractor, cache_dir, advance=advance)
+
+    def measure(self, files: Sequence[Path], names: Sequence[str], *, advance: Advance | None = None
+                ) -> dict[str, SetDistance]:
+        """Return those of `fid` and `kid` that `names` contains; a value that is impossible has a reason."""
+        functions = {"fid": lambda features: (frechet_distance(features, self._reference),),
+                     "kid": lambda features: kernel_distance(features, self._reference, seed=self._seed)}
+        try:
+            require(len(files) >= FEWEST_IN_SET, f"it needs at least {FEWEST_IN_SET} images that can be read",
+                    len(files))
+            features = extract_features(files, self._extractor, advance=advance)
+        except UserError as error:
+            return dict.fromkeys(names, SetDistance(None, reason=str(error)))
+        distances = {}
+        for name in names:
+            try:
+                distances[name] = SetDistance(*functions[name](features))
+            except UserError as error:  # some sets have no real matrix root
+                distances[name] = SetDistance(None, reason=str(error))
+        return distances
 
 
 def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
-    """Give the Fréchet distance between Gaussians of the features' means and (unbiased) covariances: the FID.
+    """Return the FID of features [n, d] and [m, d], n, m > 1; it depends strongly on n and m when they are small.
 
-    When a side has no more images than features, its covariance is singular. A matrix root then takes long and meets
-    its limits; what is needed of it, the trace, is the sum of roots of eigenvalues of a small symmetric matrix.
-
-    Args:
-        features_a: [n, d], n > 1. The value depends strongly on n when it is small.
-        features_b: [m, d], m > 1.
-
-    Returns:
-        A number >= 0; what rounding leaves below counts as 0.
+    When a side has no more images than features its covariance is singular, and a matrix root is slow and imprecise.
+    What is needed of it, the trace, is then the sum of the roots of the eigenvalues of a small symmetric matrix.
 
     Raises:
-        UserError: a side has less than two images, or see `frechet_distance_of_moments`.
+        UserError: a side has fewer than two images, or see `frechet_distance_of_moments`.
     """
     few, many = (np.asarray(features, np.float64) for features in sorted((features_a, features_b), key=len))
     require(len(few) > 1, "FID needs at least 2 images on each side", len(few))
@@ -198,21 +195,12 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
 
 def frechet_distance_of_moments(mean_a: np.ndarray, covariance_a: np.ndarray, mean_b: np.ndarray,
                                 covariance_b: np.ndarray) -> float:
-    """Give |mean_a - mean_b|^2 + trace(A + B - 2 (AB)^(1/2)) of two Gaussians with covariances A and B.
+    """Return |mean_a - mean_b|^2 + trace(A + B - 2 (AB)^(1/2)) of Gaussians with covariances A, B [d, d] float64.
 
-    The root is SciPy's, as in pytorch-fid. When it is not finite, 1e-6 is added to all variances under it.
-
-    Args:
-        mean_a: [d] float64.
-        covariance_a: [d, d] float64.
-        mean_b: [d] float64.
-        covariance_b: [d, d] float64.
-
-    Returns:
-        A number >= 0; what rounding leaves below counts as 0.
+    The root is SciPy's, as in pytorch-fid. When it is not finite, 1e-6 is added to all variances.
 
     Raises:
-        UserError: the root has an imaginary part that is no rounding.
+        UserError: the root has an imaginary part that is not due to rounding.
     """
     root = _matrix_root(covariance_a @ covariance_b)
     if not np.isfinite(root).all():
@@ -226,31 +214,24 @@ def frechet_distance_of_moments(mean_a: np.ndarray, covariance_a: np.ndarray, me
 
 
 def _distance(difference: np.ndarray, traces: float, root_trace: float) -> float:
-    return max(0.0, float(difference @ difference + traces - 2 * root_trace))
+    return max(0.0, float(difference @ difference + traces - 2 * root_trace))  # below 0: rounding
 
 
 def _matrix_root(matrix: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):  # in an estimate of its error, for a matrix of zeros
+    with np.errstate(divide="ignore", invalid="ignore"):  # in its error estimate, for a matrix of zeros
         root, _ = linalg.sqrtm(matrix, disp=False)  # otherwise it prints remarks on singular matrices
     return root
 
 
 def kernel_distance(features_a: np.ndarray, features_b: np.ndarray, *, seed: int = 0, num_subsets: int = 100,
                     subset_size: int = 1000) -> tuple[float, float | None]:
-    """Give the KID: mean and standard deviation of the squared MMD over random subsets; a single one has no deviation.
+    """Return the KID: mean and standard deviation of the squared MMD over random subsets.
 
-    The kernel is (x.y / d + 1)^3, the estimate without bias: for sets of one distribution it lies around 0 on either
-    side.
-
-    Args:
-        features_a: [n, d], n > 1.
-        features_b: [m, d], m > 1.
-        seed: of the subsets.
-        num_subsets: how many; one when a subset is all of both sides.
-        subset_size: images of each side in a subset; at most the number of the smaller side.
+    The kernel is (x.y / d + 1)^3 and the estimate unbiased: for sets of one distribution it is around 0, on either
+    side. When one subset contains all images there is only that one, and no deviation.
 
     Raises:
-        UserError: a side has less than two images.
+        UserError: a side has fewer than two images.
     """
     smaller, larger = sorted((len(features_a), len(features_b)))
     require(smaller > 1, "KID needs at least 2 images on each side", smaller)
@@ -265,7 +246,6 @@ def kernel_distance(features_a: np.ndarray, features_b: np.ndarray, *, seed: int
 
 
 def _squared_mmd(subset_a: np.ndarray, subset_b: np.ndarray) -> float:
-    """Estimate the squared maximum mean discrepancy of equally many samples [m, d] float64 without bias."""
     size = len(subset_a)
     within = 0.0
     for subset in (subset_a, subset_b):

@@ -1,4 +1,4 @@
-"""Load LPIPS and measure pairs of images with it."""
+"""LPIPS v0.1 with AlexNet: its weights, and the distance of two images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.layers import Params
-from model.lpips import lpips, lpips_params
+from model.lpips import SMALLEST_SIDE, lpips, lpips_params
 from utils.weights.params import load_params
 
 LPIPS_WEIGHTS = "lpips"  # name in the manifest
@@ -27,7 +27,18 @@ def load_lpips(weights_dir: Path | str | None = None, *, alternative: str = "") 
 
 
 def make_lpips_distance(params: Params) -> Callable[[np.ndarray, np.ndarray], float]:
-    """Compile LPIPS of two images, float32 RGB [h, w, 3] in [0, 1]; traced once for all sizes."""
+    """Return a function of two images of one size, float32 RGB [h, w, 3] in [0, 1]; traced once for all sizes.
+
+    It raises ValueError for images below 31x31.
+    """
     image = tf.TensorSpec([1, None, None, 3], tf.float32)
     run = tf.function(lambda left, right: lpips(params, left, right), input_signature=[image, image])
-    return lambda left, right: float(run(tf.constant(left[None]), tf.constant(right[None]))[0])
+
+    def measure(left: np.ndarray, right: np.ndarray) -> float:
+        height, width = left.shape[:2]
+        if min(height, width) < SMALLEST_SIDE:
+            raise ValueError(f"LPIPS needs images of at least {SMALLEST_SIDE}x{SMALLEST_SIDE} pixels. Received: "
+                             f"{width}x{height}.")
+        return float(run(tf.constant(left[None]), tf.constant(right[None]))[0])
+
+    return measure

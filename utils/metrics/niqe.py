@@ -16,12 +16,14 @@ from scipy.special import gamma
 from utils.errors import UserError
 from utils.image.io import LUMA
 from utils.metrics.fidelity import luma
-from utils.weights.manifest import find_weights
+from utils.weights.manifest import get_entry, load_manifest
 
 BLOCK = 96  # pixels
 NUM_SCALES = 2
 NUM_FEATURES = 36
 FEWEST_BLOCKS = 2  # for a covariance
+PRISTINE_MODEL = Path(__file__).with_name("niqe_pristine.npz")  # source and licence: weights/README.md
+LIVE_MODEL = "niqe_modelparameters.mat"
 WINDOW, WINDOW_SIGMA = 7, 7 / 6  # pixels
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # rows down, columns right
 SHAPES = np.arange(200, 10001) / 1000  # of generalised Gaussians, tried one by one
@@ -38,24 +40,26 @@ class NiqeModel:
 
 
 def load_niqe(weights_dir: Path | str | None = None) -> NiqeModel:
-    """Load the published model.
+    """Return the model of BasicSR (a file of this project), or that of `niqe_modelparameters.mat` in `weights_dir`.
 
     Raises:
-        UserError: the file is missing, damaged or something else.
+        UserError: that file is damaged or something else.
     """
-    [path] = find_weights("niqe", weights_dir).values()
+    path = get_entry(load_manifest(), "niqe").directory(weights_dir) / LIVE_MODEL
+    if not path.is_file():
+        with np.load(PRISTINE_MODEL) as arrays:
+            return NiqeModel(arrays["mean"], arrays["covariance"])
     try:
         arrays = loadmat(path)
-        model = NiqeModel(np.asarray(arrays["mu_prisparam"], np.float64).reshape(NUM_FEATURES),
-                          np.asarray(arrays["cov_prisparam"], np.float64).reshape(NUM_FEATURES, NUM_FEATURES))
+        return NiqeModel(np.asarray(arrays["mu_prisparam"], np.float64).reshape(NUM_FEATURES),
+                         np.asarray(arrays["cov_prisparam"], np.float64).reshape(NUM_FEATURES, NUM_FEATURES))
     except Exception as error:  # SciPy raises anything on damaged files
         raise UserError(f"{path} is not the NIQE model: it is no MATLAB file with mu_prisparam (36) and cov_prisparam "
-                        "(36x36). Download it again.") from error
-    return model
+                        "(36x36). Remove it, or download it again.") from error
 
 
 def yiq_luma(image: np.ndarray) -> np.ndarray:
-    """Give the luma [h, w] of uint8 RGB in 0..255, full range, rounded to whole numbers, as float64.
+    """Return the luma [h, w] of uint8 RGB in 0..255, full range, rounded to whole numbers, as float64.
 
     Pyiqa measures NIQE on it, and computes it in float32. One pixel in a thousand lies halfway between two numbers, and
     how that type rounds decides; NIQE follows in its fourth digit.
@@ -70,11 +74,11 @@ NIQE_LUMAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"pyiqa": yiq_luma, 
 
 
 def niqe(gray: np.ndarray, model: NiqeModel) -> float:
-    """Give the NIQE of a luma image; the lower, the more natural. Large flat areas make it imprecise.
+    """Return the NIQE of a luma image; the lower, the more natural. Large flat areas make it imprecise.
 
     Args:
         gray: [h, w] float64 in 0..255.
-        model: what natural photographs look like.
+        model: statistics of natural photographs.
 
     Raises:
         ValueError: the image is smaller than two blocks, or too flat.
@@ -139,7 +143,7 @@ def _normalize_contrast(gray: np.ndarray) -> np.ndarray:
 
 
 def _block_features(blocks: np.ndarray) -> list[np.ndarray]:
-    """Give the 18 features of blocks [n, b, b], each as [n]."""
+    """Return the 18 features of blocks [n, b, b], each as [n]."""
     shape, left, right = _fit_asymmetric_gaussian(blocks)
     features = [shape, (left + right) / 2]
     for shift in NEIGHBOURS:

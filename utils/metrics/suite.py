@@ -2,10 +2,9 @@
 
 import difflib
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +17,21 @@ from utils.weights.manifest import get_entry, how_to_get, load_manifest, status
 
 NUM_WORKERS = min(16, os.cpu_count() or 1)  # threads that decode and measure
 FEWEST_IN_SET = 2  # images, for a covariance
-OTHER = "_other"  # behind the names of values that belong to --compare
+OTHER = "_other"  # suffix of values that belong to --compare
 MEASURED, PARTIAL, UNMEASURED, FAILED = "ok", "partial", "n/a", "error"  # statuses of a row
+PAIR_FUNCTIONS = {"psnr_y": psnr_y, "psnr_rgb": psnr_rgb, "psnr_paper": psnr_paper, "ssim": ssim}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown, and what it takes.
-
-    `needs_truth`: it compares an image with its ground truth; `of_sets`: it compares two folders as a whole, not image
-    by image; `weights`: names of the manifest; `uses_tensorflow`: it runs a network.
-    """
+    """`of_sets`: it compares two folders as a whole; `weights`: the manifest's name of the network it runs."""
 
     label: str
     higher_is_better: bool
     digits: int
     needs_truth: bool = False
     of_sets: bool = False
-    weights: tuple[str, ...] = ()
-    uses_tensorflow: bool = False
+    weights: str = ""
 
 
 METRICS = {
@@ -44,89 +39,71 @@ METRICS = {
     "psnr_rgb": Metric("PSNR-RGB (dB)", True, 4, needs_truth=True),
     "psnr_paper": Metric("PSNR, original script (dB)", True, 4, needs_truth=True),
     "ssim": Metric("SSIM-Y", True, 4, needs_truth=True),
-    "lpips": Metric("LPIPS", False, 4, needs_truth=True, weights=("lpips",), uses_tensorflow=True),
-    "niqe": Metric("NIQE", False, 4, weights=("niqe",)),
-    "fid": Metric("FID", False, 3, of_sets=True, weights=("inception",), uses_tensorflow=True),
-    "kid": Metric("KID", False, 6, of_sets=True, weights=("inception",), uses_tensorflow=True),
+    "lpips": Metric("LPIPS", False, 4, needs_truth=True, weights="lpips"),
+    "niqe": Metric("NIQE", False, 4),
+    "fid": Metric("FID", False, 3, of_sets=True, weights="inception"),
+    "kid": Metric("KID", False, 6, of_sets=True, weights="inception"),
 }
 
 
 def choose_metrics(wanted: str | None, *, has_truth: bool, num_images: int, num_reference: int,
                    weights_dir: Path | None = None) -> tuple[list[str], dict[str, str]]:
-    """Decide what is measured.
+    """Return the metrics to measure, and why others are impossible: name -> reason.
 
     Args:
-        wanted: names with commas between them; None: whatever is possible.
+        wanted: names separated by commas; None: whatever is possible.
         has_truth: whether there is ground truth.
         num_images: results.
         num_reference: images that FID and KID compare with.
         weights_dir: where weights are looked up.
 
-    Returns:
-        The metrics to measure, and why the others, if nothing was `wanted`, cannot be: name -> reason.
-
     Raises:
-        UserError: a name is unknown, a wanted metric is not possible, or none is.
+        UserError: a name is unknown, a wanted metric is impossible, or all are.
     """
     names = list(METRICS) if wanted is None else _parse_names(wanted)
     fewest = min(num_images, num_reference)
     reasons = {name: _obstacle(METRICS[name], has_truth, num_reference, fewest, weights_dir) for name in names}
     obstacles = {name: reason for name, reason in reasons.items() if reason}
-    if obstacles and wanted is not None:
+    if obstacles and (wanted is not None or len(obstacles) == len(names)):
         name, reason = next(iter(obstacles.items()))
         raise UserError(f"{METRICS[name].label} cannot be measured: {reason}")
-    if len(obstacles) == len(names):
-        firsts = {reason: METRICS[name].label for name, reason in reversed(obstacles.items())}
-        raise UserError("no metric can be measured. " + ". ".join(
-            f"{label}: {reason}" for reason, label in reversed(firsts.items())))
     return [name for name in names if name not in obstacles], obstacles
 
 
 def _parse_names(text: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",")]
-    parts = [part for part in parts if part] or [""]  # a comma at the end does no harm
-    for part in parts:
-        if part.lower() not in METRICS:
-            close = difflib.get_close_matches(part.lower(), METRICS, n=1)
+    names = [part.strip().lower() for part in text.strip(" ,").split(",")]
+    for name in names:
+        if name not in METRICS:
+            close = difflib.get_close_matches(name, METRICS, n=1)
             guess = f" Did you mean {close[0]}?" if close else ""
-            raise UserError(f"--metrics knows {','.join(METRICS)}. Received: {part!r}.{guess}")
-    return list(dict.fromkeys(part.lower() for part in parts))
+            raise UserError(f"--metrics knows {','.join(METRICS)}. Received: {name!r}.{guess}")
+    return list(dict.fromkeys(names))
 
 
 def _obstacle(metric: Metric, has_truth: bool, num_reference: int, fewest: int, weights_dir: Path | None) -> str:
-    """Say why a metric is not possible; nothing if it is. `fewest`: images on either side of FID and KID."""
+    """Return why a metric is impossible, or nothing. `fewest`: images on either side of FID and KID."""
     if metric.needs_truth and not has_truth:
         return "it compares with the ground truth: give --gt_dir"
     if metric.of_sets and not num_reference:
         return "it compares with a folder of good photographs: give --fid_ref_dir"
     if metric.of_sets and fewest < FEWEST_IN_SET:
         return f"it needs at least {FEWEST_IN_SET} images on each side"
-    return _missing_weights(metric.weights, weights_dir)
-
-
-def _missing_weights(names: Sequence[str], weights_dir: Path | None) -> str:
-    manifest = load_manifest()
-    lacking, states = [], []
-    for name in names:
-        entry = get_entry(manifest, name)
-        found = status(entry, weights_dir)
-        if not any(variant.complete for variant in found):
-            lacking.append(entry)
-            states += [f"{file} ({state.value})" for file, state in found[0].states.items()]
-    if not lacking:
-        return ""
-    together = replace(lacking[0], name=" ".join(entry.name for entry in lacking))  # one command for all
-    return f"it needs {' and '.join(states)}. {how_to_get(together, weights_dir)}"
+    if metric.weights:
+        entry = get_entry(load_manifest(), metric.weights)
+        variants = status(entry, weights_dir)
+        if not any(variant.complete for variant in variants):
+            states = " and ".join(f"{file} ({state.value})" for file, state in variants[0].states.items())
+            return f"it needs {states}. {how_to_get(entry, weights_dir)}"
+    return ""
 
 
 @dataclass(frozen=True)
 class ImageMeter:
     """Measures images, one group of files at a time.
 
-    `metrics`: names, those of sets are left out; `crop_to_common`: compare images of different sizes in the upper left
-    part that result, other result and ground truth have in common; `niqe` of uint8 RGB [h, w, 3] and `lpips` of two
-    float32 RGB images in [0, 1] are needed if they are among the metrics, and raise ValueError for images that have no
-    such value.
+    `metrics`: names (those of sets are ignored); `crop_to_common`: compare images of different sizes in their common
+    upper left part; `niqe` of uint8 RGB [h, w, 3] and `lpips` of two float32 RGB images in [0, 1], if they are among
+    the metrics, raise ValueError for images without such a value.
     """
 
     metrics: Sequence[str]
@@ -135,14 +112,14 @@ class ImageMeter:
     lpips: Callable[[np.ndarray, np.ndarray], float] | None = None
 
     def columns(self, *, compare: bool) -> list[str]:
-        """Give the names of the values in a row; with `compare` also those of the other result."""
+        """Return the names of the values in a row; with `compare` also those of the other result."""
         names = [name for name in self.metrics if not METRICS[name].of_sets]
         return names + [name + OTHER for name in names] * compare
 
     def measure(self, group: ImageGroup) -> dict:
-        """Measure a group of files; they are decoded, alpha is left out, 16 bits are rounded to 8.
+        """Measure a group of files; alpha is ignored, 16 bits are rounded to 8.
 
-        A file that fails takes only those values along that need it. Ground truth is read if a metric needs it.
+        A file that fails affects only the values that need it. Ground truth is read only if a metric needs it.
 
         Returns:
             A row with `file`, `gt`, `status`, `width`, `height`, the values that could be measured, `reason`, and
@@ -173,7 +150,6 @@ class ImageMeter:
                 "unreadable": [files[role] for role in failures]}
 
     def _crop(self, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Give the parts to compare; the images themselves if nothing is to be cropped, or compared."""
         if not self.crop_to_common or "truth" not in images:
             return images
         height, width = np.min([image.shape[:2] for image in images.values()], axis=0)
@@ -181,54 +157,46 @@ class ImageMeter:
 
     def _measure(self, image: np.ndarray, pair: tuple[np.ndarray, np.ndarray] | None
                  ) -> tuple[dict[str, float], list[str]]:
-        """Give the values, and why others are missing; without a `pair` only those of the image alone."""
+        """Return the values, and why others are missing; without a `pair` only those of the image alone."""
         values, problems = {}, []
         for name in self.columns(compare=False):
             if METRICS[name].needs_truth and pair is None:
                 continue
             try:
-                values[name] = self._value(name, image, pair)
+                if name == "niqe":
+                    values[name] = self.niqe(image)
+                elif name == "lpips":
+                    values[name] = self.lpips(*(side.astype(np.float32) / np.float32(255) for side in pair))
+                else:
+                    values[name] = PAIR_FUNCTIONS[name](*pair)
             except ValueError as error:  # the image is too small for it, or flat
                 problems.append(str(error))
         return values, problems
 
-    def _value(self, name: str, image: np.ndarray, pair: tuple[np.ndarray, np.ndarray] | None) -> float:
-        if name == "niqe":
-            return self.niqe(image)
-        if name == "lpips":
-            return self.lpips(*(side.astype(np.float32) / np.float32(255) for side in pair))
-        return {"psnr_y": psnr_y, "psnr_rgb": psnr_rgb, "psnr_paper": psnr_paper, "ssim": ssim}[name](*pair)
-
 
 def _size_message(path: Path, image: np.ndarray, truth: np.ndarray) -> str:
     (height, width), (true_height, true_width) = image.shape[:2], truth.shape[:2]
-    return (f"{path} is {width}x{height}, its ground truth {true_width}x{true_height}. Mend the files, or compare the "
-            "upper left part they have in common with --crop_to_common.")
+    return (f"{path} is {width}x{height}, its ground truth {true_width}x{true_height}. Fix the files, or compare "
+            "their common upper left part with --crop_to_common.")
 
 
 def _read_all(files: dict[str, Path | None]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Give the images, uint8 RGB [h, w, 3], and why others cannot be read."""
+    """Return the images, uint8 RGB [h, w, 3], and why others cannot be read."""
     images, failures = {}, {}
     for role, path in files.items():
-        if path is None:
-            continue
         try:
-            images[role] = quantize(read_image(path).pixels)
+            if path is not None:
+                images[role] = quantize(read_image(path).pixels)
         except UserError as error:
             failures[role] = str(error)
     return images, failures
 
 
-def measure_all(groups: Sequence[ImageGroup], meter: ImageMeter, *, num_workers: int = NUM_WORKERS) -> Iterator[dict]:
-    """Give the rows of `ImageMeter.measure` in order; a few groups at a time are in memory, measured in parallel."""
-    waiting: deque[Future] = deque()
-    pool = ThreadPoolExecutor(num_workers)
+def measure_all(groups: Sequence[ImageGroup], meter: ImageMeter) -> Iterator[dict]:
+    """Yield the rows of `ImageMeter.measure` in order; a few groups at a time are in memory, measured in parallel."""
+    pool, together = ThreadPoolExecutor(NUM_WORKERS), 4 * NUM_WORKERS
     try:
-        for group in groups:
-            waiting.append(pool.submit(meter.measure, group))
-            if len(waiting) > 2 * num_workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        for first in range(0, len(groups), together):
+            yield from pool.map(meter.measure, groups[first:first + together])
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for what is under way
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for pending images

@@ -144,28 +144,25 @@ def test_blocks_that_are_partly_flat_count_in_the_mean_where_they_have_values_bu
         niqe(luma(IMAGES[0]), MODEL)
 
 
-def test_the_model_is_read_from_the_file_of_the_manifest(monkeypatch, tmp_path):
-    path, asked = tmp_path / "model.mat", []
-    scipy.io.savemat(path, {"mu_prisparam": EXPECTED["niqe_model_mean"], "cov_prisparam": MODEL.covariance})
-    monkeypatch.setattr(module, "find_weights", lambda *entry: asked.append(entry) or {"file": path})
+def test_the_model_of_the_project_is_that_of_basicsr(tmp_path):
     model = load_niqe(tmp_path)
     np.testing.assert_array_equal(model.mean, MODEL.mean)
     np.testing.assert_array_equal(model.covariance, MODEL.covariance)
-    assert asked == [("niqe", tmp_path)]
+
+
+def test_the_live_model_is_used_when_it_is_there(tmp_path):
+    scipy.io.savemat(tmp_path / "niqe_modelparameters.mat", {"mu_prisparam": MODEL.mean[None] + 1,
+                                                             "cov_prisparam": 2 * MODEL.covariance})
+    model = load_niqe(tmp_path)
+    np.testing.assert_array_equal(model.mean, MODEL.mean + 1)
+    np.testing.assert_array_equal(model.covariance, 2 * MODEL.covariance)
 
 
 @pytest.mark.parametrize("content", [{"mu_prisparam": np.zeros((1, 36))},
                                      {"mu_prisparam": np.zeros((1, 36)), "cov_prisparam": np.zeros((35, 36))}, None])
-def test_another_file_is_refused_by_name(monkeypatch, tmp_path, content):
-    path = tmp_path / "model.mat"
+def test_another_file_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "niqe_modelparameters.mat"
     path.write_bytes(b"text") if content is None else scipy.io.savemat(path, content)
-    monkeypatch.setattr(module, "find_weights", lambda *_: {"file": path})
-    with pytest.raises(UserError, match=f"{re.escape(str(path))} is not the NIQE model.*Download it again") as error:
-        load_niqe()
-    assert "\n" not in str(error.value)
-
-
-def test_a_missing_model_is_named_with_the_command_that_fetches_it(tmp_path):
-    with pytest.raises(UserError, match=r"niqe_modelparameters\.mat not found in .*download_weights\.py niqe "
-                                        r"--weights_dir [^ ]*$"):
+    with pytest.raises(UserError, match=re.escape(str(path))) as error:
         load_niqe(tmp_path)
+    assert "\n" not in str(error.value)
