@@ -10,7 +10,7 @@ import skimage.data
 from utils.evaluation import scores as evaluation_scores
 from utils.evaluation.scores import RegionMeter, open_meter, outside, score_photo
 from utils.image.io import write_png
-from utils.metrics import network_metrics
+from utils.metrics import lpips
 from utils.metrics.fidelity import psnr_y, ssim
 from utils.metrics.niqe import NiqeModel, niqe, yiq_luma
 
@@ -115,7 +115,8 @@ def test_metrics_with_weights_are_the_projects_own(monkeypatch):
     model = NiqeModel(np.zeros(36), np.eye(36))
     monkeypatch.setattr(evaluation_scores, "choose_metrics", lambda *_, **__: (["psnr_y", "ssim", "niqe", "lpips"], {}))
     monkeypatch.setattr(evaluation_scores, "load_niqe", lambda _: model)
-    monkeypatch.setattr(network_metrics, "open_lpips", lambda _: lambda left, right: float(np.abs(left - right).max()))
+    monkeypatch.setattr(lpips, "load_lpips", lambda _: {})
+    monkeypatch.setattr(lpips, "make_lpips_distance", lambda _: lambda left, right: float(np.abs(left - right).max()))
     meter, missing = open_meter(None)
     assert missing == []
     truth = skimage.data.astronaut()[:192, :192]
