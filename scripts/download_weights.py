@@ -6,7 +6,6 @@ python scripts/download_weights.py realesrgan lpips
 
 import argparse
 import functools
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, run_cli
-from utils.errors import UserError
 from utils.weights.download import DownloadError, fetch
 from utils.weights.manifest import Entry, State, Variant, get_entry, how_to_get, load_manifest, status
 
@@ -90,7 +88,6 @@ def fetch_entry(entry: Entry, weights_dir: Path | None, *, force: bool) -> str:
     for name, state in (item for found in status(entry, weights_dir) for item in found.states.items()):
         if not state.usable and state is not State.MISSING:
             say(f"{entry.name}: {folder / name}: {state.value}")
-    check_folder(folder)
     for variant in entry.variants:
         if labels := fetch_variant(entry.name, variant, folder):
             say(f"{entry.name}: done. Licence: {entry.licence}")
@@ -120,16 +117,6 @@ def fetch_variant(entry_name: str, variant: Variant, folder: Path) -> list[str]:
         else:
             return []
     return labels
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be written to, once, and not for every source of every entry."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}. Choose another --weights_dir") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"no permission to write in {folder}. Choose another --weights_dir")
 
 
 def rows(entry: Entry, weights_dir: Path | None, source: str = "") -> Iterator[tuple[str, ...]]:

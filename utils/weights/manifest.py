@@ -102,7 +102,7 @@ class Variant:
 class Entry:
     """What is asked for by `name`. Any one of `variants` will do, the first is preferred.
 
-    `by_hand` holds addresses to download from in a browser, `given_by` the flag that takes a file of one's own instead.
+    `by_hand` holds addresses to download from in a browser, `given_by` the flag that takes a file instead ("{file}").
     `folder` (relative to the repository) replaces the weights folder.
     """
 
@@ -159,7 +159,7 @@ def find_weights(name: str, weights_dir: Path | str | None = None) -> dict[str, 
         if state is not State.MISSING and not state.usable:
             problem = f"{folder / file}: {state.value}"
             if entry.given_by and state is not State.UNREADABLE:
-                by_path = f" To use this file all the same, give its path: {entry.given_by} {folder / file}"
+                by_path = f" Or use this file as it is, by its path: {entry.given_by.format(file=folder / file)}"
             break
     raise UserError(f"{problem} ({entry.description}; needed by {', '.join(entry.needed_by)}). "
                     f"{how_to_get(entry, weights_dir)}.{by_path}".rstrip("."))

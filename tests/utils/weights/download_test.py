@@ -9,6 +9,7 @@ import pytest
 import requests
 
 from tests.weights_server import BODY, FILES, MEMBERS, SHA256, Page, make_package, names, serve_pages
+from utils.errors import UserError
 from utils.weights import download as module
 from utils.weights.download import DownloadError, fetch
 from utils.weights.manifest import UrlSource, WeightFile
@@ -94,7 +95,7 @@ def test_ctrl_c_leaves_nothing(server, tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DownloadError, match=str(tmp_path / "file")):
+    with pytest.raises(UserError, match=f"{tmp_path / 'file'}.*--weights_dir"):
         fetch(UrlSource("http://127.0.0.1:9/w"), (FILE,), tmp_path / "file" / "w")
 
 

@@ -80,7 +80,7 @@ def entry(monkeypatch):
     entry = Entry("net", "a network", "MIT", ("main.py", "test.py"), (
         Variant("float32", (WeightFile("net.pth", len(BODY), SHA256),), (UrlSource("https://example.org/net"),)),
         Variant("half", (WeightFile("net.param", None, SHA256[:8]), WeightFile("net.bin")),
-                (UrlSource("https://example.org/net2"),))), given_by="--net")
+                (UrlSource("https://example.org/net2"),))), given_by="--net {file}")
     monkeypatch.setattr(module, "load_manifest", lambda: {"net": entry})
     return entry
 

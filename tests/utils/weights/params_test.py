@@ -18,7 +18,7 @@ def entry(monkeypatch):
         "pair": Entry("pair", "two files", "MIT", ("main.py",), (
             Variant("v", (WeightFile("a.pth"), WeightFile("b.pth")), source),)),
         "pinned": Entry("pinned", "one file", "MIT", ("main.py",), (
-            Variant("v", (WeightFile("a.pth", None, "0" * 64),), source),), given_by="--net")}
+            Variant("v", (WeightFile("a.pth", None, "0" * 64),), source),), given_by="--net {file}")}
     monkeypatch.setattr("utils.weights.manifest.load_manifest", lambda: entries)
 
 
