@@ -59,7 +59,7 @@ def test_motion_blur_has_the_moments_of_a_line(length, angle):
 
 
 def test_green_stays_and_the_others_are_magnified_about_the_middle():
-    """On slopes the values tell the positions."""
+    """On slopes the values indicate the positions."""
     y, x = np.mgrid[:81, :101].astype(np.float32) / 100
     slope = np.stack([x, x, y], axis=2)
     result = ColourFringe(1.05, 0.96)(slope)
@@ -70,7 +70,7 @@ def test_green_stays_and_the_others_are_magnified_about_the_middle():
 
 
 def expose(level, shot, read, seed=0, side=400):
-    """Expose a gray card; gives the result in linear light."""
+    """Return the picture of a gray card in linear light."""
     card = np.full((side, side, 3), level ** (1 / 2.2), np.float32)
     return CameraNoise(shot, read, seed)(card).astype(np.float64) ** 2.2
 

@@ -284,7 +284,7 @@ def test_restorer_is_called_once_per_batch_and_its_faces_are_learnt_from(make_so
         batch = source.finished(iteration, range(3), images)
         small = batch.face_hq.reshape(6, FACE_PATCH // 4, 4, FACE_PATCH // 4, 4, 3).mean(axis=(2, 4))
         given = 1 - batch.face_lq.reshape(small.shape)
-        for number in range(6):  # smooth, but like the degraded face of this number alone
+        for number in range(6):  # smooth, but like the degraded face of this number only
             errors = [np.abs(small[number] - other).mean() for other in given]
             assert np.argmin(errors) == number
     assert sizes == [6, 6]

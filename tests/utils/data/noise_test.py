@@ -63,7 +63,7 @@ def asked(monkeypatch):
 
 @pytest.mark.parametrize(("channel", "photons"), [(0, 128), (1, 256), (2, 32)])
 def test_luma_weighs_the_channels(asked, channel, photons):
-    """Of 256 levels of one channel alone the luma keeps 0.299, 0.587 or 0.114: 77, 151 or 30."""
+    """Of 256 levels of one channel only the luma keeps 0.299, 0.587 or 0.114: 77, 151 or 30."""
     image = np.zeros((16, 16, 3), np.float32)
     image[:, :, channel] = np.arange(256, dtype=np.float32).reshape(16, 16) / 255
     poisson_noise(generator(), image, 1.0, gray=True)
