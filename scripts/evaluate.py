@@ -2,10 +2,9 @@
 
 python scripts/evaluate.py --portraits PORTRAITS --scenes SCENES --output_dir results/evaluation
 
-People are cut out of portraits and put in front of scenes, or photos of people are taken as they are (--input_dir);
-every photo is degraded in several ways, its faces are found and restored as a user's would be, and it is enlarged in
-the ways of every row of a table. Without these options the only photo is the one inside scikit-image, degraded several
-times by each preset.
+People are cut out of portraits and put in front of scenes, or photos of people are used as they are (--input_dir).
+Every photo is degraded in several ways, its faces are found and restored as a user's would be, and every variant
+upscales it. Without these options the only photo is the one inside scikit-image, degraded several times per preset.
 """
 
 import argparse
@@ -34,7 +33,7 @@ from utils.evaluation.plots import plot_gains, plot_own_and_other, write_picture
 from utils.evaluation.scores import RegionMeter, open_meter, score_photo
 from utils.evaluation.settings import SETTINGS, check_settings, digest_params, digest_sources
 from utils.evaluation.table import Wording, format_made, format_tables, summarize_set, write_json, write_scores
-from utils.evaluation.variants import BASE, MODEL, PUBLISHED, ROWS
+from utils.evaluation.variants import BASE, MODEL, PUBLISHED, VARIANTS
 from utils.face.detection import Detector, open_detector
 from utils.face.restorers import FIDELITY, Restorer, check_restorer, open_restorer, restorer_label
 from utils.files import atomic_path, check_writable, exclusive
@@ -43,7 +42,7 @@ from utils.image.photo_sources import Source, add_source_options, list_chosen, p
 from utils.tensorflow_setup import start_tensorflow
 
 if TYPE_CHECKING:
-    from utils.evaluation.runner import RowRunner  # brings TensorFlow along
+    from utils.evaluation.runner import VariantRunner  # brings TensorFlow along
 
 DEFAULT_PRESETS = ("iid", "ood-noise", "ood-camera", "ood-tone")
 REPORTS = ("table.md", "scores.csv", "summary.json", "gains.png", "own_and_other.png", "pictures.png")
@@ -75,8 +74,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     networks.add_argument("--restorer", default="rrdb-face-tone", help="of the faces, as of generate_test_faces.py")
     networks.add_argument("--codeformer_fidelity", type=float, default=FIDELITY,
                           help="of a .onnx with such an input: 0 for quality, 1 for likeness")
-    networks.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW",
-                          help=f"of {', '.join(ROWS)} (default: all)")
+    networks.add_argument("--rows", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="ROW",
+                          help=f"of {', '.join(VARIANTS)} (default: all)")
     networks.add_argument("--learning_rate", type=float, default=PUBLISHED.learning_rate, help="of the steps")
     networks.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     networks.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
@@ -96,7 +95,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             "--learning_rate must be positive and finite", args.learning_rate)
     check_restorer(args.restorer, fidelity=args.codeformer_fidelity)
     args.people = parse_people(args.people)
-    args.presets, args.rows = list(dict.fromkeys(args.presets)), [name for name in ROWS if name in args.rows]
+    args.presets, args.rows = list(dict.fromkeys(args.presets)), [name for name in VARIANTS if name in args.rows]
     return args
 
 
@@ -131,7 +130,7 @@ def list_inputs(args: argparse.Namespace) -> Inputs:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; gives the exit status."""
+    """Run the tool; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     inputs = list_inputs(args)
@@ -147,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def evaluate(args: argparse.Namespace, inputs: Inputs, command: str) -> list[str]:
-    """Make and measure all results, and write the reports; gives a line for everything that failed."""
+    """Make and measure all results, and write the reports; returns a line for everything that failed."""
     networks, digests = open_networks(args)
     restore = open_restorer(args.restorer, args.weights_dir, fidelity=args.codeformer_fidelity)
     meter, missing = open_meter(args.weights_dir)
@@ -172,7 +171,7 @@ def evaluate(args: argparse.Namespace, inputs: Inputs, command: str) -> list[str
             "learning rate": args.learning_rate, "seed": args.seed, "scenes": len(inputs.scenes),
             "portraits": len(inputs.portraits), "photos": len(photos.faces),
             "date": time.strftime("%Y-%m-%d %H:%M"), "errors": len(errors),
-            "minutes of adapting and enlarging": round(sum(one.runner.seconds for one in sets.values()) / 60, 1)}
+            "minutes of adapting and upscaling": round(sum(one.runner.seconds for one in sets.values()) / 60, 1)}
     report(args, sets, scores, meter.metrics, made, one_photo=inputs.only_own)
     if photos.left_out:
         print(f"{len(photos.left_out)} of {len(inputs.portraits)} portraits were left out, as {photos.left_out[0]}")
@@ -189,7 +188,7 @@ def check_all_named(args: argparse.Namespace) -> None:
         UserError: there are some of presets or rows that are not asked for.
     """
     presets = [preset for preset in PRESETS if (args.output_dir / preset).exists()]
-    rows = [row for row in ROWS if any((args.output_dir / preset / row).exists() for preset in presets)]
+    rows = [row for row in VARIANTS if any((args.output_dir / preset / row).exists() for preset in presets)]
     for option, there, asked in (("--presets", presets, args.presets), ("--rows", rows, args.rows)):
         others = [name for name in there if name not in asked]
         if others and not args.overwrite:
@@ -198,14 +197,15 @@ def check_all_named(args: argparse.Namespace) -> None:
 
 
 def open_networks(args: argparse.Namespace) -> tuple[dict, dict[str, str | None]]:
-    """Load the networks that the rows need and compile them; gives them and the digests of their weights, by role.
+    """Load the networks that the rows need and compile them; returns them and the digests of their weights, by role.
 
     The digest is None where a network is not needed.
     """
     from model.super_resolver import SuperResolver
     from utils.weights.checkpoints import load_super_resolver
 
-    names = {MODEL: args.model, **({BASE: args.base} if any(ROWS[row].network == BASE for row in args.rows) else {})}
+    needs_base = any(VARIANTS[row].network == BASE for row in args.rows)
+    names = {MODEL: args.model, **({BASE: args.base} if needs_base else {})}
     weights = {name: load_super_resolver(name, weights_dir=args.weights_dir) for name in dict.fromkeys(names.values())}
     networks = {name: SuperResolver(found.generator, found.mask) for name, found in weights.items()}
     digests = {name: digest_params({**found.generator, **(found.mask or {})}) for name, found in weights.items()}
@@ -223,7 +223,8 @@ def begin(args: argparse.Namespace, inputs: dict) -> None:
     settings = {"seed": args.seed, "learning_rate": args.learning_rate, "people": args.people.pattern,
                 "detector": DETECTOR, "min_confidence": MIN_CONFIDENCE,
                 "restorer": restorer_label(args.restorer, args.codeformer_fidelity),
-                "adaptation": asdict(PUBLISHED), "rows": {name: asdict(row) for name, row in ROWS.items()}, **inputs}
+                "adaptation": asdict(PUBLISHED), **inputs,
+                "rows": {name: asdict(variant) for name, variant in VARIANTS.items()}}
     made = [args.output_dir / name for name in ("photos", *PRESETS, *REPORTS)]
     check_settings(args.output_dir / SETTINGS, settings, [path for path in made if path.exists()],
                    overwrite=args.overwrite)
@@ -232,14 +233,14 @@ def begin(args: argparse.Namespace, inputs: dict) -> None:
 class PhotoSet(NamedTuple):
     """The photos of one preset: `unscored` are boxes [n, 4] that scores leave out, in the clean photo, by stem."""
 
-    runner: "RowRunner"
+    runner: "VariantRunner"
     unscored: dict[str, np.ndarray]
 
 
 def make_set(args: argparse.Namespace, preset: str, networks: Mapping, detect: Detector, restore: Restorer,
              photos: Photos, errors: list[str]) -> PhotoSet:
     """Degrade all photos by one preset and prepare their faces; those that fail are left out."""
-    from utils.evaluation.runner import RowRunner
+    from utils.evaluation.runner import VariantRunner
 
     folder = args.output_dir / preset
     print(f"{preset}:")
@@ -252,11 +253,11 @@ def make_set(args: argparse.Namespace, preset: str, networks: Mapping, detect: D
                              detector=DETECTOR, restorer=restorer_label(args.restorer, args.codeformer_fidelity))
     errors += prepared.errors
     usable = [photo for photo in degraded if photo.stem in prepared.boxes]
-    runner = RowRunner(args.rows, folder, networks, photos=usable, people=photos.people, seed=args.seed,
+    runner = VariantRunner(args.rows, folder, networks, photos=usable, people=photos.people, seed=args.seed,
                        learning_rate=args.learning_rate)
     without = [stem for stem, count in runner.num_faces.items() if not count]
     print(f"{sum(runner.num_faces.values())} faces in {len(usable) - len(without)} of {len(degraded)} photos"
-          + f"; none found, and so un-adapted in every row: {', '.join(without)}" * bool(without))
+          + f"; none found, and so un-adapted in every variant: {', '.join(without)}" * bool(without))
     return PhotoSet(runner, {stem: np.concatenate([photos.faces[stem], boxes])
                              for stem, boxes in prepared.boxes.items()})
 
@@ -277,7 +278,7 @@ def run_rows(args: argparse.Namespace, sets: Mapping[str, PhotoSet], errors: lis
 
 def score_sets(args: argparse.Namespace, sets: Mapping[str, PhotoSet], meter: RegionMeter,
                errors: list[str]) -> dict[str, list[dict]]:
-    """Measure all results; gives a dict per photo and row, by preset."""
+    """Measure all results; returns a dict per photo and row, by preset."""
     scores = {preset: [] for preset in sets}
     with Progress(sum(len(made.runner.photos) for made in sets.values()), description="scores",
                   unit="photo") as progress:

@@ -14,7 +14,7 @@ from utils.weights.manifest import find_weights
 
 @pytest.fixture(scope="module")
 def base():
-    """Give weights of Real-ESRGAN's size, as float16 holds them."""
+    """Return weights of Real-ESRGAN's size, as float16 holds them."""
     return {name: value.astype(np.float16).astype(np.float32) for name, value in reference_generator().items()}
 
 

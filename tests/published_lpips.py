@@ -55,4 +55,4 @@ def _compute_with_torch(path: str) -> list[float]:
 
 
 if __name__ == "__main__":
-    print(_compute_with_torch(sys.argv[1]))
+    sys.stdout.write(f"{_compute_with_torch(sys.argv[1])}\n")

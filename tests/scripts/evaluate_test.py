@@ -22,7 +22,7 @@ from utils.image.panels import LABEL_HEIGHT, MARGIN
 from utils.metrics.fidelity import psnr_y
 from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
-ROWS = ["bicubic", "base", "unadapted", "adapted", "other-faces", "oracle"]
+VARIANTS = ["bicubic", "base", "unadapted", "adapted", "other-faces", "oracle"]
 LANDMARKS = np.array([[0.3, 0.35], [0.7, 0.35], [0.5, 0.55], [0.35, 0.75], [0.65, 0.75]])
 
 
@@ -55,7 +55,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(*extra, rows=ROWS, scenes=True):
+def run(*extra, rows=VARIANTS, scenes=True):
     sources = ["--scenes", "scenes", "--portraits", "portraits"] if scenes else []
     return tool.main([*sources, "--output_dir", "out", "--model", "model", "--base", "base", "--restorer", "r.npz",
                       "--weights_dir", "weights", "--presets", "ood-jpeg", "--rows", *rows, *extra])
@@ -69,7 +69,7 @@ def read_scores(folder):
 def test_a_run_writes_tables_scores_plots_and_pictures(place, capsys):
     assert run() == 0
     scores = read_scores(place)
-    assert set(scores) == {("ood-jpeg", photo, row) for photo in ("a", "astronaut", "empty") for row in ROWS}
+    assert set(scores) == {("ood-jpeg", photo, row) for photo in ("a", "astronaut", "empty") for row in VARIANTS}
     assert {row["num_faces"] for (_, photo, _), row in scores.items() if photo == "empty"} == {"0"}
     truth, image = (quantize(read_image(place / "out" / "ood-jpeg" / name / "a.png").pixels)
                     for name in ("GT", "adapted"))
@@ -101,7 +101,7 @@ def test_a_run_writes_tables_scores_plots_and_pictures(place, capsys):
     assert table in output
     assert all(f"* {name}: {value}\n" in table for name, value in content["made"].items())
     assert "--output_dir out --model model" in content["made"]["command"]
-    assert "2 faces in 2 of 3 photos; none found, and so un-adapted in every row: empty" in output
+    assert "2 faces in 2 of 3 photos; none found, and so un-adapted in every variant: empty" in output
     assert "LPIPS is left out: it needs" in output
     assert blue(place / "out" / "gains.png").sum() > 50
     assert blue(place / "out" / "own_and_other.png").sum() > 20
@@ -180,12 +180,12 @@ def test_a_photo_whose_faces_fail_is_left_out_and_tried_again(place, monkeypatch
     monkeypatch.setattr(tool, "open_detector", lambda *_, **__: contextlib.nullcontext(fail))
     assert run() == 2
     assert {photo for _, photo, _ in read_scores(place)} == {"astronaut", "empty"}
-    assert {row for _, _, row in read_scores(place)} == set(ROWS) - {"other-faces"}  # there is no partner
+    assert {row for _, _, row in read_scores(place)} == set(VARIANTS) - {"other-faces"}  # there is no partner
     assert "a.png: the detector is tired" in capsys.readouterr().err
     monkeypatch.setattr(tool, "open_detector", lambda *_, **__: contextlib.nullcontext(find))
     assert run() == 0
     assert set(read_scores(place)) == {
-        ("ood-jpeg", photo, row) for photo in ("a", "astronaut", "empty") for row in ROWS}
+        ("ood-jpeg", photo, row) for photo in ("a", "astronaut", "empty") for row in VARIANTS}
 
 
 def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(place, capsys):

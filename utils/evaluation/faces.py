@@ -72,7 +72,7 @@ def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, dete
 
 
 def _boxes(rows: Sequence[dict]) -> np.ndarray:
-    """Give the boxes of a photo's faces in the clean photo: their first and last pixels."""
+    """Return the boxes of a photo's faces in the clean photo: their first and last pixels."""
     boxes = []
     for row in rows:
         if row["status"] == "ok":
@@ -84,7 +84,7 @@ def _boxes(rows: Sequence[dict]) -> np.ndarray:
 
 def _prepare(photo: Path, truth: Path, folder: Path, detect: Detector, restore: Restorer, detector: str,
              restorer: str) -> list[dict]:
-    """Write the faces of one photo; gives its rows of the report."""
+    """Write the faces of one photo; returns its rows of the report."""
     faces = detect(read_image(photo).pixels, photo.name)
     rows = []
     for kind in (LEGACY, RESTORED):  # the rows of the latter are kept

@@ -69,11 +69,11 @@ def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Sour
     with Progress(len(ready) + len(scenes) + len(stems), description="photos", unit="photo") as progress:
         if (folder / RECORD).exists():
             progress.write(f"note: {folder / RECORD} is damaged: the photos are made again")
-        deck = _Deck(portraits, people, seed, _cutter(detect, photos, progress.write))
+        sampler = PortraitSampler(portraits, people, seed, _cutter(detect, photos, progress.write))
         for source in (*ready, *scenes):
             stem = source.path.stem
             try:
-                composite, names = (_take(source.path, people) if ready else _compose(source.path, deck, seed))
+                composite, names = (_take(source.path, people) if ready else _compose(source.path, sampler, seed))
                 photos.faces[stem] = _write(folder / f"{stem}.png", composite, detect)
                 photos.people[stem] = names
             except FatalError:
@@ -117,7 +117,7 @@ def _note_error(error: UserError, photos: Photos, say: Callable[[str], None]) ->
 
 
 def _cutter(detect: Detector, photos: Photos, say: Callable[[str], None]) -> Callable[[Source], Person | None]:
-    """Give a function that cuts somebody out of a portrait, once for each; None and a line where that fails."""
+    """Return a function that cuts somebody out of a portrait, once for each; None and a line where that fails."""
 
     @cache
     def cut(portrait: Source) -> Person | None:
@@ -135,8 +135,8 @@ def _cutter(detect: Detector, photos: Photos, say: Callable[[str], None]) -> Cal
     return cut
 
 
-class _Deck:
-    """Deals portraits in random order, all of them before one comes again."""
+class PortraitSampler:
+    """Samples portraits without replacement; when all were drawn, they are shuffled anew."""
 
     def __init__(self, portraits: Sequence[Source], people: re.Pattern, seed: int,
                  cut: Callable[[Source], Person | None]):
@@ -144,8 +144,8 @@ class _Deck:
         self._rng, self._cut = np.random.default_rng(seed), cut
         self._waiting: list[Source] = []
 
-    def deal(self, number: int) -> dict[str, Person]:
-        """Give that many people by name, no one twice, or all there are."""
+    def sample(self, number: int) -> dict[str, Person]:
+        """Return that many different people by name, or all there are."""
         chosen: dict[str, Person] = {}
         while len(chosen) < number and not chosen.keys() >= set(self._names.values()):
             portrait = next((one for one in self._waiting if self._names[one] not in chosen), None)
@@ -163,15 +163,15 @@ class _Deck:
         return chosen
 
 
-def _compose(path: Path, deck: _Deck, seed: int) -> tuple[Composite, list[str]]:
-    """Give a composite, and the names of the people in it.
+def _compose(path: Path, sampler: PortraitSampler, seed: int) -> tuple[Composite, list[str]]:
+    """Return a composite, and the names of the people in it.
 
     Raises:
         FatalError: no portrait is left.
         UserError: the scene cannot be used.
     """
     scene, rng = quantize(read_image(path).pixels), photo_rng(seed, path.stem)
-    people = deck.deal(draw_number(scene.shape[1], rng))
+    people = sampler.sample(draw_number(scene.shape[1], rng))
     if not people:
         raise FatalError("nobody can be cut out of any portrait. Check --portraits: one person each, before an even "
                          "background.")
@@ -182,7 +182,7 @@ def _compose(path: Path, deck: _Deck, seed: int) -> tuple[Composite, list[str]]:
 
 
 def _take(path: Path, people: re.Pattern) -> tuple[Composite, list[str]]:
-    """Give a photo as it is, and whom it shows, by its name.
+    """Return a photo as it is, and whom it shows, by its name.
 
     Raises:
         UserError: it cannot be read.

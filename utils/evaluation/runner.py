@@ -1,4 +1,4 @@
-"""Enlarges the photos of an evaluation in the ways of its rows, by what runs in `test.py`."""
+"""Upscales the photos of an evaluation by every variant, with the pipeline of `test.py`."""
 
 import copy
 import time
@@ -10,7 +10,7 @@ from config import SCALE, UpscalingConfig
 from model.super_resolver import SuperResolver
 from utils.errors import FatalError, UserError
 from utils.evaluation.faces import LEGACY, ORACLE, RESTORED
-from utils.evaluation.variants import BICUBIC, MODEL, ROWS
+from utils.evaluation.variants import BICUBIC, MODEL, VARIANTS
 from utils.face.pairs import FaceFolder, FacePair
 from utils.image.io import quantize, read_image, resize_bicubic, write_png
 from utils.inference.restoration import PhotoPipeline, PipelineSettings
@@ -30,12 +30,12 @@ class OtherFaces:
         self._faces, self._partners = faces, partners
 
     def pairs(self, stem: str) -> list[FacePair]:
-        """Give the faces of the photo's partner; none if it has no partner."""
+        """Return the faces of the photo's partner; none if it has no partner."""
         return self._faces.pairs(self._partners[stem]) if stem in self._partners else []
 
 
 def find_partners(num_faces: Mapping[str, int], people: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Give, for every photo that has faces, another one whose faces it gets; none if there is but one.
+    """Return, for every photo that has faces, another one whose faces it gets; none if there is but one.
 
     It is the next one, in a circle, that shows nobody who is in the photo, too, and has as many faces; if there is none
     such, the next one with other people; or else with as many faces; or else at all.
@@ -53,15 +53,15 @@ def find_partners(num_faces: Mapping[str, int], people: Mapping[str, Sequence[st
             for index, stem in enumerate(there) if len(there) > 1}
 
 
-class RowRunner:
-    """Restores the photos of one set in the ways of some rows."""
+class VariantRunner:
+    """Upscales the photos of one set by some variants."""
 
     def __init__(self, names: Sequence[str], folder: Path, networks: Mapping[str, SuperResolver], *,
                  photos: Sequence[Path], people: Mapping[str, Sequence[str]], seed: int, learning_rate: float):
         """Set up.
 
         Args:
-            names: keys of `ROWS`.
+            names: keys of `VARIANTS`.
             folder: of the set; has `faces/`, and gets `<row>/<stem>.png` and rows.csv.
             networks: the compiled `BASE` and `MODEL`; each is traced once for all rows.
             photos: the degraded photos, sorted.
@@ -78,7 +78,7 @@ class RowRunner:
         unmasked.mask = None
         self._restorers = {}
         for name in names:
-            row = ROWS[name]
+            row = VARIANTS[name]
             if row.network != BICUBIC:
                 resolver = networks[row.network] if row.masked else unmasked
                 faces = kinds.get(row.faces)
@@ -95,13 +95,13 @@ class RowRunner:
 
     def applies(self, name: str) -> bool:
         """Whether there are such results: there is no control without two photos with faces."""
-        return not ROWS[name].other or bool(self.partners)
+        return not VARIANTS[name].other or bool(self.partners)
 
     def _faces_of(self, name: str, stem: str) -> str:
-        """Give the photo whose faces a result is made with; empty if it is made with none."""
-        if not ROWS[name].adaptation.num_steps or not self.num_faces[stem]:
+        """Return the photo whose faces a result is made with; empty if it is made with none."""
+        if not VARIANTS[name].adaptation.num_steps or not self.num_faces[stem]:
             return ""
-        return self.partners[stem] if ROWS[name].other else stem
+        return self.partners[stem] if VARIANTS[name].other else stem
 
     def run(self, photo: Path, on_row: Callable[[str], None]) -> list[str]:
         """Make the results of a photo that are not there, or were made with the faces of what is no longer its partner.
@@ -135,11 +135,11 @@ class RowRunner:
 
     def _is_done(self, name: str, stem: str, row: dict) -> bool:
         """Whether a result is there, and made with the faces it is to be made with, by what is known of it."""
-        known = row.get("faces_of", "" if ROWS[name].other else self._faces_of(name, stem))
+        known = row.get("faces_of", "" if VARIANTS[name].other else self._faces_of(name, stem))
         return self.path(name, stem).exists() and known == self._faces_of(name, stem)
 
     def _restore(self, name: str, photo: Path, row: dict) -> None:
-        if ROWS[name].network != BICUBIC:
+        if VARIANTS[name].network != BICUBIC:
             self._restorers[name].restore(photo, row)
             return
         pixels = read_image(photo).pixels

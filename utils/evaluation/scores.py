@@ -85,7 +85,7 @@ def outside(faces: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def score_photo(truth: Path, results: Iterable[tuple[str, Path]], faces: np.ndarray,
                 meter: RegionMeter) -> tuple[list[dict], list[str]]:
-    """Give a row of values for each result of a photo that is there, and a line for each that has none.
+    """Return a row of values for each result of a photo that is there, and a line for each that has none.
 
     Args:
         truth: the clean photo.

@@ -19,7 +19,7 @@ FORMAT = 2  # of the output folder; counted up when results change that were mad
 
 
 def digest_sources(sources: Sequence[Source]) -> list[list[str]]:
-    """Give names and SHA-256 of files, in order; what cannot be read has none, and whoever needs it will say why."""
+    """Return names and SHA-256 of files, in order; what cannot be read has none, and whoever needs it will say why."""
     digests = []
     for source in sources:
         try:
@@ -30,7 +30,7 @@ def digest_sources(sources: Sequence[Source]) -> list[list[str]]:
 
 
 def digest_params(params: Mapping[str, np.ndarray]) -> str:
-    """Give the SHA-256 of a network's parameters, whatever file they came from."""
+    """Return the SHA-256 of a network's parameters, whatever file they came from."""
     digest = hashlib.sha256()
     for name in sorted(params):
         value = np.ascontiguousarray(params[name])

@@ -37,7 +37,7 @@ class Wording:
         return "the same face, degraded otherwise" if self.one_photo else "another photo's faces"
 
     def row(self, name: str) -> str:
-        """Give what a row is called."""
+        """Return what a row is called."""
         return self.base if name == "base" else name
 
 
@@ -87,12 +87,12 @@ def _compare(photos: Mapping[str, dict], others: Mapping[str, dict], metric: str
 
 
 def format_made(made: Mapping[str, object]) -> str:
-    """Give what an evaluation was made with as Markdown."""
+    """Return what an evaluation was made with as Markdown."""
     return "# Evaluation\n\n" + "\n".join(f"* {name}: {value}" for name, value in made.items()) + "\n"
 
 
 def format_tables(summaries: Mapping[str, Summary], metrics: Sequence[str], wording: Wording) -> str:
-    """Give the tables as Markdown: per set means and differences; and own faces against another photo's, of all."""
+    """Return the tables as Markdown: per set means and differences; and own faces against another photo's, of all."""
     parts = []
     for name, summary in summaries.items():
         without = summary["photos_without_faces"]
@@ -108,7 +108,7 @@ def format_tables(summaries: Mapping[str, Summary], metrics: Sequence[str], word
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Give a Markdown table that is legible as it is."""
+    """Return a Markdown table that is legible as it is."""
     widths = [max(len(line[column]) for line in (header, *lines)) for column in range(len(header))]
     rows = [header, ["-" * width for width in widths], *lines]
     return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"

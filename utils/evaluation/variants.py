@@ -1,4 +1,4 @@
-"""The rows of the evaluation's table: ways to enlarge a photo."""
+"""The variants that an evaluation compares: ways to upscale a photo."""
 
 from dataclasses import dataclass, replace
 
@@ -11,12 +11,10 @@ UNADAPTED = replace(PUBLISHED, num_steps=0)
 
 
 @dataclass(frozen=True)
-class Row:
-    """A way to enlarge a photo.
+class Variant:
+    """`network`: bicubic interpolation, the base network or the evaluated one; `faces`: what it adapts to.
 
-    `network` is bicubic enlargement, the network that knows no adaptation, or the one that is evaluated; `faces` are
-    those it adapts to, if it does; `other` takes the faces of another photo; without `masked` every pixel of a face
-    counts alike; `backtrack` is the safeguard.
+    `other` takes the faces of another photo; without `masked` every pixel has weight 1; `backtrack` is the safeguard.
     """
 
     network: str = MODEL
@@ -27,19 +25,19 @@ class Row:
     adaptation: AdaptationConfig = PUBLISHED
 
 
-ROWS = {
-    "bicubic": Row(network=BICUBIC, adaptation=UNADAPTED),
-    "base": Row(network=BASE, adaptation=UNADAPTED),
-    "unadapted": Row(adaptation=UNADAPTED),
-    "adapted": Row(),
-    "adapted-2": Row(adaptation=replace(PUBLISHED, num_steps=2)),
-    "adapted-5": Row(adaptation=replace(PUBLISHED, num_steps=5)),
-    "other-faces": Row(other=True),
-    "oracle": Row(faces=ORACLE),
-    "other-oracle": Row(faces=ORACLE, other=True),
-    "no-masknet": Row(masked=False),
-    "legacy-alignment": Row(faces=LEGACY),
-    "4-patches": Row(adaptation=replace(PUBLISHED, patches_per_face=4)),
-    "64-patches": Row(adaptation=replace(PUBLISHED, patches_per_face=64)),
-    "safeguard": Row(backtrack=True),
+VARIANTS = {
+    "bicubic": Variant(network=BICUBIC, adaptation=UNADAPTED),
+    "base": Variant(network=BASE, adaptation=UNADAPTED),
+    "unadapted": Variant(adaptation=UNADAPTED),
+    "adapted": Variant(),
+    "adapted-2": Variant(adaptation=replace(PUBLISHED, num_steps=2)),
+    "adapted-5": Variant(adaptation=replace(PUBLISHED, num_steps=5)),
+    "other-faces": Variant(other=True),
+    "oracle": Variant(faces=ORACLE),
+    "other-oracle": Variant(faces=ORACLE, other=True),
+    "no-masknet": Variant(masked=False),
+    "legacy-alignment": Variant(faces=LEGACY),
+    "4-patches": Variant(adaptation=replace(PUBLISHED, patches_per_face=4)),
+    "64-patches": Variant(adaptation=replace(PUBLISHED, patches_per_face=64)),
+    "safeguard": Variant(backtrack=True),
 }

@@ -13,7 +13,7 @@ SSIM_STABILIZERS = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 
 
 def luma(image: np.ndarray, *, weights: np.ndarray = LUMA) -> np.ndarray:
-    """Give the luma [h, w] in 16..235, rounded to whole numbers, as float64; `weights` are those of the channels.
+    """Return the luma [h, w] in 16..235, rounded to whole numbers, as float64; `weights` are those of the channels.
 
     Some colours lie halfway between two numbers, and the order of the arithmetic, which is the original script's,
     decides where they go.
@@ -22,7 +22,7 @@ def luma(image: np.ndarray, *, weights: np.ndarray = LUMA) -> np.ndarray:
 
 
 def psnr_y(image: np.ndarray, reference: np.ndarray, *, keep: np.ndarray | None = None) -> float:
-    """Give the PSNR of the luma (peak 255), over all pixels or those to `keep` [h, w] bool; inf where these are equal.
+    """Return the PSNR of the luma (peak 255), over all pixels or those to `keep` [h, w] bool; inf where these are equal.
 
     Raises:
         ValueError: the sizes differ, or no pixel is kept.
@@ -36,7 +36,7 @@ def psnr_y(image: np.ndarray, reference: np.ndarray, *, keep: np.ndarray | None 
 
 
 def psnr_rgb(image: np.ndarray, reference: np.ndarray) -> float:
-    """Give the PSNR of all samples (peak 255); inf for equal images.
+    """Return the PSNR of all samples (peak 255); inf for equal images.
 
     Raises:
         ValueError: the sizes differ.
@@ -46,7 +46,7 @@ def psnr_rgb(image: np.ndarray, reference: np.ndarray) -> float:
 
 
 def psnr_paper(image: np.ndarray, reference: np.ndarray) -> float:
-    """Give the PSNR of the original script, which takes red for blue in the luma.
+    """Return the PSNR of the original script, which takes red for blue in the luma.
 
     It is 100 dB where that is equal, or nearly so: a single pixel in 154,000 that differs by 1 does not count.
 
@@ -64,7 +64,7 @@ def _psnr(image: np.ndarray, reference: np.ndarray) -> float:
 
 
 def ssim(image: np.ndarray, reference: np.ndarray, *, keep: np.ndarray | None = None) -> float:
-    """Give the mean structural similarity of the luma (Wang et al., 2004); 1 for equal images.
+    """Return the mean structural similarity of the luma (Wang et al., 2004); 1 for equal images.
 
     The window is Gaussian with sigma 1.5 in 11x11 pixels, and lies wholly inside of the image; variances are those of
     the window, not unbiased estimates; the peak is 255. These are scikit-image's figures for `gaussian_weights=True,

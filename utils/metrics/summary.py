@@ -61,7 +61,7 @@ def summarize(name: str, rows: Rows, *, compare: bool = False, seed: int = 0) ->
 
 
 def format_table(summaries: dict[str, Summary], *, num_reference: int = 0, compare: bool = False) -> str:
-    """Give a table of the metrics, and below it why some have no value.
+    """Return a table of the metrics, and below it why some have no value.
 
     Args:
         summaries: of the metrics, by name.

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.portraits import FACE, draw_portrait, texture
 from utils.errors import UserError
 from utils.evaluation import photos as evaluation_photos
-from utils.evaluation.photos import _Deck, check_no_others, make_photos
+from utils.evaluation.photos import PortraitSampler, check_no_others, make_photos
 from utils.face.detection import Face
 from utils.image.io import quantize, read_image, write_png
 from utils.image.photo_sources import Source, list_sources
@@ -180,21 +180,21 @@ def test_several_draws_of_the_only_photo(tmp_path):
 
 
 def test_all_portraits_are_used_equally_often_and_nobody_is_in_a_photo_twice():
-    deck = deal_from(range(14))
+    sampler = deal_from(range(14))
     numbers = (3, 2, 1, 3, 3, 2) * 10
-    dealt = [deck.deal(number) for number in numbers]
+    dealt = [sampler.sample(number) for number in numbers]
     assert [len(chosen) for chosen in dealt] == list(numbers)
     assert all(person.startswith(name + "_") for chosen in dealt for name, person in chosen.items())
     counts = Counter(person for chosen in dealt for person in chosen.values())
     assert len(counts) == 14
     assert set(counts.values()) <= {9, 10, 11}
-    assert len(deal_from(range(3)).deal(3)) == 2
+    assert len(deal_from(range(3)).sample(3)) == 2
 
 
 def deal_from(numbers, cut=lambda source: source.path.stem):
-    """Give a deck of two portraits of each person; who is cut out is the file's stem."""
+    """Return a sampler of two portraits of each person; who is cut out is the file's stem."""
     sources = [Source("", Path(f"person{number // 2}_{number % 2}.png"), 1) for number in numbers]
-    return _Deck(sources, re.compile("^[a-z0-9]+"), 0, cut)
+    return PortraitSampler(sources, re.compile("^[a-z0-9]+"), 0, cut)
 
 
 def test_portraits_are_cut_when_they_are_needed_and_those_that_fail_are_not_asked_for_again():
@@ -204,13 +204,13 @@ def test_portraits_are_cut_when_they_are_needed_and_those_that_fail_are_not_aske
         asked.append(source.path.stem)
         return None if source.path.stem.endswith("_0") else source.path.stem
 
-    deck = deal_from(range(8), cut)
-    deck.deal(1)
+    sampler = deal_from(range(8), cut)
+    sampler.sample(1)
     assert len(asked) <= 5
-    counts = Counter(person for _ in range(20) for person in deck.deal(2).values())
+    counts = Counter(person for _ in range(20) for person in sampler.sample(2).values())
     assert counts.keys() == {f"person{number}_1" for number in range(4)}
     assert {asked.count(f"person{number}_0") for number in range(4)} == {1}
-    assert deal_from(range(2), lambda _: None).deal(1) == {}
+    assert deal_from(range(2), lambda _: None).sample(1) == {}
 
 
 def test_portraits_of_one_person_are_told_by_their_names(folders, monkeypatch):

@@ -48,7 +48,7 @@ def blue(path):
 
 
 def blue_parts(path):
-    """Give the widths of what has that colour and hangs together, sorted."""
+    """Return the widths of what has that colour and hangs together, sorted."""
     return sorted(cv2.connectedComponentsWithStats(blue(path).astype(np.uint8))[2][1:, cv2.CC_STAT_WIDTH].tolist())
 
 

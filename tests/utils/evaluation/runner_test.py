@@ -14,8 +14,8 @@ from tests.reference_weights import draw
 from tests.small_networks import small_generator
 from tests.workplace import Workplace, cli
 from utils.evaluation.faces import LEGACY, ORACLE, RESTORED
-from utils.evaluation.runner import RowRunner, find_partners
-from utils.evaluation.variants import BASE, MODEL, ROWS
+from utils.evaluation.runner import VariantRunner, find_partners
+from utils.evaluation.variants import BASE, MODEL, VARIANTS
 from utils.image.io import quantize, read_image, resize_bicubic
 from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
@@ -55,8 +55,8 @@ def networks():
 
 def make_runner(place, networks, names):
     photos = sorted(place.lq.iterdir())
-    return RowRunner(names, place.root / "set", networks, photos=photos, people={photo.stem: [] for photo in photos},
-                     seed=0, learning_rate=0.01)
+    return VariantRunner(names, place.root / "set", networks, photos=photos, seed=0, learning_rate=0.01,
+                         people={photo.stem: [] for photo in photos})
 
 
 def run(place, networks, *names):
@@ -95,7 +95,7 @@ def test_an_adapted_photo_equals_what_test_py_writes_bit_for_bit(place, networks
 
 @pytest.mark.usefixtures("traced")
 def test_rows_equal_what_test_py_writes_with_other_flags_or_faces(place, networks):
-    assert run(place, networks, *ROWS) == []
+    assert run(place, networks, *VARIANTS) == []
     assert result(place, "adapted") == expected(place)
     assert result(place, "unadapted") == expected(place, "--fine_tune_num", "0")
     photo = read_image(place.lq / "a.png").pixels
@@ -111,7 +111,7 @@ def test_rows_equal_what_test_py_writes_with_other_flags_or_faces(place, network
     assert result(place, "no-masknet") == expected(place)
     write_tf1_checkpoint(place.root / "model-new", checkpoint_tensors(base_generator()))
     assert result(place, "base") == expected(place, "--fine_tune_num", "0")
-    assert len({result(place, name) for name in ROWS}) == len(ROWS)
+    assert len({result(place, name) for name in VARIANTS}) == len(VARIANTS)
 
 
 @pytest.mark.usefixtures("traced")
@@ -132,11 +132,11 @@ def test_the_control_is_adapted_to_the_next_photos_faces(place, networks):
 
 
 def test_photos_without_faces_are_unadapted_in_every_row(place, networks):
-    runner = make_runner(place, networks, list(ROWS))
+    runner = make_runner(place, networks, list(VARIANTS))
     assert runner.num_faces == {"a": 2, "b": 1, "c": 0}
     assert runner.partners == {"a": "b", "b": "a"}
     runner.run(place.lq / "c.png", lambda _: None)
-    assert {result(place, name, "c") for name in ROWS if name not in ("bicubic", "base")} == {
+    assert {result(place, name, "c") for name in VARIANTS if name not in ("bicubic", "base")} == {
         result(place, "unadapted", "c")}
 
 
