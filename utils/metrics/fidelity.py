@@ -22,7 +22,7 @@ def luma(image: np.ndarray, *, weights: np.ndarray = LUMA) -> np.ndarray:
 
 
 def psnr_y(image: np.ndarray, reference: np.ndarray, *, keep: np.ndarray | None = None) -> float:
-    """Return the PSNR of the luma (peak 255), over all pixels or those to `keep` [h, w] bool; inf where these are equal.
+    """Return the PSNR of the luma (peak 255), over all pixels or those to `keep` [h, w] bool; inf where they are equal.
 
     Raises:
         ValueError: the sizes differ, or no pixel is kept.
