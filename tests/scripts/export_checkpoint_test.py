@@ -17,10 +17,8 @@ from utils.weights.checkpoints import (
     checkpoint_tensors,
     load_super_resolver,
     read_tf1_checkpoint,
-    save_super_resolver,
     write_tf1_checkpoint,
 )
-from utils.weights.manifest import sha256_of
 
 PYTORCH = Path(__file__).parents[1] / "data" / "torch" / "rrdbnet.pth"
 TENSORS = checkpoint_tensors(small_generator(), small_masknet())
@@ -62,14 +60,6 @@ def test_a_checkpoint_becomes_an_npz_rounded_to_float16(model, tmp_path, capsys)
     for part in (str(output), f"{NUM_GENERATOR:,}", "225,665", hashlib.sha256(output.read_bytes()).hexdigest()):
         assert part in shown.out
     assert shown.err == ""
-
-
-def test_equal_weights_become_equal_npz_files_from_whichever_format(model, tmp_path):
-    export(model, tmp_path / "a.npz")
-    export(model.parent, tmp_path / "b.npz")
-    export(tmp_path / "a.npz", tmp_path / "c.npz")
-    save_super_resolver(tmp_path / "d.npz", small_generator(), small_masknet())
-    assert len({sha256_of(tmp_path / f"{name}.npz") for name in "abcd"}) == 1
 
 
 def test_an_export_in_the_originals_format_holds_the_networks_bit_for_bit_and_nothing_else(model, tmp_path, capsys):

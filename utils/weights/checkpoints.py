@@ -82,7 +82,7 @@ def load_super_resolver(path: str, *, weights_dir: Path | str | None = None,
         UserError: nothing is there, it cannot be read, or it is another network; missing and extra names are listed.
     """
     file = Path(path)
-    if path in _names():
+    if path in super_resolver_names():
         file = next(iter(find_weights(path, weights_dir).values()))
     if not file.is_file() or file.name.endswith(CHECKPOINT_ENDINGS):
         return _from_tensors(read_tf1_checkpoint(file), file)
@@ -97,7 +97,8 @@ def load_super_resolver(path: str, *, weights_dir: Path | str | None = None,
     return _from_torch_names(load_state_dict(file, key), file)
 
 
-def _names() -> list[str]:
+def super_resolver_names() -> list[str]:
+    """Return the names of super-resolvers in the weights manifest."""
     return [name for name in load_manifest() if name.startswith(SUPER_RESOLVERS) and not name.endswith("-netd")]
 
 
@@ -241,7 +242,7 @@ def find_checkpoint(path: Path | str) -> Path:
     for ending in CHECKPOINT_ENDINGS:
         path = path.with_name(path.name.removesuffix(ending))
     if not path.with_name(f"{path.name}.index").exists():
-        close = difflib.get_close_matches(path.name, [*_names(), *_siblings(path)], n=3)
+        close = difflib.get_close_matches(path.name, [*super_resolver_names(), *_siblings(path)], n=3)
         guess = f" Did you mean {' or '.join(close)}?" if close else ""
         fault = "is not a checkpoint (its .index file is missing)" if path.exists() else "does not exist"
         raise UserError(f"the checkpoint {path} {fault}.{guess} {WHERE_TO_GET_ONE}")

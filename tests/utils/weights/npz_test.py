@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.errors import UserError
-from utils.weights.npz import is_npz, not_finite, read_npz_weights, write_npz_weights
+from utils.weights.npz import is_npz, read_npz_weights, write_npz_weights
 
 
 def written(path, arrays):
@@ -89,8 +89,3 @@ def test_files_are_recognised_by_their_content(tmp_path):
     (tmp_path / "other.npz").write_bytes(b"text")
     assert is_npz(tmp_path / "own")
     assert not is_npz(tmp_path / "other.npz")
-
-
-def test_arrays_that_are_not_finite_are_named_in_order():
-    assert not_finite({"a": np.ones(2), "b": np.array([1, np.nan]), "c": np.float32(1), "d": np.float16(np.inf)}) == [
-        "b", "d"]
