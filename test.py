@@ -176,6 +176,8 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Pa
                 outcomes[row["status"]] += 1
                 if row["status"] == "error":
                     progress.write(f"error: {shown_name(photo)}: {' '.join(row['reason'].splitlines())}")
+                elif row["status"] == "adapted" and row.get("reason"):
+                    progress.write(f"note: {shown_name(photo)}: {row['reason']}")
                 end += expected
                 progress.update(end - progress.count, shown_name(photo))  # photos that failed or needed fewer
     if not photos:

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import skimage.data
 
 import generate_test_faces
@@ -24,7 +25,12 @@ class FaceWorkplace:
         write_png((self.root / "LQ" / name).with_suffix(".png"), skimage.data.astronaut() if samples is None
                   else samples)
 
-    def add_face(self, box=BOX, *, file="astronaut.png", landmarks=LANDMARKS, score=0.99):
+    def add_face(self, box=BOX, *, file="astronaut.png", landmarks=None, score=0.99):
+        """Add a face; its landmarks lie in its box as those of the astronaut."""
+        if landmarks is None:
+            corner, other = np.reshape(box, (2, 2))
+            scale = (other - corner) / (np.array(BOX[2:]) - BOX[:2])
+            landmarks = (corner + (np.array(LANDMARKS) - BOX[:2]) * scale).tolist()
         self.boxes.append({"file": file, "box": list(box), "landmarks": landmarks, "score": score})
         (self.root / "boxes.json").write_text(json.dumps(self.boxes))
 

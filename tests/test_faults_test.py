@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from model.super_resolver import SuperResolver
 from tests.small_networks import small_generator
 from tests.workplace import ROOT, Workplace, cli, fails
 from utils.files import exclusive
@@ -35,6 +36,22 @@ def test_divergence_is_an_error_of_that_photo_alone(place, capsys):
     assert float(row["loss_0"]) > 0
     assert sorted(place.results()) == ["b.png"]
     assert "--safeguard backtrack" in capsys.readouterr().err
+
+
+def test_a_step_that_raises_the_loss_is_said_and_one_that_ruins_the_photo_fails(place, capsys, monkeypatch):
+    place.add_photo("a.png")
+    losses = [0.1, 0.12]
+    original = SuperResolver.adapt
+    monkeypatch.setattr(SuperResolver, "adapt", lambda *args, **given: original(*args, **given)._replace(losses=losses))
+    assert place.run() == 0
+    assert "0.12" in place.report()["a.png"]["reason"]
+    assert "note: a.png: " in capsys.readouterr().err
+    losses[1] = 0.31
+    assert place.run("--overwrite") == 2
+    assert place.report()["a.png"]["status"] == "error"
+    assert "--learning_rate" in capsys.readouterr().err
+    losses[:] = [0.001, 0.005]
+    assert place.run("--overwrite") == 0
 
 
 @pytest.mark.parametrize("fault", ["text", "truncated", "empty", "not four times", "no partner"])

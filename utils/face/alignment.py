@@ -17,6 +17,10 @@ ALIGNED_SIZE = 512
 REFERENCE_POINTS_96X112 = np.array([[30.29459953, 51.69630051], [65.53179932, 51.50139999], [48.02519989, 71.73660278],
                                     [33.54930115, 92.36550140], [62.72990036, 92.20410156]])
 INNER_PADDING = 0.25  # of the squared crop, on each side
+# over the spread of the reference points: 0 to 0.4 for faces turned by up to 60 degrees, 0.7 in profile, 1 if mirrored
+MAX_RESIDUAL = 0.72
+BOX_MARGIN = 0.5  # of the box's side: how far outside of it landmarks may lie
+MIN_CROP = 8  # pixels of the photo that an aligned crop covers, at least
 
 
 def reference_points(size: int = ALIGNED_SIZE) -> np.ndarray:
@@ -44,6 +48,34 @@ def estimate_alignment(landmarks: np.ndarray, size: int = ALIGNED_SIZE) -> np.nd
     if not fitted or not np.isfinite(transform.params).all() or transform.scale == 0:
         raise UserError(f"the five landmarks of a face must not coincide. Received: {landmarks.tolist()}.")
     return transform.params[:2]
+
+
+def check_landmarks(landmarks: np.ndarray, matrix: np.ndarray, box: np.ndarray, height: int, width: int) -> None:
+    """Check that five landmarks may be those of the face in a box.
+
+    Args:
+        landmarks: [5, 2], x and y in the photo.
+        matrix: their alignment.
+        box: x0, y0, x1, y1 of the face.
+        height: of the photo.
+        width: of the photo.
+
+    Raises:
+        UserError: they are mirrored or in another order, far from the box, outside of the photo, or in another unit.
+    """
+    reference, margin = reference_points(), BOX_MARGIN * (box[2:] - box[:2] + 1)
+    residual = np.linalg.norm(landmarks @ matrix[:, :2].T + matrix[:, 2] - reference)
+    spread = np.linalg.norm(reference - reference.mean(axis=0))
+    faults = {
+        "they are mirrored or in another order": residual > MAX_RESIDUAL * spread,
+        "they lie outside of its box": ((landmarks < box[:2] - margin) | (landmarks > box[2:] + margin)).any(),
+        "they lie outside of the photo": ((landmarks < 0) | (landmarks > [width - 1, height - 1])).any(axis=1).all(),
+        "they are within a few pixels": MIN_CROP * np.sqrt(np.linalg.det(matrix[:, :2])) > ALIGNED_SIZE}
+    for fault, holds in faults.items():
+        if holds:
+            raise UserError(f"the landmarks cannot be a face's: {fault}. Expected: x, y in pixels of the photo, "
+                            "of eyes, nose, corners of the mouth, each left one in the picture first. Received: "
+                            f"{np.round(landmarks, 1).tolist()}.")
 
 
 def align_face(photo: np.ndarray, matrix: np.ndarray, size: int = ALIGNED_SIZE) -> np.ndarray:

@@ -17,6 +17,7 @@ from utils.errors import UserError
 from utils.face.alignment import (
     ALIGNED_SIZE,
     align_face,
+    check_landmarks,
     coverage,
     estimate_alignment,
     intersect_box,
@@ -142,8 +143,10 @@ class FacePreparer:
                 row.update(status="too many", reason=f"beyond --max_faces {settings.max_faces}")
             else:
                 try:
-                    targets.append(_Target(len(targets), face, box, estimate_alignment(face.landmarks)))
-                    row["index"] = targets[-1].index
+                    matrix = estimate_alignment(face.landmarks)
+                    check_landmarks(face.landmarks, matrix, face.box, *size)
+                    row["index"] = len(targets)
+                    targets.append(_Target(len(targets), face, box, matrix))
                 except UserError as error:
                     row.update(status="error", reason=str(error))
         return targets, rows

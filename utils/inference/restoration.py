@@ -30,6 +30,8 @@ from utils.inference.tiling import choose_tile_size, count_tiles, upscale
 from utils.tensorflow_setup import release_memory
 
 OnProgress = Callable[[str, int], None]  # what is being done, tiles finished since the last call
+EXPLODED = 3.0  # times the loss before adaptation: the photo is ruined (0.1 in place of 0.01 as the rate gives 9)
+EXPLODED_LEAST = 0.02  # loss that is small enough whatever it was before
 READ_AHEAD_LIMIT = 4_000_000  # pixels: decoding takes 40 bytes each, which --memory_gib does not count
 
 
@@ -120,7 +122,7 @@ class PhotoPipeline:
             except DiskFullError:
                 raise
             except UserError as error:  # the result is there, and good
-                row["reason"] = f"no comparison: {error}"
+                row["reason"] = "; ".join(filter(None, (row.get("reason"), f"no comparison: {error}")))
 
     def _adapt(self, loaded: Loaded, row: dict) -> tuple[Params, str]:
         """Return the adapted parameters and the photo's status."""
@@ -138,10 +140,13 @@ class PhotoPipeline:
         row.update({f"loss_{step}": loss for step, loss in enumerate(result.losses)})
         row["learning_rates"] = " ".join(f"{rate:g}" for rate in result.learning_rates)
         row["seconds_adaptation"] = time.perf_counter() - started
-        bad = [step for step, loss in enumerate(result.losses) if not math.isfinite(loss)]
-        if bad:
-            raise UserError(f"adaptation to {loaded.path.stem} diverged: the loss is {result.losses[bad[0]]} after "
-                            f"step {bad[0]}. Lower --learning_rate, or use --safeguard backtrack.")
+        first, last = result.losses[0], result.losses[-1]
+        if not all(map(math.isfinite, result.losses)) or last > max(EXPLODED * first, EXPLODED_LEAST):
+            raise UserError(f"adaptation to {loaded.path.stem} diverged: its loss went from {first:.4g} to {last:.4g}. "
+                            "Lower --learning_rate, or use --safeguard backtrack.")
+        if last > first:
+            row["reason"] = (f"adaptation raised its loss from {first:.4g} to {last:.4g}: compare with the result "
+                             "without it, lower --learning_rate, or use --safeguard backtrack")
         if not any(result.learning_rates):
             row["reason"] = "the safeguard took no step: upscaled without adaptation"
             return result.params, "base"
