@@ -39,7 +39,6 @@ OPTIMIZER_SLOTS = ("/Adam", "/Adam_1")
 CHECKPOINT_ENDINGS = (".index", ".data-00000-of-00001", ".meta")
 REALESRGAN = "realesrgan"
 BASES = (REALESRGAN, f"{REALESRGAN}-anime")  # names in the weights manifest
-OWN_DIFFERENCE = "metaf2n-x4plus"  # this repository's checkpoint that is a difference from Real-ESRGAN's weights
 SUPER_RESOLVERS = (REALESRGAN, "metaf2n")  # beginnings of the names of super-resolvers in the weights manifest
 WHERE_TO_GET_ONE = ("Put a MetaF2N checkpoint there (pretrained_models/README.md says where they are), or give "
                     "`metaf2n-small` or `metaf2n-x4plus` (needs `realesrgan`) of this repository, or `realesrgan` "
