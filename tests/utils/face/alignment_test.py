@@ -37,41 +37,23 @@ def photo():
     return skimage.data.astronaut()
 
 
-def original_alignment(reference, index):
-    """Return the alignment to the landmarks as the original uses them: truncated to integers."""
-    return estimate_alignment(reference["landmarks_int"][index].T)
-
-
 def test_reference_points_equal_the_original(reference):
     np.testing.assert_allclose(reference_points(), reference["ref5"], atol=1e-4)
     np.testing.assert_allclose(reference_points(256), reference["ref5"] / 2, atol=1e-4)
 
 
 @pytest.mark.parametrize("index", range(6), ids=NAMES)
-def test_alignment_equals_the_original(reference, index):
-    np.testing.assert_allclose(original_alignment(reference, index), reference["tfm"][index], atol=1e-3)
+def test_alignment_crop_and_legacy_paste_equal_the_original(reference, photo, index):
     floats = estimate_alignment(reference["landmarks"][index].reshape(2, 5).T)
     np.testing.assert_allclose(floats, reference["tfm_from_float"][index], atol=1e-3)
-
-
-@pytest.mark.parametrize("index", range(6), ids=NAMES)
-def test_legacy_matrix_is_four_times_the_originals_inverse(reference, index):
-    legacy = inverse_matrix(original_alignment(reference, index), legacy=True)
-    np.testing.assert_allclose(legacy / 4, reference["tfm_inv"][index], atol=1e-3)
-
-
-@pytest.mark.parametrize("index", range(6), ids=NAMES)
-def test_aligned_face_equals_the_original(reference, photo, index):
-    crop = align_face(photo, original_alignment(reference, index))[4::8, 4::8, ::-1]
-    difference = np.abs(crop.astype(int) - reference[f"crop_sub8_{NAMES[index]}"])
+    matrix = estimate_alignment(reference["landmarks_int"][index].T)  # the original truncates landmarks
+    np.testing.assert_allclose(matrix, reference["tfm"][index], atol=1e-3)
+    np.testing.assert_allclose(inverse_matrix(matrix, legacy=True) / 4, reference["tfm_inv"][index], atol=1e-3)
+    face = align_face(photo, matrix)
+    difference = np.abs(face[4::8, 4::8, ::-1].astype(int) - reference[f"crop_sub8_{NAMES[index]}"])
     assert difference.max() <= 1
     assert (difference > 0).mean() <= 1e-3
-
-
-@pytest.mark.parametrize("index", range(6), ids=NAMES)
-def test_legacy_paste_equals_the_original(reference, photo, index):
-    matrix = original_alignment(reference, index)
-    whole = paste_region(align_face(photo, matrix), matrix, (0, 0, 512, 512), legacy=True)
+    whole = paste_region(face, matrix, (0, 0, 512, 512), legacy=True)
     difference = np.abs(whole[8::32, 8::32, ::-1].astype(int) - reference[f"hr_sub16_{NAMES[index]}"])
     assert difference.max() <= 8
     assert difference.mean() <= 0.05
