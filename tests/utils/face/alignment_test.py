@@ -13,6 +13,7 @@ from utils.errors import UserError
 from utils.face.alignment import (
     align_face,
     box_overlap,
+    check_landmarks,
     coverage,
     estimate_alignment,
     intersect_box,
@@ -144,6 +145,38 @@ def test_a_similarity_is_recovered_from_its_points():
 def test_landmarks_that_coincide_are_refused(landmarks):
     with pytest.raises(UserError, match="must not coincide"):
         estimate_alignment(landmarks)
+
+
+def photographed(yaw=0, roll=0, size=100):
+    """The landmarks of a face of that size, turned by degrees; the nose stands out by 0.45 of the eyes' distance."""
+    points = (reference_points() - 256) / 256
+    depth = np.array([0, 0, 0.45, 0.1, 0.1]) * np.linalg.norm(points[1] - points[0])
+    yaw, roll = np.deg2rad([yaw, roll])
+    x, y = points[:, 0] * np.cos(yaw) + depth * np.sin(yaw), points[:, 1]
+    turned = np.stack([x * np.cos(roll) - y * np.sin(roll), x * np.sin(roll) + y * np.cos(roll)], axis=1)
+    return 150 + size * turned
+
+
+def check(landmarks, box=(90, 90, 210, 210)):
+    check_landmarks(landmarks, estimate_alignment(landmarks), np.array(box, float), 300, 300)
+
+
+@pytest.mark.parametrize("yaw", [-85, -60, -30, 0, 45, 85])
+@pytest.mark.parametrize("roll", [0, 40, -90, 180])
+def test_landmarks_of_any_face_pass_and_mirrored_ones_do_not(yaw, roll):
+    landmarks = photographed(yaw, roll)
+    check(landmarks)
+    if abs(yaw) <= 60:
+        with pytest.raises(UserError, match="mirrored"):
+            check(landmarks[[1, 0, 2, 4, 3]])
+
+
+@pytest.mark.parametrize(("landmarks", "box", "fault"), [
+    (photographed() + 120, (90, 90, 210, 210), "its box"), (photographed() - 300, (-210, -210, 10, 10), "the photo"),
+    (photographed(size=2), (90, 90, 210, 210), "few pixels"), (photographed()[:, ::-1], (90, 90, 210, 210), "order")])
+def test_landmarks_elsewhere_or_in_another_unit_or_order_are_refused(landmarks, box, fault):
+    with pytest.raises(UserError, match=fault):
+        check(landmarks, box)
 
 
 def test_boxes_are_the_originals_where_they_meet_the_photo(reference):
