@@ -140,9 +140,8 @@ def check_config(config: TrainingConfig) -> None:
                        "data.num_validation", "run.image_tasks")
     check_run(config)
     check_degradation("degradation", config.degradation)
-    require(math.isfinite(config.data.min_log_gradient), "data.min_log_gradient must be finite",
-            config.data.min_log_gradient)
-    require(math.isfinite(config.meta.mask_bias), "meta.mask_bias must be finite", config.meta.mask_bias)
+    for key in ("data.min_log_gradient", "meta.mask_bias"):
+        require(math.isfinite(get_value(config, key)), f"{key} must be finite", get_value(config, key))
     require(config.run.validation_tasks >= 2, "run.validation_tasks must be at least 2: each is also adapted with "
             "another's faces", config.run.validation_tasks)
     for name in ("beta1", "beta2", "ema_decay"):
@@ -159,12 +158,10 @@ def check_config(config: TrainingConfig) -> None:
 
 def _check_sizes(config: TrainingConfig) -> None:
     data, loss, run = config.data, config.loss, config.run
-    for name, size in (("data.face_size", data.face_size), ("data.scene_size", data.scene_size),
-                       ("data.face_patch_size", data.face_patch_size),
-                       ("data.scene_patch_size", data.scene_patch_size),
-                       ("run.validation_scene_size", run.validation_scene_size),
-                       ("run.validation_patch_size", run.validation_patch_size)):
-        require(size > 0 and size % SCALE == 0, f"{name} must be positive and divisible by {SCALE}", size)
+    for key in ("data.face_size", "data.scene_size", "data.face_patch_size", "data.scene_patch_size",
+                "run.validation_scene_size", "run.validation_patch_size"):
+        size = get_value(config, key)
+        require(size > 0 and size % SCALE == 0, f"{key} must be positive and divisible by {SCALE}", size)
     for patch, whole in (("face_patch_size", "face_size"), ("scene_patch_size", "scene_size")):
         require(getattr(data, patch) <= getattr(data, whole), f"data.{patch} must be at most data.{whole}, "
                 f"{getattr(data, whole)}", getattr(data, patch))
@@ -180,16 +177,14 @@ def _check_sizes(config: TrainingConfig) -> None:
 
 def check_positive(config: Any, *keys: str) -> None:
     """Check that settings are greater than 0 and finite."""
-    values = dict(flat_values(config))
     for key in keys:
-        require(0 < values[key] < math.inf, f"{key} must be positive", values[key])
+        require(0 < get_value(config, key) < math.inf, f"{key} must be positive", get_value(config, key))
 
 
 def check_not_negative(config: Any, *keys: str) -> None:
     """Check that settings are at least 0 and finite."""
-    values = dict(flat_values(config))
     for key in keys:
-        require(0 <= values[key] < math.inf, f"{key} must be at least 0", values[key])
+        require(0 <= get_value(config, key) < math.inf, f"{key} must be at least 0", get_value(config, key))
 
 
 def check_between(key: str, value: float, least: float, most: float) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from utils.errors import UserError
-from utils.files import atomic_path, read_bytes
+from utils.files import atomic_path, read_bytes, write_errors
 from utils.tensorflow_setup import load_pyplot
 
 ITERATION = "iteration"
@@ -43,11 +43,8 @@ class History:
             UserError: it cannot be written.
         """
         self.rows.append({ITERATION: iteration, **values})
-        try:
-            with self.path.open("a", newline="") as file:
-                self._write(file, self.rows[-1:])
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror or error}. Check the free space.") from error
+        with write_errors(self.path), self.path.open("a", newline="") as file:
+            self._write(file, self.rows[-1:])
 
     def _write(self, file: TextIO, rows: Sequence[Mapping[str, float]]) -> None:
         csv.writer(file).writerows(

@@ -1,5 +1,6 @@
 """The run of meta-training, and how it is built: records, start weights, devices, checkpoint."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from config import GROUND_TRUTH, RANDOM, GeneratorConfig, TrainingConfig
-from model.layers import Params
 from model.masknet import init_masknet
 from model.meta_learner import Networks, Task
 from model.meta_trainer import MetaTrainer, Update
@@ -36,11 +36,7 @@ class MetaRun(Run):
 
     def __init__(self, folder: Path, trainer: MetaTrainer, source: TaskSource, validator: Validator,
                  checkpoints: Checkpoints):
-        """Open the run's files, from the trainer's iteration on.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
+        """Open the run's files, as `Run`."""
         meta = trainer.config.meta
         super().__init__(folder, trainer, source.batches(trainer.iteration, range(meta.tasks_per_batch)), validator,
                          checkpoints, num_iterations=meta.num_iterations,
@@ -129,15 +125,9 @@ def load_networks(config: TrainingConfig, weights_dir: Path | None) -> Networks:
 
 
 def make_strategy(cpu_devices: int) -> tf.distribute.Strategy | None:
-    """Choose how replicas are spread: over the GPUs, or over parts of the CPU.
+    """Spread replicas over the GPUs, or divide the CPU into several devices; None for a single device.
 
     Must run before TensorFlow's devices are used.
-
-    Args:
-        cpu_devices: how many logical devices the CPU is divided into, to try several replicas without GPUs.
-
-    Returns:
-        None for a single device.
 
     Raises:
         UserError: there are GPUs, and several CPU devices are asked for.
@@ -152,11 +142,7 @@ def make_strategy(cpu_devices: int) -> tf.distribute.Strategy | None:
 
 
 def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
-    """Look for all weights of the manifest that a new run needs.
-
-    Raises:
-        UserError: several are missing; names them all, with one command.
-    """
+    """Raise a UserError that names all weights of the manifest that a new run lacks, if there are several."""
     loss = config.loss
     wanted = [config.data.restorer, config.meta.init, *[config.discriminator.init] * bool(loss.gan),
               *[LPIPS_WEIGHTS] * bool(loss.lpips), *[loss.teacher] * bool(loss.distill_weight)]
@@ -173,13 +159,6 @@ def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
                         f"{RANDOM}, --gan_weight 0, --lpips_weight 0, --set loss.distill_weight=0.")
 
 
-def _lpips_if_there(weights_dir: Path | None) -> Params | None:
-    try:
-        return load_lpips(weights_dir)
-    except UserError:  # then validation does without
-        return None
-
-
 def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: Checkpoints, weights_dir: Path | None,
              strategy: tf.distribute.Strategy | None) -> MetaRun:
     """Build a run: open the records, load the networks, restore a checkpoint, draw the validation tasks.
@@ -189,11 +168,11 @@ def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: C
         config: of the run.
         start: iteration of the checkpoint to resume from; 0 to begin.
         checkpoints: of the run.
-        weights_dir: where downloaded weights are looked up.
+        weights_dir: of downloaded weights.
         strategy: from `make_strategy`.
 
     Raises:
-        UserError: for whatever is missing or does not fit.
+        UserError: something is missing or does not fit.
     """
     num_devices = strategy.num_replicas_in_sync if strategy else 1
     require(config.meta.tasks_per_batch % num_devices == 0, "meta.tasks_per_batch must be divisible by the number of "
@@ -214,6 +193,8 @@ def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: C
         checkpoints.restore(start, trainer)
     checkpoints.resume_at(start)
     tasks = draw_validation_tasks(kept_faces, kept_scenes, config, restore)
-    lpips = networks.lpips if networks.lpips is not None else _lpips_if_there(weights_dir)
-    validator = Validator(tasks, config, make_lpips_distance(lpips) if lpips is not None else None)
+    distance = None  # validation does without LPIPS when its weights are missing
+    with contextlib.suppress(UserError):
+        distance = make_lpips_distance(load_lpips(weights_dir))
+    validator = Validator(tasks, config, distance)
     return MetaRun(folder, trainer, TaskSource(faces, scenes, config, restore), validator, checkpoints)

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from model.meta_trainer import AVERAGE, M, MetaTrainer, V
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, write_errors
 from utils.training.configuration import ARCHITECTURE, META_TRAINING, Kind, config_to_json, differences, parse_config
 from utils.weights.checkpoints import (
     DISCRIMINATOR_SCOPE,
@@ -42,9 +42,9 @@ CHECKPOINT_FILE = re.compile(rf"(?:{PREFIX}|{AVERAGE_PREFIX})(\d+)\.(?:index|dat
 class StateLayout(abc.ABC):
     """How one training program's state is stored in checkpoints, and which settings a checkpoint fits.
 
-    Its trainer has `variables` (any key -> variable), `iteration` and `config`, of kind `kind`. `architecture`:
-    settings that must be those of the checkpoint. `switches`: settings that must only be zero or non-zero as in the
-    checkpoint, with what they switch on. `init_only_settings`: settings that have an effect at iteration 0 alone.
+    Its trainer has `variables` (any key -> variable), `iteration` and `config`, of kind `kind`. `architecture` lists
+    settings that must be those of the checkpoint; `switches` those that must be zero or non-zero as in the checkpoint,
+    with what they switch on; `init_only_settings` those that have an effect at iteration 0 alone.
     """
 
     kind: Kind
@@ -124,14 +124,7 @@ class Checkpoints:
     """The checkpoints `model-<iteration>` of a folder, of which a few are kept."""
 
     def __init__(self, folder: Path, layout: StateLayout, *, keep: int, keep_every: int):
-        """Set up.
-
-        Args:
-            folder: need not exist.
-            layout: of the program whose checkpoints they are.
-            keep: how many of the latest are kept.
-            keep_every: multiples of it are never removed; 0: none.
-        """
+        """Take a folder, which need not exist; keep the latest `keep` checkpoints and multiples of `keep_every`."""
         self.folder, self._layout = folder, layout
         self._keep, self._keep_every = keep, keep_every
 
@@ -140,12 +133,8 @@ class Checkpoints:
         return self.folder / f"{PREFIX}{iteration}"
 
     def _files(self) -> dict[int, list[Path]]:
-        """List every iteration's files: the index of the checkpoint first, if it is there, those of averages last.
-
-        Raises:
-            UserError: the folder cannot be read.
-        """
-        with self._disk_errors():
+        """List every iteration's files: the index of the checkpoint first, if it is there, those of averages last."""
+        with write_errors(self.folder):
             names = os.listdir(self.folder) if self.folder.exists() else []
         files: dict[int, list[Path]] = {}
         for name in sorted(names, reverse=True):
@@ -164,14 +153,6 @@ class Checkpoints:
     def latest(self) -> int | None:
         """Return the iteration of the latest checkpoint; None if there is none."""
         return max(self.iterations(), default=None)
-
-    @contextlib.contextmanager
-    def _disk_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"cannot read or write in {self.folder}: {error.strerror or error}. Check its permissions "
-                            "and the free space.") from error
 
     def save(self, trainer: Any) -> None:
         """Write a checkpoint of the present state, then remove those that are no longer kept.
@@ -196,7 +177,7 @@ class Checkpoints:
 
     def _remove(self, numbers: list[int]) -> None:
         files = self._files()
-        with self._disk_errors():
+        with write_errors(self.folder):
             for number in numbers:
                 for file in files.get(number, ()):
                     file.unlink()
@@ -213,7 +194,7 @@ class Checkpoints:
         """
         complete, files, aside = self.iterations(), self._files(), None
         self._remove([number for number in files if number not in complete])
-        with self._disk_errors():
+        with write_errors(self.folder):
             for path in list(self.folder.glob(".*")):  # half-written
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             if complete and complete[-1] > iteration:
@@ -232,19 +213,6 @@ class Checkpoints:
             with atomic_path(file) as temporary:
                 temporary.write_text(text)
 
-    def read_config(self, iteration: int) -> Any:
-        """Read the configuration a checkpoint was trained with.
-
-        Raises:
-            UserError: it is no checkpoint of this program, or cannot be read.
-        """
-        prefix = self.prefix(iteration)
-        tensors = read_tensors(prefix, lambda name: name == CONFIG)
-        if CONFIG not in tensors:
-            raise UserError(f"{prefix} holds no training state of this program. To start from its weights, give "
-                            f"--init {prefix} and another --trial.")
-        return parse_config(self._layout.kind, tensors[CONFIG], str(prefix))
-
     def restore(self, iteration: int, trainer: Any) -> None:
         """Put a trainer into the state of a checkpoint.
 
@@ -252,10 +220,14 @@ class Checkpoints:
             UserError: it was trained with another architecture or other losses, or cannot be read.
         """
         prefix = self.prefix(iteration)
-        self._layout.check_compatible(self.read_config(iteration), trainer.config, prefix)
         variables = {self._layout.variable_name(key): variable for key, variable in trainer.variables.items()}
-        wanted = {*variables, *self._layout.extras(trainer)}
+        wanted = {CONFIG, *variables, *self._layout.extras(trainer)}
         tensors = read_tensors(prefix, lambda name: name in wanted)
+        if CONFIG not in tensors:
+            raise UserError(f"{prefix} holds no training state of this program. To start from its weights, give "
+                            f"--init {prefix} and another --trial.")
+        self._layout.check_compatible(parse_config(self._layout.kind, tensors[CONFIG], str(prefix)), trainer.config,
+                                      prefix)
         wrong = [name for name, variable in variables.items()
                  if name not in tensors or tuple(tensors[name].shape) != tuple(variable.shape)]
         if wrong:

@@ -181,16 +181,10 @@ def test_weights_of_a_checkpoint_and_their_averages_are_read_by_test_py(checkpoi
     np.testing.assert_array_equal(of_the_folder.mask["conv1/kernel"], trainer.variables["mask", "conv1/kernel"])
 
 
-def test_configuration_is_read_back(checkpoints):
-    trainer = make_trainer("meta.seed=5", with_discriminator=False)
-    checkpoints.save(trainer)
-    assert checkpoints.read_config(0) == configure("meta.seed=5", "loss.gan=0")
-
-
 def test_checkpoint_of_the_original_code_is_told_from_one_of_a_run(checkpoints):
     write_tf1_checkpoint(checkpoints.prefix(3), {"MODEL/conv_last/bias": np.zeros(3, np.float32)})
     with pytest.raises(UserError, match=r"model-3.* --init .*model-3"):
-        checkpoints.read_config(3)
+        checkpoints.restore(3, make_trainer(with_discriminator=False))
 
 
 def test_what_is_there_is_listed_by_number(checkpoints, trainer):
