@@ -39,25 +39,12 @@ def test_gradient_loss_is_a_mean_over_images_and_channels_which_do_not_mix():
     assert gradient_loss(tf.constant(target), tf.constant(output)).numpy() == pytest.approx(expected, rel=1e-5)
 
 
-def test_gradient_loss_does_not_see_a_constant_error():
-    target = tf.constant(np.round(draw_images(2, 1, 6, 6, 3) * 64))
-    assert gradient_loss(target, target + 3).numpy() == 0
-
-
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 12, 6, 1)], ids=str)
 def test_frequency_loss_is_the_mean_modulus_of_numpys_spectrum(shape):
     target, output = draw_images(3, *shape), draw_images(4, *shape)
     spectrum = np.fft.rfft2((target - output).astype(np.float64), axes=(1, 2))
     expected = np.abs(spectrum).mean() / np.sqrt(shape[1] * shape[2])
     assert frequency_loss(tf.constant(target), tf.constant(output)).numpy() == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("size", [32, 128])
-def test_white_noise_of_any_size_costs_what_its_deviation_says(size):
-    """By Parseval scaled coefficients have its variance; the mean modulus of such a complex normal is sqrt(pi)/2."""
-    noise = tf.constant(draw_images(5, 2, size, size, 3))
-    assert frequency_loss(noise, tf.zeros_like(noise)).numpy() == pytest.approx(np.sqrt(np.pi) / 2, rel=0.02)
-    assert frequency_loss(3 * noise, tf.zeros_like(noise)).numpy() == pytest.approx(3 * np.sqrt(np.pi) / 2, rel=0.02)
 
 
 def window_starts(side):
@@ -135,14 +122,6 @@ def test_another_exposure_and_colour_is_no_detail_up_to_the_edges():
     image = draw_images(9, 1, 9, 21, 3)
     shifted = image + np.float32([0.1, -0.2, 0.3])
     np.testing.assert_allclose(distilled_target(tf.constant(image), tf.constant(shifted), 1.0, 4.0), image, atol=1e-6)
-
-
-def test_single_pixels_are_details_and_come_from_the_source():
-    """On a 1x1 board of 0.5 +- 0.25; a Gaussian of 2 pixels leaves e^(-4 pi^2) of it."""
-    board = 0.5 + 0.25 * (np.indices([24, 24]).sum(0) % 2 * 2 - 1).astype(np.float32)[None, :, :, None]
-    plain = np.full_like(board, 0.4)
-    result = distilled_target(tf.constant(plain), tf.constant(board), 1.0, 2.0).numpy()
-    np.testing.assert_allclose(result[:, 6:-6, 6:-6], (board - 0.1)[:, 6:-6, 6:-6], atol=2e-3)
 
 
 def test_gan_loss_is_the_mean_of_minus_the_logarithm_of_the_probability_of_real():

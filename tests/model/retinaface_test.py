@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage
-import tensorflow as tf
 
 from model.layers import fold_batch_norm
 from model.resnet import BATCH_NORM_EPSILON, resnet50
@@ -21,11 +20,9 @@ from model.retinaface import (
     decode_landmarks,
     detect,
     feature_pyramid,
-    init_retinaface,
     non_maximum_suppression,
     preprocess,
     prior_boxes,
-    retinaface,
     retinaface_params_from_torch,
     retinaface_shapes,
     retinaface_torch_shapes,
@@ -150,20 +147,6 @@ def test_graph_is_traced_once_for_photos_of_any_size(forward):
     assert forward.experimental_get_tracing_count() == 1
 
 
-def test_images_of_a_batch_do_not_influence_each_other(params, astronaut):
-    images = tf.concat([preprocess(astronaut[top:top + 64, 200:270]) for top in (50, 120)], axis=0)
-    for both, second in zip(retinaface(params, images), retinaface(params, images[1:]), strict=True):
-        np.testing.assert_allclose(both[1:], second, atol=1e-4)
-
-
-def test_random_parameters_depend_on_the_seed_alone_and_give_finite_outputs():
-    one, same = init_retinaface(0), init_retinaface(0)
-    assert {name: tuple(value.shape) for name, value in one.items()} == retinaface_shapes()
-    assert all((one[name].numpy() == same[name].numpy()).all() for name in one)
-    image = np.random.default_rng(0).random((64, 96, 3), np.float32)
-    assert all(0 < np.abs(output).max() < 1e3 for output in retinaface(one, preprocess(image)))
-
-
 def test_folded_convolution_equals_convolution_and_then_norm():
     rng = np.random.default_rng(0)
     kernel, image = rng.normal(size=(5, 3, 3, 3)), rng.normal(size=(8, 9, 3))
@@ -201,21 +184,6 @@ def test_priors_of_a_small_image_by_hand():
     assert len(prior_boxes(33, 65)) == 5 * 9 * 2 + 3 * 5 * 2 + 2 * 3 * 2
 
 
-def test_decoding_undoes_encoding():
-    height, width = 150, 203
-    priors = prior_boxes(height, width).astype(np.float64)
-    rng = np.random.default_rng(0)
-    first = rng.uniform(-20, 150, (len(priors), 2))
-    boxes = np.concatenate([first, first + rng.uniform(1, 90, first.shape)], axis=1)
-    points = rng.uniform(-20, 220, (len(priors), 5, 2))
-    shares = boxes / [width, height, width, height]
-    centres, sides = (shares[:, :2] + shares[:, 2:]) / 2, shares[:, 2:] - shares[:, :2]
-    raw = np.concatenate([(centres - priors[:, :2]) / priors[:, 2:] / 0.1, np.log(sides / priors[:, 2:]) / 0.2], axis=1)
-    raw_points = (points / [width, height] - priors[:, None, :2]) / priors[:, None, 2:] / 0.1
-    np.testing.assert_allclose(decode_boxes(raw, priors, height, width), boxes, atol=1e-9)
-    np.testing.assert_allclose(decode_landmarks(raw_points.reshape(-1, 10), priors, height, width), points, atol=1e-9)
-
-
 @pytest.mark.parametrize("percent", [30, 40, 70])
 def test_suppression_keeps_the_original_indices(golden, percent):
     boxes = golden["nms_boxes"]
@@ -244,13 +212,6 @@ def test_suppression_equals_comparing_every_pair(threshold):
     assert non_maximum_suppression(boxes, scores, threshold).tolist() == expected
 
 
-def test_boxes_include_their_last_pixel_and_may_overlap_as_much_as_the_threshold():
-    boxes = np.array([[0, 0, 9, 9], [0, 0, 9, 4]], np.float32)  # 100 and 50 pixels
-    scores = np.array([0.8, 0.9], np.float32)
-    assert non_maximum_suppression(boxes, scores, 0.5).tolist() == [1, 0]
-    assert non_maximum_suppression(boxes, scores, 0.49).tolist() == [1]
-
-
 def test_large_photos_get_the_original_sizes(golden):
     for height, width, new_height, new_width, scale in golden["resize_rows"]:
         shrunk, actual = shrink_photo(np.zeros((int(height), int(width), 1), np.float32))
@@ -263,13 +224,6 @@ def test_large_photos_get_the_original_pixels(astronaut, golden, size):
     shrunk, _ = shrink_photo(enlarged(astronaut, *size))
     expected = golden[f"resize_{size[0]}x{size[1]}_sub16"]
     np.testing.assert_allclose(preprocess(shrunk)[0, ::16, ::16], expected, atol=1e-2)
-
-
-def test_photos_up_to_1500_pixels_are_not_scaled():
-    photo = np.random.default_rng(0).random((1500, 3, 3), np.float32)
-    shrunk, scale = shrink_photo(photo)
-    assert scale == 1
-    np.testing.assert_array_equal(shrunk, photo)
 
 
 def test_a_ramp_is_sampled_at_half_pixel_centres_with_the_exact_scale():

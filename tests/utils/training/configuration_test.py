@@ -8,7 +8,6 @@ import pytest
 from config import PRESETS, TrainingConfig
 from utils.errors import UserError
 from utils.training.configuration import (
-    ARCHITECTURE,
     META_TRAINING,
     STAGE_RANGES,
     config_to_json,
@@ -69,10 +68,6 @@ def test_later_settings_win_over_earlier_ones_and_over_the_preset():
     config = resolve("smoke", ["meta.num_iterations=7", "meta.seed=1", "meta.num_iterations=8"])
     assert differences(resolve("smoke"), config) == {"meta.num_iterations": (4, 8), "meta.seed": (0, 1)}
     assert differences(config, resolve("published", ["meta.seed=6"], base=config)) == {"meta.seed": (1, 6)}
-
-
-def test_names_of_the_architecture_are_settings():
-    assert [get_value(TrainingConfig(), key) for key in ARCHITECTURE] == [23, 64, 32, 64]
 
 
 @pytest.mark.parametrize(("setting", "named"), [

@@ -44,13 +44,6 @@ def test_values_are_read_back(path):
         {"iteration": number, "a": number / 8, "b": pytest.approx(10.0**-number)} for number in range(1, 5)]
 
 
-def test_values_that_are_not_finite_are_read_back(tmp_path):
-    History(tmp_path / "x.csv", ["a", "b"], until=0).add(1, {"a": np.inf, "b": np.nan})
-    [row] = reopened(tmp_path / "x.csv", until=1).rows
-    assert row["a"] == np.inf
-    assert np.isnan(row["b"])
-
-
 @pytest.mark.parametrize("until", range(6))
 def test_rows_after_the_iteration_gone_on_from_are_dropped(path, until):
     history = reopened(path, until=until)
@@ -132,16 +125,6 @@ def test_pictures_are_read_back_by_tensorboard(tmp_path):
     np.testing.assert_allclose(read, picture, atol=1 / 255)
 
 
-def test_a_run_that_goes_on_adds_to_the_same_folder(tmp_path):
-    for step in (1, 2):
-        writer = EventWriter(tmp_path)
-        writer.scalars(step, {"x": step}, "g")
-        writer.close()
-    events = [event for file in tmp_path.iterdir() for event in tf.compat.v1.train.summary_iterator(str(file))]
-    assert sorted((event.step, float(tf.make_ndarray(value.tensor)))
-                  for event in events for value in event.summary.value) == [(1, 1), (2, 2)]
-
-
 def make_histories(tmp_path, count):
     training = History(tmp_path / "train.csv", ["outer_loss", "l1", "unknown"], until=0)
     validation = History(tmp_path / "metrics.csv", SCORES, until=0)
@@ -185,13 +168,3 @@ def test_curves_are_those_of_the_histories(tmp_path, monkeypatch, count):
                     "over another task's faces": (iterations, [0.5 + number for number in range(count)])}
     assert losses == ({"outer_loss": (list(range(count)), [1 / (number + 1) for number in range(count)]),
                        "l1": (list(range(count)), [0.5] * count)} if count else {})
-
-
-def test_picture_of_the_curves_replaces_the_one_before(tmp_path):
-    pictures = []
-    for count in (0, 3):
-        plot_curves(tmp_path / "curves.png", meta_panels(*make_histories(tmp_path, count)))
-        pictures.append(np.asarray(Image.open(tmp_path / "curves.png").convert("RGB")).astype(int))
-    assert pictures[0].std() > 10
-    assert (np.abs(pictures[0] - pictures[1]).max(axis=2) > 50).sum() > 500
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "metrics.csv", "train.csv"]

@@ -183,17 +183,6 @@ def test_a_run_trains_saves_and_says_so(program, capsys):
     assert "square loss 0.0" in printed.err
 
 
-def test_curves_are_drawn_of_the_programs_own_panels(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr("utils.training.run.plot_curves", lambda path, panels: drawn.append((path, panels)))
-    Program(tmp_path)("--set", "run.validate_every=6")
-    path, (distance, losses) = drawn[-1]
-    assert path == tmp_path / "trial_0" / "curves.png"
-    iterations, values = distance.lines["number"]
-    assert (iterations, values[0]) == ([0, 6], 1.0)
-    assert list(losses.lines) == ["square_loss"]  # there is no other
-
-
 def test_the_first_preset_is_that_of_a_new_run_which_then_keeps_its_own_values(program, capsys):
     assert program().config.fit.learning_rate == 0.5
     assert program("--trial", "1", "--preset", "slow").config.fit.learning_rate == 0.25
@@ -201,18 +190,6 @@ def test_the_first_preset_is_that_of_a_new_run_which_then_keeps_its_own_values(p
     assert "changed since" not in capsys.readouterr().out
     program("--trial", "1", "--set", "fit.ema_decay=0")
     assert "changed since the last start: fit.ema_decay was 0.5, is 0.0" in capsys.readouterr().out
-
-
-def test_switches_matter_only_by_whether_they_are_on(tmp_path):
-    class Switched(FitLayout):
-        switches = {"fit.ema_decay": "the moving average"}  # noqa: RUF012
-
-    def config(decay):
-        return Config(FitConfig(ema_decay=decay))
-
-    Switched().check_compatible(config(0.5), config(0.9), tmp_path)
-    with pytest.raises(UserError, match=r"fit.ema_decay=0.5 \(the moving average\), not 0.0"):
-        Switched().check_compatible(config(0.5), config(0.0), tmp_path)
 
 
 def test_too_little_memory_is_one_line_with_what_to_do_and_the_run_is_saved(program, monkeypatch):

@@ -115,13 +115,6 @@ def test_variables_are_those_of_the_published_checkpoints_and_two_more():
     assert shapes(full_size_tensors()) == {**published, UPDATES: [], CONFIG: []}
 
 
-def test_moving_averages_have_names_apart_from_the_networks():
-    tensors = LAYOUT.tensors(make_trainer("meta.ema_decay=0.9"))
-    networks = {name for name in tensors if name.startswith(("MODEL/", "Mask/")) and "/Adam" not in name}
-    assert len(networks) == len(small_generator()) + len(masknet_shapes())
-    assert {name for name in tensors if name.startswith("Average/")} == {f"Average/{name}" for name in networks}
-
-
 @pytest.mark.parametrize(("kind", "name", "expected"), [
     ("generator", "conv_first/weight", "MODEL/conv_first/weight"),
     ("mask/m", "conv1/kernel", "Mask/conv1/kernel/Adam"),
@@ -139,13 +132,6 @@ def test_counters_are_as_tf1s_adam_keeps_them(trainer):
         assert tensors[name].dtype == np.float32
         assert tensors[name] == pytest.approx(value, rel=1e-6)
     assert (tensors["global_step"], tensors["global_step"].dtype, tensors[UPDATES]) == (7, np.int32, 3)
-
-
-@pytest.mark.parametrize(("iteration", "stopped"), [(0, True), (4, True), (5, False), (6, False)])
-def test_stop_grad_tells_whether_the_next_iteration_is_of_first_order(iteration, stopped):
-    trainer = make_trainer("inner.second_order_from=5", with_discriminator=False)
-    trainer.iteration = iteration
-    assert LAYOUT.tensors(trainer)["stop_grad"] == stopped
 
 
 def test_restoring_puts_every_variable_and_counter_back_bit_for_bit(checkpoints):
@@ -196,14 +182,6 @@ def test_what_is_there_is_listed_by_number(checkpoints, trainer):
     assert checkpoints.latest() == 100
 
 
-def test_tensorflow_finds_the_latest(checkpoints, trainer):
-    for iteration in (2, 4):
-        trainer.iteration = iteration
-        checkpoints.save(trainer)
-    assert checkpoints.latest() == 4
-    assert tf.train.latest_checkpoint(str(checkpoints.folder)) == str(checkpoints.prefix(4))
-
-
 def test_going_back_moves_what_came_later_out_of_the_way(checkpoints):
     assert save_numbers(checkpoints, (2, 4)) == [2, 4]
     assert checkpoints.resume_at(4) is None
@@ -250,15 +228,6 @@ def test_setting_that_does_not_fit_is_named(checkpoints, trainer, old, new, mess
     with pytest.raises(UserError, match=r"model-1 was trained with " + message + ".*another --trial") as caught:
         checkpoints.restore(1, trainer)
     assert "\n" not in str(caught.value)
-
-
-def test_settings_that_leave_the_variables_as_they_are_may_change(checkpoints):
-    trainer, other = make_trainer("meta.ema_decay=0.5"), make_trainer("meta.ema_decay=0.9", "loss.gan=0.2",
-                                                                      "meta.learning_rate=1")
-    disguise(trainer, 2)
-    checkpoints.save(trainer)
-    checkpoints.restore(2, other)
-    assert_equal(values(trainer), values(other))
 
 
 def test_variables_that_are_missing_or_of_another_shape_are_named_and_nothing_is_restored(checkpoints, trainer):

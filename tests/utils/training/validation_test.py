@@ -71,12 +71,6 @@ def test_tasks_are_the_same_for_every_run_with_these_records_and_this_seed(image
         assert (task.scene_lq != other.scene_lq).any()
 
 
-def test_more_tasks_begin_with_the_same_ones(images):
-    few, many = (draw_validation_tasks(*images, configure(f"run.validation_tasks={count}"), None) for count in (2, 3))
-    for task, other in zip(few, many[:2], strict=True):
-        assert_equal(task, other)
-
-
 @pytest.mark.parametrize("size", [40, 32, 48, 400])
 def test_scenes_are_the_middle_of_the_records_images_unsharpened_and_aligned(images, monkeypatch, size):
     monkeypatch.setattr(training_data, "degrade", lambda image, *_: shrink(image))
@@ -183,13 +177,6 @@ def test_scores_are_those_worked_out_step_by_step(networks, tasks, num_steps):
     expected = {name: np.mean([row[name] for row in rows]) for name in rows[0]}
     assert scores == pytest.approx(expected, rel=1e-4)
     assert len({round(scores[f"psnr_{name}"], 2) for name in ("bicubic", "before", "after", "other_faces")}) == 4
-
-
-def test_columns_are_the_names_of_the_scores(networks, tasks):
-    for distance in (None, lambda one, other: 0.5):
-        validator = Validator(tasks[:1], configure(), distance)
-        assert list(validator.evaluate(*networks)[0]) == validator.columns
-        assert ("lpips_after" in validator.columns) == (distance is not None)
 
 
 def test_scores_depend_on_the_networks_alone(networks, tasks):
