@@ -10,8 +10,7 @@ import numpy as np
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, interruptible, run_cli, shown_name
 from utils.errors import require
 from utils.files import check_writable
-from utils.image.image_sets import ImageGroup, group_images
-from utils.image.listing import list_images
+from utils.image.listing import ImageGroup, group_images, list_images
 from utils.metrics.niqe import NIQE_LUMAS, load_niqe, niqe
 from utils.metrics.plot import plot_images
 from utils.metrics.suite import (

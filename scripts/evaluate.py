@@ -37,8 +37,7 @@ from utils.evaluation.variants import BASE, MODEL, PUBLISHED, VARIANTS
 from utils.face.detection import Detector, open_detector
 from utils.face.restorers import FIDELITY, Restorer, check_restorer, open_restorer, restorer_label
 from utils.files import atomic_path, check_writable, exclusive
-from utils.image.listing import list_photos
-from utils.image.photo_sources import Source, add_source_options, list_chosen, parse_people
+from utils.image.listing import Source, add_source_options, list_chosen, list_photos, parse_people
 from utils.tensorflow_setup import start_tensorflow
 
 if TYPE_CHECKING:

@@ -24,8 +24,7 @@ from utils.face.detection import open_detector
 from utils.face.restorers import FIDELITY, check_restorer, open_restorer
 from utils.files import atomic_path, check_writable
 from utils.image.io import read_image, write_png
-from utils.image.listing import list_photos
-from utils.image.photo_sources import parse_people, person_of
+from utils.image.listing import list_photos, parse_people, person_of
 from utils.metrics.bootstrap import paired_difference
 from utils.metrics.fidelity import psnr_y, ssim
 from utils.metrics.niqe import load_niqe, niqe, yiq_luma

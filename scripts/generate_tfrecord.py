@@ -30,7 +30,7 @@ from utils.errors import UserError, require
 from utils.face.patches import log_gradient
 from utils.files import atomic_path, check_writable, exclusive, read_bytes, remove_leftovers
 from utils.image.io import quantize, read_image
-from utils.image.photo_sources import Source, list_sources
+from utils.image.listing import Source, list_sources
 from utils.tensorflow_setup import start_tensorflow
 
 FORMAT_VERSION = 1  # of the file beside a record

@@ -20,8 +20,7 @@ from utils.face.alignment import ALIGNED_SIZE, align_face, estimate_alignment
 from utils.face.detection import Detector, open_detector
 from utils.files import check_writable
 from utils.image.io import quantize, read_image, write_png
-from utils.image.listing import photo_rng
-from utils.image.photo_sources import Source, add_source_options, list_chosen
+from utils.image.listing import Source, add_source_options, list_chosen, photo_rng
 
 FACE_WIDTH = 260.0  # pixels: slightly more than in an aligned face
 MARGIN = 160  # pixels around a portrait that an aligned face of that width can show

@@ -20,7 +20,7 @@ def metrics(setting: Setting) -> Rows:
     """Time every metric on pairs of PNGs, decoding included."""
     from model.inception import init_inception
     from model.lpips import init_lpips
-    from utils.image.image_sets import group_images
+    from utils.image.listing import group_images
     from utils.metrics.fid import extract_features, make_feature_extractor
     from utils.metrics.lpips import make_lpips_distance
     from utils.metrics.niqe import NUM_FEATURES, NiqeModel, niqe, yiq_luma

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -149,9 +149,8 @@ def _process(photo: Path, *, output_dir: Path, settings: SynthesisSettings, entr
         for step in steps:
             image = step(image)
         low_quality = quantize(image)
-        profile = None if stored.gray else stored.icc_profile  # both files have three channels
         for name, samples in (("GT", ground_truth), ("LQ", low_quality)):
-            write_png(output_dir / name / f"{photo.stem}.png", samples, icc_profile=profile)
+            write_png(output_dir / name / f"{photo.stem}.png", samples, source=replace(stored, exif=None))
     except FatalError:
         raise
     except UserError as error:

@@ -17,8 +17,7 @@ from utils.face.alignment import box_overlap
 from utils.face.detection import Detector
 from utils.files import atomic_path, read_bytes
 from utils.image.io import quantize, read_image, to_float, write_png
-from utils.image.listing import list_photos, photo_rng
-from utils.image.photo_sources import Source, person_of
+from utils.image.listing import Source, list_photos, person_of, photo_rng
 
 OWN_PHOTO = "astronaut"  # the portrait of Eileen Collins (NASA, public domain)
 RECORD = "photos.json"

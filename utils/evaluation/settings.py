@@ -10,7 +10,7 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.files import atomic_path, read_bytes
-from utils.image.photo_sources import Source
+from utils.image.listing import Source
 from utils.weights.manifest import sha256_of
 
 SETTINGS = "settings.json"

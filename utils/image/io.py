@@ -1,46 +1,42 @@
 """The only reader and writer of image files.
 
-Outside this module an image is RGB, float32 in [0, 1], [h, w, 3]; EXIF orientation, palettes, gray, alpha, 16-bit
-samples, BGR and colour profiles are dealt with here.
+Outside this module an image is RGB, float32 in [0, 1], [h, w, 3]. EXIF orientation, palettes, gray, alpha, 16-bit
+samples, BGR and colour profiles are dealt with here. Pillow decodes; OpenCV does where samples have 16 bits.
 """
 
 import io
-import math
-import struct
+import re
 import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+import pillow_heif
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from utils.errors import UserError
-from utils.files import atomic_path
-from utils.image.jpeg_data import ends_in_gray, lengthened
+from utils.files import atomic_path, read_bytes
+from utils.image.png import colour_chunks, encode_png, metadata_chunks
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601, full range
-EXIF_ORIENTATION = 274
-TIFF_BITS_PER_SAMPLE = 258
-TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 262, 0
-TIFF_PLANAR, TIFF_SEPARATE_PLANES = 284, 2
-TIFF_EXTRA_SAMPLES, TIFF_PREMULTIPLIED = 338, (1,)
-PNG_BIT_DEPTH, PNG_COLOUR_TYPE, PNG_GRAY_AND_ALPHA = 24, 25, 4  # where in the file, and which
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")  # Pillow hands some others, like EPS, to outside programs
-PNG_SIGNATURE_SIZE, PNG_HEADER_SIZE = 8, 33  # bytes; the header is the signature and IHDR
-PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-# Pillow's 1 MB of a text or colour profile, unpacked, would cost the pictures of some scanners and editors
-PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_PNG_TEXT = 2**24  # bytes
-JPEG_PIXELS_PER_BYTE = 1024  # at most: 64 in a bit, the shortest code of a block, with room to spare
-# the brands of ISO base media files (ISO/IEC 14496-12) that are pictures
-ISO_PICTURES = {**dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "a HEIC"),
-                **dict.fromkeys((b"avif", b"avis"), "an AVIF")}
-PNG_COMPRESSION = 3  # of 9: photographs hardly shrink further, and 9 takes many times as long
+# Pillow runs other programs for some of its formats
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "HEIF", "AVIF", "JPEG2000")
 JPEG_FORMATS = ("JPEG", "MPO")
 GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
-WIDE_MODES = ("I", "F")
+ORIENTATION = 274  # EXIF tag
+BITS_PER_SAMPLE, PHOTOMETRIC, PLANES, EXTRA_SAMPLES = 258, 262, 284, 338  # TIFF tags
+WHITE_IS_ZERO, SEPARATE_PLANES, PREMULTIPLIED = 0, 2, (1,)  # values of the last three
+PNG_BIT_DEPTH, PNG_COLOUR_TYPE = 24, 25  # positions in the file
+JPEG_END = b"\xff\xd9"
+# data that no JPEG needs: any code, and each restart mark, one of which is the awaited one
+JPEG_FILLER = b"".join(mark + bytes(range(1, 128)) for mark in (b"", *(bytes([255, 208 + n]) for n in range(8))))
+
+PngImagePlugin.MAX_TEXT_CHUNK = 2**24  # bytes of a text or profile, unpacked; some scanners and editors need that
+Image.MAX_IMAGE_PIXELS = None  # `_check_size` does it, with a limit that a flag can raise
+pillow_heif.register_heif_opener()
+_max_megapixels = 1000.0  # results of 62 megapixels; OpenCV's own limit is 1073
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Photo:
     """A decoded image, upright.
 
     `pixels` [h, w, 3] float32 RGB in [0, 1]; `alpha` [h, w] likewise, or None; `bit_depth` 8 or 16 and `gray` say how
-    the file stored it, so that the result can be stored alike; `icc_profile` is the colour profile's bytes, or None.
+    the file stored it; `icc_profile`, `colour_chunks` (of a PNG) and `exif` are kept for the result.
     """
 
     pixels: np.ndarray
@@ -56,32 +52,38 @@ class Photo:
     bit_depth: int = 8
     gray: bool = False
     icc_profile: bytes | None = None
+    colour_chunks: bytes = b""
+    exif: bytes | None = None
+
+
+def set_pixel_limit(megapixels: float) -> float:
+    """Set the size above which no image is read in this process, as --max_megapixels does."""
+    global _max_megapixels
+    _max_megapixels = float(megapixels)
+    return _max_megapixels
 
 
 def read_image(path: Path) -> Photo:
-    """Decode a PNG, JPEG, BMP, WebP or TIFF file; of an animation, the first frame.
+    """Decode a PNG, JPEG, BMP, WebP, TIFF, GIF, HEIC, AVIF or JPEG 2000 file; of an animation, the first frame.
 
     Raises:
-        UserError: the file is missing, empty, not an image, truncated or of a kind that is not supported (32-bit
-            samples, more than 178 million pixels).
+        UserError: the file is missing, empty, no image, truncated, larger than the limit or has 32-bit samples.
     """
-    data = _read_bytes(path)
+    data = read_bytes(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on large files and odd metadata; errors are raised
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; errors are raised
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.format in JPEG_FORMATS and math.prod(image.size) > JPEG_PIXELS_PER_BYTE * len(data):
-                raise UserError(f"cannot read the image {path}: it ends long before the {image.width}x{image.height} "
-                                "pixels that it states. Replace or remove it.")  # libjpeg would fill them with gray
-            deep = _is_16_bit(image)
-            if image.mode in WIDE_MODES and not deep:
+            _check_size(path, image)
+            deep = _is_16_bit(image, data)
+            if image.mode in ("I", "F") and not deep:
                 raise UserError(f"{path} has 32-bit samples, which are not supported. Convert it to 8 or 16 bits.")
-            image.load()
-            if image.format in JPEG_FORMATS and _is_cut_off(image, data):
-                raise UserError(f"cannot read the image {path}: its data end before its lower right corner, which "
-                                "would be gray. Replace or remove it.")
-            samples = _decode_16_bit(path, data, image) if deep else _to_array(image, data)
-            return _to_photo(_upright(samples, _orientation(image)), image)
+            image = _load(image, data)
+            profile = image.info.get("icc_profile")
+            if image.mode == "CMYK" and profile:
+                image, profile = _cmyk_to_srgb(image, profile), None
+            samples = _decode_16_bit(data, image) if deep else _to_array(image, data)
+            return _to_photo(_upright(samples, _orientation(image)), image, data, profile)
     except UserError:
         raise
     except Exception as error:  # decoders raise anything on damaged files
@@ -89,152 +91,145 @@ def read_image(path: Path) -> Photo:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Read (height, width) of the upright image from the file's header alone.
-
-    An orientation that a PNG states behind its pixels, as old tools wrote it, is not seen: that would take decoding.
+    """Read (height, width) of the upright image from the file's header; an EXIF chunk behind a PNG's pixels is missed.
 
     Raises:
-        UserError: the file is missing or no image.
+        UserError: the file is missing, no image or larger than the limit.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
-                turned = _orientation(image) in (5, 6, 7, 8)
+                _check_size(path, image)
                 width, height = image.size
+                return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
+    except UserError:
+        raise
     except Exception as error:  # as above
         raise _explain(path, error) from error
-    return (width, height) if turned else (height, width)
 
 
-def _read_bytes(path: Path) -> bytes:
+def is_image(path: Path) -> bool:
+    """Whether a file's header is that of an image, whatever its name."""
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise _explain(path, error) from error
-    if not data:
-        raise UserError(f"cannot read the image {path}: the file is empty. Replace or remove it.")
-    return data
+        with Image.open(path, formats=FORMATS):
+            return True
+    except Exception:
+        return False
+
+
+def _check_size(path: Path, image: Image.Image) -> None:
+    if image.width * image.height > _max_megapixels * 1e6:
+        raise UserError(f"{path} has {image.width}x{image.height} pixels, more than {_max_megapixels:g} million. Raise "
+                        "--max_megapixels, or make it smaller.")
 
 
 def _explain(path: Path, error: Exception) -> UserError:
-    """Say what an exception met while reading an image means."""
+    """Return the error that an exception met while reading an image means."""
     if isinstance(error, OSError) and error.strerror:
         return UserError(f"cannot read the image {path}: {error.strerror}. Check the path and its permissions.")
     if isinstance(error, MemoryError):
-        return UserError(f"cannot read the image {path}: the memory does not suffice. Make it smaller.")
-    if isinstance(error, Image.DecompressionBombError):
-        return UserError(f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} million pixels, which is not "
-                         "supported. Make it smaller or divide it.")
-    if "MAX_TEXT" in str(error):
-        return UserError(f"cannot read the image {path}: its texts or its colour profile unpack to more than "
-                         f"{LARGEST_PNG_TEXT // 2**20} MiB. Convert or replace it.")
-    if isinstance(error, UnidentifiedImageError) and (kind := _iso_picture(path)):
-        return UserError(f"{path} is {kind} picture, which is not supported. Convert it to PNG or JPEG.")
-    if isinstance(error, UnidentifiedImageError):  # what Pillow says here names a memory address
-        return UserError(f"cannot read the image {path}: it is no PNG, JPEG, BMP, WebP or TIFF of a known kind. "
-                         "Convert, replace or remove it.")
+        return UserError(f"cannot read the image {path}: not enough memory. Make it smaller.")
+    if isinstance(error, UnidentifiedImageError):  # Pillow's message names a memory address
+        empty = Path(path).stat().st_size == 0
+        kind = "the file is empty" if empty else "no image of a known kind"
+        return UserError(f"cannot read the image {path}: {kind}. Convert, replace or remove it.")
     reason = " ".join(str(error).split()) or type(error).__name__
     return UserError(f"cannot read the image {path}: {reason}. It is damaged or of a rare kind: convert, replace or "
                      "remove it.")
 
 
-def _iso_picture(path: Path) -> str | None:
-    """Give the kind of picture that phones write and often call .jpg, or None if a file is no such one."""
-    with Path(path).open("rb") as file:
-        head = file.read(12)
-    return ISO_PICTURES.get(head[8:]) if head[4:8] == b"ftyp" else None
+def _load(image: Image.Image, data: bytes) -> Image.Image:
+    """Decode the pixels; of a JPEG also where nothing but its end mark is missing."""
+    try:
+        image.load()
+        return image
+    except OSError:
+        if image.format not in JPEG_FORMATS or (image.info.get("progressive") and not _has_all_scans(data)):
+            raise
+        data = data.rstrip(b"\xff")  # half an end mark
+        complete, longer = (Image.open(io.BytesIO(data + more + JPEG_END)) for more in (b"", JPEG_FILLER))
+        complete.load()
+        if not np.array_equal(np.asarray(complete), np.asarray(longer)):  # more data fill what was missing
+            raise
+        return complete
 
 
-def _is_cut_off(image: Image.Image, data: bytes) -> bool:
-    """Whether blocks of a decoded JPEG are missing at its end; it costs time only if its corner is gray."""
-    if not ends_in_gray(image.getpixel((image.width - 1, image.height - 1))):
-        return False
-    longer = lengthened(data)
-    if longer is None:
-        return False
-    with Image.open(io.BytesIO(longer), formats=FORMATS) as other:
-        return not np.array_equal(np.asarray(image), np.asarray(other))
+def _has_all_scans(data: bytes) -> bool:
+    """Whether the scans of a progressive JPEG cover all coefficients of all components down to the last bit."""
+    data = data[data.rindex(b"\xff\xc2"):]
+    covered = set()
+    for scan in re.finditer(b"\xff\xda..(.)", data, re.DOTALL):
+        count = scan[1][0]
+        components = data[scan.end():scan.end() + 2 * count:2]
+        first, last, bits = data[scan.end() + 2 * count:scan.end() + 2 * count + 3]
+        if bits & 15 == 0:
+            covered |= {(component, number) for component in components for number in range(first, last + 1)}
+    return len(covered) == 64 * data[9]
 
 
 def _orientation(image: Image.Image) -> int:
-    """Give the EXIF orientation still to be undone: Pillow and OpenCV turn TIFFs, and only those, themselves."""
+    """Return the EXIF orientation still to be undone; Pillow and OpenCV undo that of a TIFF themselves."""
     if image.format == "TIFF":
         return 1
     try:
-        return Image.Image.getexif(image).get(EXIF_ORIENTATION, 1)  # PNG's own first decodes the whole picture
-    except Exception:  # damaged metadata: the picture may be sound, and whoever decodes it will know
+        return Image.Image.getexif(image).get(ORIENTATION, 1)  # PNG's own first decodes the whole image
+    except Exception:  # damaged metadata of an image that may be fine
         return 1
 
 
-def _is_16_bit(image: Image.Image) -> bool:
-    if image.mode.startswith("I;16"):
-        return True
+def _is_16_bit(image: Image.Image, data: bytes) -> bool:
     if image.format == "TIFF":
-        return 16 in tuple(image.tag_v2.get(TIFF_BITS_PER_SAMPLE, ()))
-    return image.format == "PNG" and any("16" in str(tile[3]) for tile in image.tile)
+        return 16 in tuple(image.tag_v2.get(BITS_PER_SAMPLE, ()))
+    return image.mode.startswith("I;16") or (image.format == "PNG" and data[PNG_BIT_DEPTH] == 16)
 
 
-def _decode_16_bit(path: Path, data: bytes, image: Image.Image) -> np.ndarray:
-    """Give uint16 samples like `_to_array`, for which Pillow has no modes: it would silently give 8 bits.
+def _decode_16_bit(data: bytes, image: Image.Image) -> np.ndarray:
+    """Return uint16 samples like `_to_array`: OpenCV decodes them, Pillow's `image` knows what they mean.
 
-    OpenCV decodes them, but leaves what they mean to the caller; Pillow's `image` knows.
+    Raises:
+        ValueError: they are damaged or stored in a way that OpenCV cannot decode.
     """
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it would print what is raised below
-    encoded = _checked_png(data) if image.format == "PNG" else data
-    samples = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
-    tags = image.tag_v2 if image.format == "TIFF" else {}
-    separate = tags.get(TIFF_PLANAR) == TIFF_SEPARATE_PLANES and image.mode not in GRAY_MODES  # OpenCV garbles them
-    if samples is None or samples.dtype != np.uint16 or separate:
-        raise UserError(f"cannot read the image {path}: its 16-bit samples are stored in an unsupported way. Convert "
-                        "it to a 16-bit PNG or to 8 bits.")
-    if samples.ndim == 2:
-        samples = samples[:, :, None]
-    else:
-        samples = cv2.cvtColor(samples, cv2.COLOR_BGR2RGB if samples.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     if image.format == "PNG":
-        if samples.shape[2] == 1 and "transparency" in image.info:  # OpenCV knows that of colour alone
-            opaque = (samples != image.info["transparency"]) * np.uint16(65535)
-            return np.concatenate([samples, opaque], axis=2)
-        return samples[:, :, [0, 3]] if data[PNG_COLOUR_TYPE] == PNG_GRAY_AND_ALPHA else samples
-    if tags.get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO:
-        samples = np.iinfo(np.uint16).max - samples
-    if samples.shape[2] == 4 and image.mode not in ALPHA_MODES:
-        samples = samples[:, :, :3]
-    elif samples.shape[2] == 4 and tags.get(TIFF_EXTRA_SAMPLES) == TIFF_PREMULTIPLIED:
+        Image.open(io.BytesIO(data)).verify()  # checksums, about which OpenCV would print
+    samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    tags, gray = getattr(image, "tag_v2", {}), image.mode in GRAY_MODES
+    if samples is None or samples.dtype != np.uint16 or (tags.get(PLANES) == SEPARATE_PLANES and not gray):
+        raise ValueError("its 16-bit samples are stored in an unsupported way")
+    samples = samples.reshape(*samples.shape[:2], -1)
+    if samples.shape[2] > 1:
+        samples = cv2.cvtColor(samples, cv2.COLOR_BGR2RGB if samples.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        samples = 65535 - samples
+    if image.format == "PNG" and samples.shape[2] == 1 and "transparency" in image.info:  # OpenCV ignores it in gray
+        return np.concatenate([samples, (samples != image.info["transparency"]) * np.uint16(65535)], axis=2)
+    if image.format == "PNG" and data[PNG_COLOUR_TYPE] == 4:  # gray and alpha
+        return samples[:, :, [0, 3]]
+    if image.format == "TIFF" and samples.shape[2] == 4 and image.mode not in ALPHA_MODES:
+        return samples[:, :, :3]
+    if samples.shape[2] == 4 and tags.get(EXTRA_SAMPLES) == PREMULTIPLIED:
         colour = np.rint(samples[:, :, :3] * 65535.0 / np.maximum(samples[:, :, 3:], 1))
         samples = np.concatenate([np.minimum(colour, 65535).astype(np.uint16), samples[:, :, 3:]], axis=2)
     return samples
 
 
-def _checked_png(data: bytes) -> bytes:
-    """Give the chunks of a PNG that tell its samples, of which none is damaged: OpenCV believes any length and prints.
-
-    Raises:
-        ValueError: one is.
-    """
-    chunks, position, kind = [data[:PNG_SIGNATURE_SIZE]], PNG_SIGNATURE_SIZE, b""
-    while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + length + 12
-        if kind in PNG_CHUNKS:
-            checksum = data[end - 4:end]
-            if checksum != struct.pack(">I", zlib.crc32(data[position + 4:end - 4])):
-                raise ValueError(f"the checksum of its {kind.decode()} is wrong")
-            chunks.append(data[position:end])
-        position = end
-    return b"".join(chunks)
-
-
 def _to_array(image: Image.Image, data: bytes) -> np.ndarray:
-    """Give uint8 samples [h, w, 1 to 4]: gray, gray and alpha, RGB or RGB and alpha."""
+    """Return uint8 samples [h, w, 1 to 4]: gray, gray and alpha, RGB or RGB and alpha."""
     if image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
-        # Pillow spreads samples of 2 or 4 bits over 0 to 255, but not the one that is transparent
+        # Pillow scales samples of 2 or 4 bits, but not the transparent one
         image.info["transparency"] *= 255 // (2 ** data[PNG_BIT_DEPTH] - 1)
     alpha = image.mode in ALPHA_MODES or "transparency" in image.info
     mode = "L" if image.mode in GRAY_MODES else "RGB"
     samples = np.asarray(image.convert(mode + "A" if alpha else mode))
-    return samples[:, :, None] if samples.ndim == 2 else samples
+    return samples.reshape(*samples.shape[:2], -1)
+
+
+def _cmyk_to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    converted.format, converted.info = image.format, image.info
+    return converted
 
 
 def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
@@ -248,17 +243,42 @@ def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
     return samples
 
 
-def _to_photo(samples: np.ndarray, image: Image.Image) -> Photo:
+def _to_photo(samples: np.ndarray, image: Image.Image, data: bytes, profile: object) -> Photo:
     channels = samples.shape[2]
-    values = samples.astype(np.float32) / np.float32(np.iinfo(samples.dtype).max)
-    alpha = np.ascontiguousarray(values[:, :, -1]) if channels in (2, 4) else None
-    gray = channels < 3
-    colour = np.repeat(values[:, :, :1], 3, axis=2) if channels < 3 else np.ascontiguousarray(values[:, :, :3])
-    profile = image.info.get("icc_profile")
-    space = b"GRAY" if gray else b"RGB "
-    if not isinstance(profile, bytes) or profile[16:20] != space:  # a CMYK profile means nothing to converted samples
+    values = to_float(samples[:, :, :channels - (channels % 2 == 0)])
+    alpha = None
+    if channels % 2 == 0:
+        alpha = samples[:, :, -1].astype(np.float32) / np.float32(np.iinfo(samples.dtype).max)
+        values = _extend_colours(values, alpha)
+    if not isinstance(profile, bytes) or profile[16:20] != (b"GRAY" if channels < 3 else b"RGB "):
         profile = None
-    return Photo(colour, alpha, 8 * samples.dtype.itemsize, gray, profile)
+    chunks = colour_chunks(data) if image.format == "PNG" else b""
+    return Photo(values, alpha, 8 * samples.dtype.itemsize, channels < 3, profile, chunks, _upright_exif(image))
+
+
+def _extend_colours(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Replace invisible colours by the nearest visible ones, so that they do not bleed when the image is upscaled."""
+    hidden = alpha == 0
+    if hidden.all() or not hidden.any():
+        return pixels
+    _, labels = cv2.distanceTransformWithLabels(hidden.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5,
+                                                labelType=cv2.DIST_LABEL_PIXEL)
+    nearest = np.zeros(labels.max() + 1, np.int64)
+    visible = np.flatnonzero(~hidden)
+    nearest[labels.ravel()[visible]] = visible
+    return pixels.reshape(-1, 3)[nearest[labels]]
+
+
+def _upright_exif(image: Image.Image) -> bytes | None:
+    """Return the EXIF data of the upright image, without a thumbnail; None if there are none or they are damaged."""
+    try:
+        tags = Image.Image.getexif(image)
+        if not tags or image.format == "TIFF":  # whose tags describe the file
+            return None
+        tags[ORIENTATION] = 1
+        return tags.tobytes().removeprefix(b"Exif\0\0")
+    except Exception:
+        return None
 
 
 def quantize(pixels: np.ndarray, *, bit_depth: int = 8, gray: bool = False) -> np.ndarray:
@@ -267,7 +287,7 @@ def quantize(pixels: np.ndarray, *, bit_depth: int = 8, gray: bool = False) -> n
     Args:
         pixels: [h, w, c] float32, RGB if `gray`.
         bit_depth: 8 or 16.
-        gray: give the BT.601 luma as one channel instead.
+        gray: return the BT.601 luma as one channel instead.
 
     Returns:
         uint8 or uint16, [h, w, c] or [h, w, 1].
@@ -279,14 +299,14 @@ def quantize(pixels: np.ndarray, *, bit_depth: int = 8, gray: bool = False) -> n
 
 
 def to_8_bit(samples: np.ndarray) -> np.ndarray:
-    """Give uint8 RGB [h, w, 3] for integers [h, w, 1 or 3] of 8 or 16 bits."""
+    """Convert integers [h, w, 1 or 3] of 8 or 16 bits to uint8 RGB [h, w, 3]."""
     if samples.dtype == np.uint16:
         samples = cv2.convertScaleAbs(samples, alpha=1 / 257).reshape(samples.shape)
     return cv2.cvtColor(samples, cv2.COLOR_GRAY2RGB) if samples.shape[2] == 1 else samples
 
 
 def to_float(samples: np.ndarray) -> np.ndarray:
-    """Undo `quantize`: integers [h, w, 1 or 3] -> float32 RGB in [0, 1], [h, w, 3]."""
+    """Undo `quantize`: integers [h, w, 1 or 3] to float32 RGB in [0, 1], [h, w, 3]."""
     values = samples.astype(np.float32) / np.float32(np.iinfo(samples.dtype).max)
     return np.repeat(values, 3, axis=2) if samples.shape[2] == 1 else values
 
@@ -296,39 +316,26 @@ def resize_bicubic(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.clip(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
 
 
-def write_png(path: Path, samples: np.ndarray, *, alpha: np.ndarray | None = None,
-              icc_profile: bytes | None = None) -> None:
+def write_png(path: Path, samples: np.ndarray, *, alpha: np.ndarray | None = None, source: Photo | None = None) -> None:
     """Write integers as PNG, atomically.
 
     Args:
         path: where to; its folder is created.
         samples: uint8 or uint16, [h, w, 3] RGB or [h, w, 1] gray.
-        alpha: [h, w] float32 in [0, 1]; a gray image with alpha is stored as RGB and alpha.
-        icc_profile: colour profile to embed.
+        alpha: [h, w] float32 in [0, 1].
+        source: the photo whose colour description and EXIF data are embedded.
 
     Raises:
         UserError: the file cannot be written.
     """
+    chunks = b""
+    if source is not None:
+        matching = source.icc_profile and source.icc_profile[16:20] == (b"GRAY" if samples.shape[2] == 1 else b"RGB ")
+        chunks = source.colour_chunks + metadata_chunks(source.icc_profile if matching else None, source.exif)
     if alpha is not None:
-        combined = np.empty((*samples.shape[:2], 4), samples.dtype)
-        combined[:, :, :3] = samples
-        combined[:, :, 3:] = quantize(alpha[:, :, None], bit_depth=8 * samples.dtype.itemsize)
-        samples = combined
-        icc_profile = icc_profile if icc_profile and icc_profile[16:20] == b"RGB " else None
-    if samples.shape[2] > 1:
-        samples = cv2.cvtColor(samples, cv2.COLOR_RGB2BGR if samples.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
-    succeeded, encoded = cv2.imencode(".png", samples, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])
-    if not succeeded:
+        samples = np.dstack([samples, quantize(alpha[:, :, None], bit_depth=8 * samples.dtype.itemsize)])
+    png = encode_png(samples, chunks)
+    if png is None:
         raise UserError(f"cannot write {path}: {samples.shape[1]}x{samples.shape[0]} pixels do not fit into a PNG.")
-    png = memoryview(encoded)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(png[:PNG_HEADER_SIZE])
-        if icc_profile:
-            file.write(_profile_chunk(icc_profile))
-        file.write(png[PNG_HEADER_SIZE:])
-
-
-def _profile_chunk(profile: bytes) -> bytes:
-    """Give the iCCP chunk of a PNG, which stands behind the header."""
-    body = b"iCCP" + b"ICC profile\0\0" + zlib.compress(profile)
-    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+        file.writelines(png)

@@ -112,8 +112,7 @@ class PhotoPipeline:
             samples = self._upscale(params, photo, row, on_progress)
             row["seconds_upscaling"] = time.perf_counter() - upscaling
             alpha = None if photo.alpha is None else resize_bicubic(photo.alpha, *samples.shape[:2])
-            write_png(self._output_dir / f"{loaded.path.stem}.png", samples, alpha=alpha,
-                      icc_profile=photo.icc_profile)
+            write_png(self._output_dir / f"{loaded.path.stem}.png", samples, alpha=alpha, source=photo)
         row.update(status=status, seconds_total=loaded.seconds + time.perf_counter() - started)
         if settings.save_comparison:
             try:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError
-from utils.image.image_sets import ImageGroup
 from utils.image.io import quantize, read_image
+from utils.image.listing import ImageGroup
 from utils.metrics.fidelity import psnr_paper, psnr_rgb, psnr_y, ssim
 from utils.weights.manifest import get_entry, how_to_get, load_manifest, status
 

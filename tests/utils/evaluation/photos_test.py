@@ -13,7 +13,7 @@ from utils.evaluation import photos as evaluation_photos
 from utils.evaluation.photos import PortraitSampler, check_no_others, make_photos
 from utils.face.detection import Face
 from utils.image.io import quantize, read_image, write_png
-from utils.image.photo_sources import Source, list_sources
+from utils.image.listing import Source, list_sources
 
 
 class Detector:

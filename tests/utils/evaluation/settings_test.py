@@ -7,7 +7,7 @@ import pytest
 
 from utils.errors import UserError
 from utils.evaluation.settings import FORMAT, SETTINGS, check_settings, digest_params, digest_sources
-from utils.image.photo_sources import Source
+from utils.image.listing import Source
 
 OURS = {"seed": 0, "scenes": [["a.png", "12"]]}
 

@@ -1,30 +1,71 @@
-"""Listing photos, sharding them, and the random generator that belongs to each."""
+"""Which images folders hold, which belong together, shards, people and random generators."""
 
+import argparse
 import os
+import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.picture_files import encode, smooth
 from utils.errors import UserError
-from utils.image.listing import list_images, list_photos, parse_shard, photo_rng
+from utils.image.listing import (
+    add_source_options,
+    group_images,
+    list_chosen,
+    list_images,
+    list_photos,
+    list_sources,
+    parse_people,
+    parse_shard,
+    person_of,
+    photo_rng,
+)
 
 
 def touch(folder, *names):
     for name in names:
-        (folder / name).touch()
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"12")
+    return folder
 
 
-def test_images_are_listed_by_name(tmp_path):
-    images = ["10.png", "2.JPG", "a b.jpeg", "c.BMP", "d.webp", "e.tif", "f.TIFF", "写真.Png", "é.png", "-x.png"]
-    touch(tmp_path, *images, "notes.txt", ".hidden.png", "._2.JPG", "png", "x.png.part", "report.csv")
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / "nowhere.png").symlink_to(tmp_path / "missing.png")
+def fails(function, *args, names=(), **kwargs):
+    with pytest.raises(UserError) as caught:
+        function(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    assert all(name in str(caught.value) for name in names), str(caught.value)
+
+
+def test_images_are_listed_by_name_whatever_the_case_of_their_ending(tmp_path):
+    images = ["10.png", "2.JPG", "a b.jpeg", "b.jfif", "b2.jpe", "c.BMP", "d.webp", "e.tif", "f.TIFF", "g.HEIC",
+              "h.avif", "i.gif", "\u5199\u771f.Png", "\u00e9.png", "-x.png"]
+    touch(tmp_path, *images, "notes.txt", ".hidden.png", "png", "x.png.part", "report.csv")
     assert [photo.name for photo in list_photos(tmp_path)] == sorted(images)
 
 
+def test_content_counts_where_the_ending_says_nothing(tmp_path):
+    for name in ("a", "b.dat", "c.png~"):
+        (tmp_path / name).write_bytes(encode(smooth(8, 8), "JPEG"))
+    touch(tmp_path, "d", "e.dat")
+    assert [photo.name for photo in list_photos(tmp_path)] == ["a", "b.dat", "c.png~"]
+
+
+def test_whatever_is_not_used_is_counted_in_one_note_with_the_reason(tmp_path, capsys):
+    touch(tmp_path, "a.png", "notes.txt", "report.csv", ".DS_Store", "folder.png/b.png")
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "missing.png")
+    for _ in range(2):
+        assert [photo.name for photo in list_photos(tmp_path)] == ["a.png"]
+    [note] = capsys.readouterr().err.splitlines()
+    assert str(tmp_path) in note
+    for part in ("2 no image (notes.txt, ...)", "1 hidden (.DS_Store)", "1 a subfolder (folder.png)",
+                 "1 a dangling link (nowhere.png)"):
+        assert part in note
+
+
 def test_linked_photos_count(tmp_path):
-    (tmp_path / "real").mkdir()
     touch(tmp_path / "real", "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "real" / "a.png")
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
@@ -33,69 +74,118 @@ def test_linked_photos_count(tmp_path):
 
 
 def test_two_photos_of_one_stem_are_both_named(tmp_path):
-    touch(tmp_path, "a.png", "b.jpg", "b.PNG", "b.1.png")
-    with pytest.raises(UserError, match=r"b\.PNG and b\.jpg in .* b\.png"):
-        list_photos(tmp_path)
-
-
-def test_names_that_differ_behind_the_first_dot_are_two_photos(tmp_path):
     touch(tmp_path, "a.1.png", "a.2.png", "a.png")
     assert [photo.stem for photo in list_photos(tmp_path)] == ["a.1", "a.2", "a"]
+    touch(tmp_path, "a.JPG")
+    fails(list_photos, tmp_path, names=("a.JPG and a.png", str(tmp_path)))
 
 
-def test_folder_that_is_none_is_named(tmp_path):
-    touch(tmp_path, "file.png")
-    for path in (tmp_path / "missing", tmp_path / "file.png", tmp_path / "file.png" / "below"):
-        with pytest.raises(UserError, match=str(path)):
-            list_photos(path)
+def test_names_that_differ_in_unicode_normalisation_alone_are_one(tmp_path):
+    composed = unicodedata.normalize("NFC", "caf\u00e9")
+    decomposed = unicodedata.normalize("NFD", composed)
+    touch(tmp_path / "result", f"{composed}.png")
+    touch(tmp_path / "truth", f"{decomposed}.png")
+    [group] = group_images(tmp_path / "result", truth_dir=tmp_path / "truth")
+    assert (group.result.stem, group.truth.stem) == (composed, decomposed)
+    touch(tmp_path / "result", f"{decomposed}.png")
+    fails(list_photos, tmp_path / "result", names=(composed, decomposed))
 
 
-def test_the_option_that_named_a_folder_is_said(tmp_path):
-    for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(UserError, match=r"Check --input_dir\."):
-            list_photos(folder)
-        with pytest.raises(UserError, match=r"Check --gt_dir\."):
-            list_images(folder, "--gt_dir")
+@pytest.mark.parametrize("option", ["--input_dir", "--gt_dir"])
+def test_folders_that_are_none_or_empty_are_named_with_their_option(tmp_path, option, monkeypatch):
+    touch(tmp_path, "file.txt")
+    for path in (tmp_path / "missing", tmp_path / "file.txt", tmp_path):
+        fails(list_images, path, option, names=(str(path), option))
 
-
-def test_folder_without_images_is_an_error(tmp_path):
-    touch(tmp_path, "a.txt")
-    with pytest.raises(UserError, match="no image"):
-        list_photos(tmp_path)
-
-
-def test_pictures_of_unsupported_kinds_are_left_out_with_one_note(tmp_path, capsys):
-    touch(tmp_path, "b.jpg", "b.HEIC", "a.avif", "c.heif", "d.hif", "._b.HEIC", "heic", "c.png")
-    (tmp_path / "folder.heic").mkdir()
-    for _ in range(2):
-        assert [photo.name for photo in list_photos(tmp_path)] == ["b.jpg", "c.png"]
-        assert list_images(tmp_path, "--gt_dir") == list_photos(tmp_path)
-    assert capsys.readouterr().err == (f"note: left out of {tmp_path}: 4 HEIC or AVIF pictures, the first a.avif. "
-                                       "Convert them to PNG or JPEG.\n")
-
-
-def test_a_folder_of_unsupported_pictures_alone_is_an_error_that_says_so(tmp_path, capsys):
-    touch(tmp_path, "IMG_0001.HEIC", "notes.txt")
-    with pytest.raises(UserError) as caught:
-        list_photos(tmp_path)
-    assert str(caught.value) == (f"no image in {tmp_path}, but 1 HEIC or AVIF picture, IMG_0001.HEIC. "
-                                 "Convert it to PNG or JPEG.")
-    assert capsys.readouterr().err == ""  # once is enough
-
-
-def test_folder_that_may_not_be_listed_is_an_error(tmp_path, monkeypatch):
-    def iterdir(_):
+    def refuse(_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "iterdir", iterdir)
-    with pytest.raises(UserError, match="Permission denied"):
-        list_photos(tmp_path)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    fails(list_images, tmp_path, option, names=("Permission denied",))
+
+
+# images that belong together
+
+
+def names(group):
+    return tuple(path.name if path else None for path in (group.result, group.other, group.truth))
+
+
+def test_images_belong_together_by_stem_whatever_the_ending(tmp_path):
+    result = touch(tmp_path / "r", "b.png", "a.JPG", "a.b.png")
+    other = touch(tmp_path / "o", "a.webp", "a.b.tif", "b.bmp")
+    truth = touch(tmp_path / "t", "a.png", "b.jpeg", "a.b.PNG", "notes.txt", ".hidden.png", "comparison/c.png")
+    groups = group_images(result, truth_dir=truth, other_dir=other)
+    assert [(group.stem, *names(group)) for group in groups] == [
+        ("a", "a.JPG", "a.webp", "a.png"), ("a.b", "a.b.png", "a.b.tif", "a.b.PNG"), ("b", "b.png", "b.bmp", "b.jpeg")]
+    assert names(group_images(result)[0]) == ("a.JPG", None, None)
+
+
+def test_missing_partners_are_named_unless_allowed(tmp_path):
+    result = touch(tmp_path / "r", "a.png", "b.png")
+    truth = touch(tmp_path / "t", "a.png", *(f"t{index}.png" for index in range(5)))
+    fails(group_images, result, truth_dir=truth, names=(str(result), "t0, t1, t2", "2 more", "--allow_missing"))
+    groups = group_images(result, truth_dir=truth, allow_missing=True)
+    assert [names(group) for group in groups][:3] == [("a.png", None, "a.png"), ("b.png", None, None),
+                                                      (None, None, "t0.png")]
+    fails(group_images, result, truth_dir=touch(tmp_path / "x", "x.png"), allow_missing=True, names=(str(result), "/x"))
+    touch(result, "a.jpg")
+    fails(group_images, result, names=("a.jpg", "a.png", str(result)))
+
+
+# sources
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return touch(tmp_path / "photos", "b_1.png", "a_1.JPG", "inner/a_2.png", "inner/.hidden/a_3.png", "notes.txt")
+
+
+def found(*folders, **options):
+    return [source.name for source in list_sources(folders, **options)]
+
+
+def test_files_of_subfolders_are_sorted_by_their_paths_and_count_once(folder, capsys):
+    assert found(folder) == ["a_1.JPG", "b_1.png", "inner/a_2.png"]
+    assert found(folder / "inner", folder) == ["a_2.png", "a_1.JPG", "b_1.png"]
+    assert {source.num_bytes for source in list_sources([folder])} == {2}
+    assert "1 no image (notes.txt)" in capsys.readouterr().err.splitlines()[0]
+
+
+def test_patterns_fit_names_or_paths(folder):
+    assert found(folder, match=["a_*"]) == ["a_1.JPG", "inner/a_2.png"]
+    assert found(folder, match=["inner/*", "b*"]) == ["b_1.png", "inner/a_2.png"]
+    assert found(folder, exclude=["a_*"]) == ["b_1.png"]
+    assert found(folder, match=["*_1.*"], exclude=["inner/*", "b*"]) == ["a_1.JPG"]
+
+
+def test_options_choose_files_and_are_named_in_messages(folder, tmp_path):
+    parser = argparse.ArgumentParser()
+    add_source_options(parser, "scenes", "scenes", required=True)
+    args = parser.parse_args(["--scenes", str(folder), "--scenes_match", "a_*", "--scenes_exclude", "inner/*"])
+    assert [source.name for source in list_chosen(args, "scenes")] == ["a_1.JPG"]
+    args.scenes_match = ["c*"]
+    fails(list_chosen, args, "scenes", names=("--scenes_match", "--scenes_exclude", str(folder)))
+    args.scenes = [tmp_path / "missing"]
+    fails(list_chosen, args, "scenes", names=("--scenes", "missing"))
+    args.scenes, args.scenes_match = [touch(tmp_path / "other", "a.txt")], None
+    fails(list_chosen, args, "scenes", names=("--scenes", "a.txt"))
+
+
+def test_people_are_told_by_what_matches_or_else_by_the_whole_name():
+    people = parse_people("^[a-z]+_[0-9]+")
+    assert person_of("london_012_03", people) == "london_012"
+    assert person_of("IMG 17", people) == "IMG 17"
+    assert person_of("IMG 17", re.compile("x*")) == "IMG 17"  # an empty match is none
+    fails(parse_people, "(", names=("--people", "("))
+
+
+# shards and random numbers
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 20])
-def test_shards_divide_the_photos_without_overlap(tmp_path, count):
-    touch(tmp_path, *(f"{index}.png" for index in range(10)))
-    photos = list_photos(tmp_path)
+def test_shards_divide_the_photos_without_overlap(count):
+    photos = list(range(10))
     shards = []
     for index in range(count):
         first, step = parse_shard(f"{index}/{count}")
@@ -104,23 +194,17 @@ def test_shards_divide_the_photos_without_overlap(tmp_path, count):
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-@pytest.mark.parametrize("text", ["1", "2/2", "-1/2", "a/b", "", "/", "0/0", "1/", "/1", "0/1/2", "+0/1", "0 /1",
-                                  "0.5/1", "0/-1", "1e0/2", "²/3"])
+@pytest.mark.parametrize("text", ["1", "2/2", "-1/2", "a/b", "", "0/0", "1/", "/1", "0/1/2", "+0/1", "\u00b2/3"])
 def test_shard_that_is_none_is_refused(text):
-    with pytest.raises(UserError) as caught:
-        parse_shard(text)
-    assert text in str(caught.value)
-
-
-def test_shard_is_parsed():
-    assert parse_shard("3/12") == (3, 12)
-    assert parse_shard("0/1") == (0, 1)
+    fails(parse_shard, text, names=("--shard", text))
 
 
 def test_random_numbers_of_a_photo_never_change():
     """Published results name a seed: these values are part of the program's behaviour."""
     assert photo_rng(0, "astronaut").integers(0, 1000, 5).tolist() == [871, 374, 577, 229, 683]
-    assert photo_rng(7, "写真").integers(0, 1000, 5).tolist() == [778, 915, 338, 593, 908]
+    assert photo_rng(7, "\u5199\u771f").integers(0, 1000, 5).tolist() == [778, 915, 338, 593, 908]
+    stem = os.fsdecode(b"caf\xe9")
+    assert photo_rng(0, stem).integers(0, 2**32) == photo_rng(0, stem).integers(0, 2**32)
 
 
 def test_random_numbers_depend_on_seed_and_stem_alone():
@@ -130,12 +214,6 @@ def test_random_numbers_depend_on_seed_and_stem_alone():
     np.random.seed(1)  # the global state must not matter
     before = draw(0, "a")
     np.random.seed(2)
-    draw(0, "b")
     assert draw(0, "a") == before
-    kinds = [draw(0, "a"), draw(1, "a"), draw(0, "b"), draw(0, "a "), draw(0, "A"), draw(2**40, "a"), draw(0, "")]
+    kinds = [before, draw(1, "a"), draw(0, "b"), draw(0, "a "), draw(0, "A"), draw(2**40, "a"), draw(0, "")]
     assert len({tuple(kind) for kind in kinds}) == len(kinds)
-
-
-def test_undecodable_names_have_random_numbers_too():
-    stem = os.fsdecode(b"caf\xe9")
-    assert photo_rng(0, stem).integers(0, 2**32) == photo_rng(0, stem).integers(0, 2**32)

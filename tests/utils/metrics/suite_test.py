@@ -8,8 +8,8 @@ import pytest
 import skimage.data
 
 from utils.errors import UserError
-from utils.image.image_sets import ImageGroup
 from utils.image.io import read_image, write_png
+from utils.image.listing import ImageGroup
 from utils.metrics.fidelity import psnr_rgb, psnr_y, ssim
 from utils.metrics.suite import METRICS, ImageMeter, choose_metrics, measure_all
 
