@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from tests.weights_server import BODY, SHA256
 from utils.errors import UserError
 from utils.weights import manifest as module
 from utils.weights.manifest import (
@@ -21,6 +20,8 @@ from utils.weights.manifest import (
     verify,
 )
 
+BODY = b"weights"
+SHA256 = hashlib.sha256(BODY).hexdigest()
 MANIFEST = load_manifest()
 OWN = [name for name, entry in MANIFEST.items() if entry.in_repository]
 
