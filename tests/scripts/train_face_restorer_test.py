@@ -174,7 +174,7 @@ def test_flags_are_short_for_settings_and_set_goes_before_them():
     (["--export", "weights.h5"], r"--export takes a file that ends in \.npz. Received: weights\.h5"),
     (["--export", "npz"], r"--export takes a file that ends in \.npz"),
     (["--trial", "-1"], "--trial must be at least 0"), (["--step", "-1"], "--step must be at least 0"),
-    (["--set", "optimization.sed=1"], "Did you mean optimization.seed"), (["--iterations", "x"], "a whole number"),
+    (["--set", "optimization.sed=1"], "Did you mean optimization.seed"), (["--iterations", "x"], "num_iterations"),
     (["--set", "jitter.gain=2"], "jitter.gain must be between 0 and 0.9"), (["--presets", "smoke"], "--presets"),
     (["--face_record", "nowhere.tfrecord", "--init", "random"], "there is no record nowhere.tfrecord")])
 def test_mistakes_are_one_line(tmp_path, argv, match):
@@ -195,5 +195,5 @@ def test_mistakes_end_with_status_2_and_one_line(tmp_path, monkeypatch, capsys, 
 
 
 def test_too_few_faces_to_divide_are_one_line(place):
-    fails("must have more images than the data.num_validation.*6 images, 6 kept",
+    fails("data.num_validation.*6 of 6",
           *place.arguments(data__num_validation=6))
