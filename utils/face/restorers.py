@@ -101,7 +101,8 @@ RESTORERS: dict[str, Callable[[str, Path | None], Restorer]] = {
     **dict.fromkeys(("gpen-512", "gpen-256"), partial(_of_manifest, load_gpen)),
     **dict.fromkeys(OWN, partial(_of_manifest, load_rrdb_face))}
 FILE_RESTORERS: dict[str, Callable[[Path, float], Restorer]] = {
-    ".npz": lambda path, _: load_rrdb_face(path), ".pth": lambda path, _: load_gpen(path), ".onnx": load_onnx}
+    ".npz": lambda path, _: load_rrdb_face(path), ".onnx": load_onnx,
+    **dict.fromkeys((".pth", ".pt", ".ckpt", ".safetensors"), lambda path, _: load_gpen(path))}
 
 
 def open_restorer(name: str, weights_dir: Path | None, *, fidelity: float = FIDELITY,
@@ -133,8 +134,8 @@ def check_restorer(name: str, *, fidelity: float = FIDELITY, others: Sequence[st
     ending = Path(name).suffix.lower()
     if name not in RESTORERS and ending not in FILE_RESTORERS:
         raise UserError(f"--restorer is one of {', '.join((*RESTORERS, *others))}, or a file: a .npz that "
-                        "scripts/train_face_restorer.py exported, a .pth of GPEN, or a .onnx of any face restorer. "
-                        f"Received: {name}.")
+                        "scripts/train_face_restorer.py exported, a .pth, .pt, .ckpt or .safetensors of GPEN, or a "
+                        f".onnx of any face restorer. Received: {name}.")
     require(fidelity == FIDELITY or ending == ".onnx", "--codeformer_fidelity goes with --restorer FILE.onnx",
             f"--restorer {name}")
     if ending == ".onnx" and importlib.util.find_spec("onnxruntime") is None:

@@ -199,14 +199,14 @@ def test_a_restorer_that_is_neither_a_name_nor_a_file_is_refused_with_what_there
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("size", [256, 512])
-def test_a_pth_of_gpen_is_told_apart_by_its_shapes(monkeypatch, faces, size):
+@pytest.mark.parametrize(("size", "ending"), [(256, "PTH"), (512, "safetensors")])
+def test_a_file_of_gpen_is_told_apart_by_its_shapes(monkeypatch, faces, size, ending):
     architecture = GpenArchitecture(size=size, channel_multiplier=1, narrow=0.0625)
     monkeypatch.setattr(weights, "load_state_dict", lambda path: reference_gpen_state(architecture))
     inputs = np.ascontiguousarray(faces[:1, :size, :size])
     params = gpen_params_from_torch(reference_gpen_state(architecture))
     expected = np.rint(np.clip(gpen(params, inputs.astype(np.float32) / 255), 0, 1) * 255)
-    assert np.abs(open_restorer("my/GPEN.PTH", None)(inputs) - expected).max() <= 1
+    assert np.abs(open_restorer(f"my/GPEN.{ending}", None)(inputs) - expected).max() <= 1
     assert expected.std() > 1
 
 
