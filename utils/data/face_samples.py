@@ -13,7 +13,7 @@ from utils.image.io import LUMA, quantize, to_float
 INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC)  # of the alignment: face preparation's, and training's
 
 
-class FacePair(NamedTuple):
+class FaceSample(NamedTuple):
     """A part of an aligned face as a photo shows it and as it should look: uint8 RGB [s, s, 3].
 
     `corner`: row and column of its first pixel in the whole face, [2] int32. `lq_size`: see `JitterConfig`.
@@ -25,8 +25,8 @@ class FacePair(NamedTuple):
     lq_size: float
 
 
-def draw_face_pair(face: np.ndarray, size: int, patch_size: int, jitter: JitterConfig, degradation: DegradationConfig,
-                   rng: np.random.Generator) -> FacePair:
+def draw_face_sample(face: np.ndarray, size: int, patch_size: int, jitter: JitterConfig, degradation: DegradationConfig,
+                     rng: np.random.Generator) -> FaceSample:
     """Vary an aligned face, put a part of it into a photo, degrade that, and cut the part out again.
 
     Args:
@@ -57,7 +57,7 @@ def draw_face_pair(face: np.ndarray, size: int, patch_size: int, jitter: JitterC
     if rng.random() < 0.5:
         degraded, target = degraded[:, ::-1], target[:, ::-1]
         corner[1] = size - patch_size - corner[1]
-    return FacePair(np.ascontiguousarray(degraded), quantize(np.ascontiguousarray(target)), corner.astype(np.int32),
+    return FaceSample(np.ascontiguousarray(degraded), quantize(np.ascontiguousarray(target)), corner.astype(np.int32),
                     lq_size)
 
 

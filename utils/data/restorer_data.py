@@ -12,7 +12,7 @@ import numpy as np
 
 from config import RestorerTrainingConfig
 from model.face_restorer import FACE_SIZE
-from utils.data.face_samples import FacePair, draw_face_pair
+from utils.data.face_samples import FaceSample, draw_face_sample
 from utils.data.meta_tasks import PREFETCHED, Images, prefetch, stack_items
 
 ORDER, DRAWS, VALIDATION = range(3)  # separate streams of random numbers under one seed
@@ -41,16 +41,16 @@ class FaceSource:
         return prefetch(lambda _: FaceBatch(*stack_items(islice(samples, size))), start, num_workers=1,
                         num_ahead=PREFETCHED)
 
-    def sample(self, number: int) -> FacePair:
+    def sample(self, number: int) -> FaceSample:
         """Give sample `number` of an endless sequence that goes through all faces, each time in another order."""
         config, seed = self.config, self.config.optimization.seed
         rng = np.random.default_rng([seed, DRAWS, number])
         degradation = config.mild_degradation if rng.random() < config.data.mild_share else config.degradation
-        return draw_face_pair(self.faces.shuffled(number, (seed, ORDER)), FACE_SIZE, config.data.patch_size,
-                              config.jitter, degradation, rng)
+        return draw_face_sample(self.faces.shuffled(number, (seed, ORDER)), FACE_SIZE, config.data.patch_size,
+                                config.jitter, degradation, rng)
 
 
-def draw_validation_faces(faces: Images, config: RestorerTrainingConfig) -> list[FacePair]:
+def draw_validation_faces(faces: Images, config: RestorerTrainingConfig) -> list[FaceSample]:
     """Draw the validation set, of whole faces: the same for every run with this record, seed and settings.
 
     None is degraded mildly. If there are more faces than are wanted, they are taken evenly: those of one person are
@@ -59,5 +59,5 @@ def draw_validation_faces(faces: Images, config: RestorerTrainingConfig) -> list
     step = max(1.0, faces.count / config.run.validation_faces)
     streams = [np.random.default_rng([config.optimization.seed, VALIDATION, number])
                for number in range(config.run.validation_faces)]
-    return [draw_face_pair(faces.read(int(number * step) % faces.count), FACE_SIZE, FACE_SIZE, config.jitter,
-                           config.degradation, rng) for number, rng in enumerate(streams)]
+    return [draw_face_sample(faces.read(int(number * step) % faces.count), FACE_SIZE, FACE_SIZE, config.jitter,
+                             config.degradation, rng) for number, rng in enumerate(streams)]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.layers import Params
-from utils.data.face_samples import FacePair
+from utils.data.face_samples import FaceSample
 from utils.face.restorers import compile_face_restorer
 from utils.metrics.fidelity import psnr_y, ssim
 
@@ -31,7 +31,7 @@ class RestorerValidator:
 
     columns = ("psnr_input", "psnr", "psnr_small", "ssim_input", "ssim", "sharpness")
 
-    def __init__(self, faces: list[FacePair], num_pictures: int):
+    def __init__(self, faces: list[FaceSample], num_pictures: int):
         """Take whole faces, and how many of them are shown."""
         self._faces, self._num_pictures = faces, num_pictures
         self._restore = None  # compiled once, at the first use
@@ -57,7 +57,7 @@ def _mean(values: list[float]) -> float:
     return float(np.mean(known)) if known else math.nan
 
 
-def _score(face: FacePair, restored: np.ndarray) -> dict[str, float]:
+def _score(face: FaceSample, restored: np.ndarray) -> dict[str, float]:
     degraded, restored, target = (image[FACE_REGION] for image in (face.degraded, restored, face.target))
     psnr, roughness = psnr_y(restored, target), _roughness(target)
     return {"psnr_input": psnr_y(degraded, target), "psnr": psnr,

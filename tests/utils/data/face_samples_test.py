@@ -14,7 +14,7 @@ from scipy import stats
 from config import DegradationConfig, JitterConfig
 from tests.workplace import picture
 from utils.data import face_samples
-from utils.data.face_samples import draw_face_pair
+from utils.data.face_samples import draw_face_sample
 from utils.image.io import quantize
 
 STILL = JitterConfig(rotation=0.0, scale_range=(1.0, 1.0), shift=0.0, tilt=0.0, gamma=0.0, gain=0.0,
@@ -34,7 +34,7 @@ def area_only(monkeypatch):
 def draw_pair(face, seed, *, size=512, patch=None, jitter=STILL, lq_size=None):
     if lq_size:
         jitter = replace(jitter, lq_size_range=(lq_size, lq_size))
-    return draw_face_pair(face, size, patch or size, jitter, DEGRADATION, np.random.default_rng(seed))
+    return draw_face_sample(face, size, patch or size, jitter, DEGRADATION, np.random.default_rng(seed))
 
 
 def smooth_noise(side, sigma, seed=0):
@@ -236,7 +236,7 @@ def test_pairs_are_degraded_as_the_configuration_says():
         stages = [replace(stage, gaussian_noise_prob=1.0, noise_sigma_range=sigma, resize_probs=(0, 0, 1),
                           blur_prob=0.0) for stage in (DEGRADATION.first, DEGRADATION.second)]
         degradation = DegradationConfig(*stages, final_sinc_prob=0.0)
-        pair = draw_face_pair(face, 128, 128, replace(STILL, lq_size_range=(64.0, 64.0)), degradation,
+        pair = draw_face_sample(face, 128, 128, replace(STILL, lq_size_range=(64.0, 64.0)), degradation,
                               np.random.default_rng(0))
         deviations.append(pair.degraded.std())
         assert pair.target.std() == 0

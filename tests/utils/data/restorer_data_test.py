@@ -8,7 +8,7 @@ import pytest
 from model.face_restorer import FACE_SIZE
 from tests.workplace import picture
 from utils.data import restorer_data
-from utils.data.face_samples import FacePair, draw_face_pair
+from utils.data.face_samples import FaceSample, draw_face_sample
 from utils.data.meta_tasks import Images
 from utils.data.restorer_data import FaceBatch, FaceSource, draw_validation_faces
 from utils.data.tfrecords import ImageRecords, write_image_records
@@ -42,7 +42,7 @@ def take(source, start, count):
 
 
 def flat_pair(face, *_):
-    return FacePair(face, face, np.zeros(2, np.int32), 1.0)
+    return FaceSample(face, face, np.zeros(2, np.int32), 1.0)
 
 
 @pytest.mark.parametrize("start", [0, 1, 4])
@@ -74,7 +74,8 @@ def test_samples_of_one_face_and_seeds_differ(images):
 
 def test_samples_are_drawn_as_the_configuration_says(images, monkeypatch):
     asked = []
-    monkeypatch.setattr(restorer_data, "draw_face_pair", lambda *given: asked.append(given) or draw_face_pair(*given))
+    monkeypatch.setattr(restorer_data, "draw_face_sample",
+                        lambda *given: asked.append(given) or draw_face_sample(*given))
     config = configure("data.patch_size=128", "jitter.tilt=3", "degradation.final_sinc_prob=0", "data.mild_share=0")
     sample = FaceSource(images[0], config).sample(0)
     assert asked[0][1:5] == (FACE_SIZE, 128, config.jitter, config.degradation)
@@ -83,7 +84,7 @@ def test_samples_are_drawn_as_the_configuration_says(images, monkeypatch):
 
 def test_that_share_of_the_samples_and_no_validation_face_is_degraded_mildly(images, monkeypatch):
     drawn = []
-    monkeypatch.setattr(restorer_data, "draw_face_pair", lambda *given: drawn.append(given[4]) or flat_pair(*given))
+    monkeypatch.setattr(restorer_data, "draw_face_sample", lambda *given: drawn.append(given[4]) or flat_pair(*given))
     config = configure("data.mild_share=0.3", "run.validation_faces=5")
     for number in range(300):
         FaceSource(images[0], config).sample(number)
@@ -95,7 +96,7 @@ def test_that_share_of_the_samples_and_no_validation_face_is_degraded_mildly(ima
 
 
 def test_every_epoch_visits_each_face_of_its_part_once_in_another_order(images, monkeypatch):
-    monkeypatch.setattr(restorer_data, "draw_face_pair", flat_pair)
+    monkeypatch.setattr(restorer_data, "draw_face_sample", flat_pair)
     faces = [images[0].read(number).tobytes() for number in range(NUM_FACES)]
     drawn = [target.tobytes() for batch in take(FaceSource(images[0], configure()), 0, 7) for target in batch.target]
     epochs = [tuple(map(faces.index, drawn[first:first + NUM_FACES])) for first in (0, 7, 14)]
@@ -114,7 +115,7 @@ def test_an_error_of_a_thread_arrives_as_it_was_raised_after_the_batches_before(
             raise error
         return flat_pair(face)
 
-    monkeypatch.setattr(restorer_data, "draw_face_pair", draw)
+    monkeypatch.setattr(restorer_data, "draw_face_sample", draw)
     batches = source.batches(0)
     assert len([next(batches), next(batches)]) == 2
     with pytest.raises(type(error)) as caught:
@@ -139,7 +140,7 @@ def test_validation_faces_are_the_same_twice_whatever_the_network_and_the_optimi
         "optimization.learning_rate=1", "loss.gradient=1", "data.patch_size=128", "data.num_workers=1"))
     other = draw_validation_faces(images[1], configure("optimization.seed=6"))
     for left, right, third in zip(one, two, other, strict=True):
-        for name in FacePair._fields:
+        for name in FaceSample._fields:
             np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
         assert (left.degraded != third.degraded).any()
 
@@ -148,7 +149,7 @@ def test_validation_faces_are_whole_and_go_round_the_part_that_is_kept(images, m
     drawn = draw_validation_faces(images[1], configure("run.validation_faces=3"))
     assert [face.target.shape for face in drawn] == [(FACE_SIZE, FACE_SIZE, 3)] * 3
     assert [face.corner.tolist() for face in drawn] == [[0, 0]] * 3
-    monkeypatch.setattr(restorer_data, "draw_face_pair", flat_pair)
+    monkeypatch.setattr(restorer_data, "draw_face_sample", flat_pair)
     kept = [images[1].records.read(NUM_FACES + number) for number in (0, 1, 0, 1, 0)]
     for face, expected in zip(draw_validation_faces(images[1], configure("run.validation_faces=5")), kept, strict=True):
         np.testing.assert_array_equal(face.target, expected)

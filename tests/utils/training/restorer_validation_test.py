@@ -9,7 +9,7 @@ import skimage.data
 from skimage.metrics import peak_signal_noise_ratio
 
 from tests.reference_restorer import identity_restorer
-from utils.data.face_samples import FacePair
+from utils.data.face_samples import FaceSample
 from utils.training import restorer_validation
 from utils.training.restorer_validation import RestorerValidator
 
@@ -19,7 +19,7 @@ ROWS, COLUMNS = slice(100, 432), slice(136, 376)
 def make_face(lq_size, seed=0, noise=8):
     target = np.roll(skimage.data.astronaut(), 7 * seed, axis=1)
     disturbed = target + np.random.default_rng(seed).normal(0, noise, target.shape)
-    return FacePair(np.clip(disturbed, 0, 255).astype(np.uint8), target, np.zeros(2, np.int32), lq_size)
+    return FaceSample(np.clip(disturbed, 0, 255).astype(np.uint8), target, np.zeros(2, np.int32), lq_size)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_blurred_face_is_less_sharp(score, sigma, below):
 def test_sharpness_is_the_ratio_of_differences_between_neighbours(score):
     """Half the contrast differs half as much, whatever the brightness."""
     target = make_face(48).target // 2 * 2
-    face = FacePair(target, target, np.zeros(2, np.int32), 48.0)
+    face = FaceSample(target, target, np.zeros(2, np.int32), 48.0)
     assert score(lambda _: target // 2 + 60, [face]).scores["sharpness"] == pytest.approx(0.5, rel=1e-5)
 
 
