@@ -24,7 +24,8 @@ class Preset:
     sample: Callable[[np.random.Generator], list[Step]]
 
 
-def _two_stage(rng: np.random.Generator, settings: DegradationConfig = TRAINING) -> TwoStage:
+def two_stage(rng: np.random.Generator, settings: DegradationConfig = TRAINING) -> TwoStage:
+    """Draw a two-stage degradation."""
     degradation = sample_degradation(rng, settings)
     return TwoStage(degradation, sample_noise(rng, degradation, settings))
 
@@ -65,16 +66,16 @@ def _camera(rng: np.random.Generator) -> list[Step]:
 
 def _tone(rng: np.random.Generator) -> list[Step]:
     gamma = float(np.exp(rng.choice((-1, 1)) * rng.uniform(0.2, 0.5)))
-    return [Tone(gamma, *rng.uniform(0.75, 1.1, 3).tolist()), _two_stage(rng)]
+    return [Tone(gamma, *rng.uniform(0.75, 1.1, 3).tolist()), two_stage(rng)]
 
 
 PRESETS: dict[str, Preset] = {
     "iid": Preset("the degradation of training: two stages of blur, resizing, noise and JPEG", lambda rng: [
-        _two_stage(rng)]),
+        two_stage(rng)]),
     "ood-blur": Preset("as iid, but the first blur has sigma 4 to 6 (training: at most 3)", lambda rng: [
-        _two_stage(rng, STRONG_BLUR)]),
+        two_stage(rng, STRONG_BLUR)]),
     "ood-motion": Preset("motion blur over 12 to 40 pixels of the photo, in any direction; then as iid", lambda rng: [
-        _motion(rng, 12, 40), _two_stage(rng)]),
+        _motion(rng, 12, 40), two_stage(rng)]),
     "ood-noise": Preset("slight blur, downscaling, then sensor noise: shot and read noise in linear light before "
                         "demosaicing, so that it is coloured and correlated; JPEG of quality 80 to 95", _noise),
     "ood-jpeg": Preset("slight blur, downscaling, then two JPEGs of quality 10 to 25 with different block grids "

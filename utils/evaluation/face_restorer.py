@@ -1,15 +1,16 @@
-"""Held-out faces, degraded, restored as face preparation does it, and compared with other ways to enlarge them."""
+"""Held-out faces: degraded, found again, restored as generate_test_faces.py does, and upscaled in other ways."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from config import SCALE
-from utils.data.presets import PRESETS
+from config import MILD_DEGRADATION, SCALE
+from utils.data.camera import Shrink
+from utils.data.presets import PRESETS, Preset, two_stage
 from utils.face.alignment import box_overlap, intersect_box
 from utils.face.detection import Detector, Face
 from utils.face.preparation import FacePreparer, PreparationSettings
@@ -17,10 +18,12 @@ from utils.face.restorers import Restorer
 from utils.image.io import quantize, read_image, resize_bicubic, to_float, write_png
 from utils.image.listing import photo_rng
 
-ALIGNED, FOUND = "aligned", "found"  # by the landmarks of the clean photo; by those found in the degraded one
 METHODS = ("bicubic", "realesrgan", "restored")
 MARGIN = 24  # pixels around a face that Real-ESRGAN sees
-SAME_FACE = 0.3  # intersection over union of two boxes
+MIN_IOU = 0.3  # intersection over union of two boxes of one face
+DEGRADATIONS = {**PRESETS, "clean": Preset("shrunk by area means, nothing else", lambda _: [Shrink("area")]),
+                "mild": Preset("slight two-stage degradation of good photos", lambda rng: [
+                    two_stage(rng, MILD_DEGRADATION)])}
 
 
 class Subject(NamedTuple):
@@ -32,13 +35,16 @@ class Subject(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One face, uint8 RGB: `low_quality` [h, w, 3], the others [4h, 4w, 3]; `methods` maps METHODS to images."""
+    """One face, uint8 RGB: `low_quality` [h, w, 3], the others [4h, 4w, 3]; `methods` maps METHODS to images.
+
+    `landmarks` [5, 2] are x and y in the truth.
+    """
 
     name: str
     preset: str
-    kind: str
     low_quality: np.ndarray
     truth: np.ndarray
+    landmarks: np.ndarray
     methods: dict[str, np.ndarray]
 
 
@@ -80,52 +86,50 @@ def draw_subject(path: Path, faces: list[Face], sizes: tuple[float, float] | Non
 
 
 def restore_subject(subject: Subject, preset: str, folder: Path, *, restore: Restorer, detect: Detector,
-                    upscale: Callable[[np.ndarray], np.ndarray], seed: int) -> Iterator[Result]:
-    """Degrade a photo and restore its face: with the landmarks of the clean one, and with those found anew.
+                    upscale: Callable[[np.ndarray], np.ndarray], seed: int) -> Result | None:
+    """Degrade a photo, find its face again, and restore that as generate_test_faces.py does.
 
     Args:
-        subject: as `draw_subject` gives.
-        preset: a key of `utils.data.presets.PRESETS`.
-        folder: where the degraded photo and its faces are written.
+        subject: as `draw_subject` returns.
+        preset: a key of `DEGRADATIONS`.
+        folder: where the degraded photo and its face are written.
         restore: the restorer.
         detect: finds faces.
         upscale: Real-ESRGAN, float32 [h, w, 3] -> [4h, 4w, 3].
         seed: of the degradation.
 
-    Yields:
-        One result, or two where the face was found.
+    Returns:
+        None when the face is not found again.
     """
     image = to_float(subject.photo)
-    for step in PRESETS[preset].sample(photo_rng(seed, subject.name)):
+    for step in DEGRADATIONS[preset].sample(photo_rng(seed, subject.name)):
         image = step(image)
     low_quality = quantize(image)
     path = folder / "LQ" / f"{subject.name}.png"
     write_png(path, low_quality)
-    found = [face for face in detect(image, path.name) if box_overlap(face.box, subject.face.box) > SAME_FACE]
-    faces = {ALIGNED: subject.face, **({FOUND: found[0]} if found else {})}
-    boxes = {kind: intersect_box(face.box, *low_quality.shape[:2]) for kind, face in faces.items()}
-    enlarged = {"bicubic": resize_bicubic(to_float(low_quality), *subject.photo.shape[:2]),
-                "realesrgan": _enlarge_around(low_quality, list(boxes.values()), upscale)}
-    for kind, face in faces.items():
-        top, left, height, width = boxes[kind]
-        preparer = FacePreparer(lambda *_, face=face: [face], restore, folder / kind,
-                                PreparationSettings(detector="boxes", restorer="restored"))
-        preparer.prepare(path, lambda _: None)
-        restored = read_image(folder / kind / "Face_HQ" / f"{subject.name}_0.png").pixels
-        region = slice(SCALE * top, SCALE * (top + height)), slice(SCALE * left, SCALE * (left + width))
-        methods = {**{name: quantize(whole[region]) for name, whole in enlarged.items()},
-                   "restored": quantize(restored)}
-        yield Result(subject.name, preset, kind, low_quality[top:top + height, left:left + width].copy(),
-                     subject.photo[region].copy(), methods)
+    found = [face for face in detect(image, path.name) if box_overlap(face.box, subject.face.box) > MIN_IOU]
+    if not found:
+        return None
+    box = intersect_box(found[0].box, *low_quality.shape[:2])
+    FacePreparer(lambda *_: [found[0]], restore, folder,
+                 PreparationSettings(detector="boxes", restorer="restored")).prepare(path, lambda _: None)
+    restored = read_image(folder / "Face_HQ" / f"{subject.name}_0.png").pixels
+    whole = {"bicubic": resize_bicubic(to_float(low_quality), *subject.photo.shape[:2]),
+             "realesrgan": _upscale_around(low_quality, box, upscale)}
+    top, left, height, width = box
+    region = slice(SCALE * top, SCALE * (top + height)), slice(SCALE * left, SCALE * (left + width))
+    methods = {**{name: quantize(image[region]) for name, image in whole.items()}, "restored": quantize(restored)}
+    landmarks = (subject.face.landmarks - (left, top) + 0.5) * SCALE - 0.5
+    return Result(subject.name, preset, low_quality[top:top + height, left:left + width].copy(),
+                  subject.photo[region].copy(), landmarks, methods)
 
 
-def _enlarge_around(photo: np.ndarray, boxes: list[tuple[int, int, int, int]],
-                    enlarge: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Enlarge the part of a photo that holds these boxes, once for all; the rest of the result is black."""
-    tops, lefts, heights, widths = np.array(boxes).T
-    top, left = max(0, tops.min() - MARGIN), max(0, lefts.min() - MARGIN)
-    bottom, right = (tops + heights).max() + MARGIN, (lefts + widths).max() + MARGIN
-    part = enlarge(to_float(np.ascontiguousarray(photo[top:bottom, left:right])))
+def _upscale_around(photo: np.ndarray, box: tuple[int, int, int, int],
+                    upscale: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Upscale the part of a photo that holds a box; the rest of the result is black."""
+    top, left = max(0, box[0] - MARGIN), max(0, box[1] - MARGIN)
+    bottom, right = box[0] + box[2] + MARGIN, box[1] + box[3] + MARGIN
+    part = upscale(to_float(np.ascontiguousarray(photo[top:bottom, left:right])))
     result = np.zeros((SCALE * photo.shape[0], SCALE * photo.shape[1], 3), np.float32)
     result[SCALE * top:SCALE * top + part.shape[0], SCALE * left:SCALE * left + part.shape[1]] = part
     return result

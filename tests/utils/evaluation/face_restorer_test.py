@@ -6,11 +6,12 @@ import pytest
 import skimage.data
 from scipy.stats import spearmanr
 
-from utils.data.camera import Shrink
-from utils.data.presets import PRESETS, Preset
-from utils.evaluation.face_restorer import ALIGNED, FOUND, METHODS, draw_subject, restore_subject
+from model.lpips import init_lpips
+from utils.data.presets import PRESETS
+from utils.evaluation.face_restorer import DEGRADATIONS, METHODS, Result, draw_subject, restore_subject
+from utils.evaluation.face_scores import FaceMeter, landmark_similarity
 from utils.face.detection import Face
-from utils.image.io import quantize, read_image, write_png
+from utils.image.io import quantize, read_image, to_float, write_png
 from utils.image.listing import photo_rng
 from utils.metrics.fidelity import psnr_y
 
@@ -23,11 +24,6 @@ FACE = Face(np.array([172.0, 62, 276, 196]),
 def path(tmp_path):
     write_png(tmp_path / "in" / "a.png", skimage.data.astronaut())
     return tmp_path / "in" / "a.png"
-
-
-@pytest.fixture
-def only_shrunk(monkeypatch):
-    monkeypatch.setitem(PRESETS, "iid", Preset("", lambda rng: [Shrink("area")]))
 
 
 def bicubic(part):
@@ -82,37 +78,82 @@ def test_a_photo_keeps_its_size_when_none_is_asked_for_and_one_without_a_face_gi
     assert draw_subject(path, [], None, 0) is None
 
 
-def test_all_methods_show_the_region_that_the_truth_shows(path, tmp_path, only_shrunk):
+def restore(subject, folder, *faces, upscale=bicubic, restorer=lambda aligned: aligned):
+    return restore_subject(subject, "clean", folder, restore=restorer, detect=lambda *_: list(faces), upscale=upscale,
+                           seed=0)
+
+
+def test_all_methods_show_the_region_that_the_truth_shows(path, tmp_path):
+    subject, seen = draw_subject(path, [FACE], None, 0), []
+    result = restore(subject, tmp_path, moved(subject.face, 1.0), restorer=lambda faces: seen.append(faces) or faces)
+    top, left, (height, width) = 16, 43, result.low_quality.shape[:2]
+    low_quality = quantize(read_image(tmp_path / "LQ" / "a.png").pixels)
+    np.testing.assert_array_equal(result.low_quality, low_quality[top:top + height, left:left + width])
+    np.testing.assert_array_equal(
+        result.truth, skimage.data.astronaut()[4 * top:4 * (top + height), 4 * left:4 * (left + width)])
+    np.testing.assert_allclose(result.landmarks, FACE.landmarks - (4 * left, 4 * top))
+    assert set(result.methods) == set(METHODS)
+    # nothing restores, so that all of them are the upscaled face, up to the kind of interpolation
+    for image in result.methods.values():
+        assert psnr_y(image, result.truth) > 25
+        assert psnr_y(image, result.methods["bicubic"]) > 32
+    assert [faces.shape for faces in seen] == [(1, 512, 512, 3)]
+
+
+def test_a_face_that_is_not_found_again_gives_nothing_and_nor_does_another_one(path, tmp_path):
     subject = draw_subject(path, [FACE], None, 0)
-    seen = []
-    results = list(restore_subject(subject, "iid", tmp_path, restore=lambda faces: seen.append(faces) or faces,
-                                   detect=lambda *_: [moved(subject.face, 1.0)], upscale=bicubic, seed=0))
-    assert [result.kind for result in results] == [ALIGNED, FOUND]
-    for result, (top, left) in zip(results, ((15, 42), (16, 43)), strict=True):
-        height, width = result.low_quality.shape[:2]
-        low_quality = quantize(read_image(tmp_path / "LQ" / "a.png").pixels)
-        np.testing.assert_array_equal(result.low_quality, low_quality[top:top + height, left:left + width])
-        np.testing.assert_array_equal(
-            result.truth, skimage.data.astronaut()[4 * top:4 * (top + height), 4 * left:4 * (left + width)])
-        assert set(result.methods) == set(METHODS)
-        # nothing restores, so that all of them are the enlarged face, up to the kind of interpolation
-        for image in result.methods.values():
-            assert psnr_y(image, result.truth) > 25
-            assert psnr_y(image, result.methods["bicubic"]) > 32
-    assert [faces.shape for faces in seen] == [(1, 512, 512, 3)] * 2
+    assert restore(subject, tmp_path / "none") is None
+    assert restore(subject, tmp_path / "other", moved(subject.face, 60.0)) is None
 
 
-def test_a_face_that_is_not_found_again_or_another_one_gives_one_result(path, tmp_path, only_shrunk):
-    subject = draw_subject(path, [FACE], None, 0)
-    for number, there in enumerate(([], [moved(subject.face, 60.0)])):
-        results = restore_subject(subject, "iid", tmp_path / str(number), restore=lambda faces: faces,
-                                  detect=lambda *_, there=there: there, upscale=bicubic, seed=0)
-        assert [result.kind for result in results] == [ALIGNED]
-
-
-def test_the_enlargement_sees_the_face_with_a_margin_once_for_both_regions(path, tmp_path, only_shrunk):
+def test_the_upscaler_sees_the_face_with_a_margin(path, tmp_path):
     subject, sizes = draw_subject(path, [FACE], None, 0), []
-    list(restore_subject(subject, "iid", tmp_path, restore=lambda faces: faces, detect=lambda *_: [subject.face],
-                         upscale=lambda part: sizes.append(part.shape[:2]) or bicubic(part), seed=0))
+    restore(subject, tmp_path, subject.face, upscale=lambda part: sizes.append(part.shape[:2]) or bicubic(part))
     [(height, width)] = sizes
     assert (height, width) == (15 + 34 + 24, 27 + 2 * 24)  # only 15 pixels lie above the face
+
+
+@pytest.mark.parametrize("preset", ["clean", "mild"])
+def test_slight_degradations_quarter_the_photo_and_nearly_keep_it(preset):
+    photo = skimage.data.astronaut()
+    [step] = DEGRADATIONS[preset].sample(np.random.default_rng(0))
+    small = step(to_float(photo))
+    assert small.shape == (128, 128, 3)
+    assert psnr_y(quantize(small), cv2.resize(photo, (128, 128), interpolation=cv2.INTER_AREA)) > 22
+
+
+@pytest.fixture
+def result():
+    """Methods: the truth, the truth 3/255 darker, and another face."""
+    truth = skimage.data.astronaut()[60:200, 170:280]
+    methods = {"bicubic": truth, "realesrgan": truth - np.uint8(3) * (truth > 2), "restored": truth[:, ::-1].copy()}
+    return Result("a", "iid", truth[::4, ::4], truth, FACE.landmarks - (170, 60), methods)
+
+
+def test_scores_are_best_for_the_truth_and_brightness_is_signed(result):
+    scores = FaceMeter(init_lpips(0)).measure(result)
+    assert (scores["lpips_bicubic"], scores["brightness_bicubic"]) == (0, 0)
+    assert scores["identity_bicubic"] == pytest.approx(1, abs=1e-5)
+    assert scores["ssim_bicubic"] == pytest.approx(1)
+    assert scores["brightness_realesrgan"] == pytest.approx(-3, abs=0.2)
+    assert 0 < scores["lpips_realesrgan"] < scores["lpips_restored"]
+    assert scores["identity_realesrgan"] > scores["identity_restored"]
+    assert scores["psnr_y_restored"] == psnr_y(result.methods["restored"], result.truth)
+
+
+def test_metrics_that_need_alexnet_or_a_larger_face_are_left_out(result):
+    small = result._replace(truth=result.truth[:30], methods={name: image[:30]
+                                                              for name, image in result.methods.items()})
+    for scores in (FaceMeter(None).measure(result), FaceMeter(init_lpips(0)).measure(small)):
+        assert {name.rpartition("_")[0] for name in scores} == {"psnr_y", "ssim", "brightness"}
+
+
+def test_landmark_similarity_by_hand():
+    """On maps of 2x2 cells: landmarks of 8x8 pixels lie in the upper left and lower right cells, and outside."""
+    one = np.zeros((1, 2, 2, 2), np.float32)
+    one[..., 0] = 1
+    other = one.copy()
+    other[0, 1, 1] = (0.6, 0.8)
+    other[0, 0, 1] = (0, 1)
+    landmarks = np.array([[1.0, 2], [5, 6], [20, -3]])
+    assert landmark_similarity([one], [other], landmarks, (8, 8)) == pytest.approx((1 + 0.6 + 0) / 3)
