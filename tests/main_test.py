@@ -252,7 +252,7 @@ LONG = {"meta__num_iterations": 60, "run__save_every": 1, "run__keep_checkpoints
 
 
 def finish(process):
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return output
 
