@@ -10,6 +10,7 @@ import numpy as np
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, interruptible, run_cli, shown_name
 from utils.errors import require
 from utils.files import check_writable
+from utils.image.io import add_pixel_limit
 from utils.image.listing import ImageGroup, group_images, list_images
 from utils.metrics.niqe import NIQE_LUMAS, load_niqe, niqe
 from utils.metrics.plot import plot_images
@@ -45,6 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     files.add_argument("--fid_ref_dir", type=Path, help="folder of good photographs that FID and KID compare with")
     files.add_argument("--compare", type=Path, metavar="OTHER_DIR",
                        help="another folder of results for the same photos: also measure it and the difference")
+    add_pixel_limit(files)
     files.add_argument("--output_dir", type=Path,
                        help="where metrics.json and metrics.csv are written (default: --result_dir)")
     files.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw every image's values")

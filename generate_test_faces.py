@@ -13,6 +13,7 @@ from utils.face.pairs import list_faces
 from utils.face.preparation import COLUMNS, FINISHED, FacePreparer, PreparationSettings
 from utils.face.restorers import FIDELITY, check_restorer, open_restorer, restorer_label
 from utils.files import check_writable
+from utils.image.io import add_pixel_limit
 from utils.image.listing import list_photos, parse_shard
 from utils.report import Report, claim_report, report_name
 from utils.tensorflow_setup import start_tensorflow
@@ -35,6 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     files.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     files.add_argument("--overwrite", action="store_true", help="replace faces that are there")
     files.add_argument("--skip_existing", action="store_true", help="leave out photos that faces.csv says are done")
+    add_pixel_limit(files)
     files.add_argument("--shard", default="0/1", help="i/n: only part i of n of the folder, i from 0")
     files.add_argument("--save_aligned", action="store_true", help="also write Aligned/: faces upright, 512x512")
     files.add_argument("--save_overlay", action="store_true",

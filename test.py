@@ -11,7 +11,7 @@ from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, sh
 from utils.errors import UserError, require
 from utils.face.pairs import FaceFolder, check_face
 from utils.files import check_writable
-from utils.image.io import image_size
+from utils.image.io import add_pixel_limit, image_size
 from utils.image.listing import list_photos, parse_shard
 from utils.inference.tiling import choose_tile_size, count_tiles
 from utils.report import Report, claim_report, report_name
@@ -44,6 +44,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     files.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     files.add_argument("--overwrite", action="store_true", help="replace results that are there")
     files.add_argument("--skip_existing", action="store_true", help="leave out photos whose result is there")
+    files.add_argument("--strip_metadata", action="store_true", help="leave date, place and camera out of the results")
+    add_pixel_limit(files)
     files.add_argument("--shard", default="0/1", help="i/n: only part i of n of the folder, i from 0")
     files.add_argument("--dry_run", action="store_true", help="list what would be done and stop")
     files.add_argument("--save_comparison", action="store_true",
@@ -225,7 +227,7 @@ def _build(args: argparse.Namespace, faces: FaceFolder | None):
     upscaling = UpscalingConfig(tile_size=args.tile_size, tile_overlap=args.tile_overlap, memory_gib=args.memory_gib)
     return PhotoPipeline(resolver, faces, args.output_dir, PipelineSettings(
         adaptation, upscaling, no_face=args.no_face, backtrack=args.safeguard == "backtrack",
-        save_comparison=args.save_comparison))
+        save_comparison=args.save_comparison, strip_metadata=args.strip_metadata))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from utils.evaluation.variants import BASE, MODEL, PUBLISHED, VARIANTS
 from utils.face.detection import Detector, open_detector
 from utils.face.restorers import FIDELITY, Restorer, check_restorer, open_restorer, restorer_label
 from utils.files import atomic_path, check_writable, exclusive
+from utils.image.io import add_pixel_limit
 from utils.image.listing import Source, add_source_options, list_chosen, list_photos, parse_people
 from utils.tensorflow_setup import start_tensorflow
 
@@ -78,6 +79,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     networks.add_argument("--learning_rate", type=float, default=PUBLISHED.learning_rate, help="of the steps")
     networks.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     networks.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
+    add_pixel_limit(parser)
     parser.add_argument("--output_dir", type=Path, default="./results/evaluation",
                         help="gets table.md, scores.csv, summary.json, the plots and all that was made. Results that "
                              "are there and were made with the same settings are kept")

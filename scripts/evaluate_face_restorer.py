@@ -21,7 +21,7 @@ from utils.evaluation.face_restorer import DEGRADATIONS, METHODS, Result, draw_s
 from utils.face.detection import open_detector
 from utils.face.restorers import FIDELITY, check_restorer, open_restorer
 from utils.files import atomic_path, check_writable
-from utils.image.io import read_image, write_png
+from utils.image.io import add_pixel_limit, read_image, write_png
 from utils.image.listing import list_photos, parse_people, person_of
 from utils.metrics.bootstrap import paired_difference
 from utils.report import Report
@@ -52,6 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """
     parser = ArgumentParser(__doc__.split("\n\n")[0])
     parser.add_argument("--input_dir", type=Path, required=True, help="folder of clean photos; of each, one face")
+    add_pixel_limit(parser)
     parser.add_argument("--output_dir", type=Path, default="./results/face_restorer",
                         help="gets metrics.csv, table.md and faces.png, and the photos that were made")
     parser.add_argument("--restorer", default="rrdb-face", help="as of generate_test_faces.py")

@@ -29,14 +29,14 @@ from utils.data.tfrecords import ImageRecords, record_files, write_image_records
 from utils.errors import UserError, require
 from utils.face.patches import log_gradient
 from utils.files import atomic_path, check_writable, exclusive, read_bytes, remove_leftovers
-from utils.image.io import quantize, read_image
+from utils.image.io import add_pixel_limit, quantize, read_image
 from utils.image.listing import Source, list_sources
 from utils.tensorflow_setup import start_tensorflow
 
 FORMAT_VERSION = 1  # of the file beside a record
 FACE_SIZE, SCENE_SIZE = 256, 400  # pixels
 READ_AHEAD = 4  # photos per thread that are in memory
-NOT_RECORDED = ("output", "overwrite", "threads")  # arguments that change nothing in the record
+NOT_RECORDED = ("output", "overwrite", "threads", "max_megapixels")  # arguments that change nothing in the record
 
 
 class Crops(NamedTuple):
@@ -92,6 +92,7 @@ def _make_subparser(*, prog: str, description: str, **_) -> ArgumentParser:
 
 
 def _add_common(parser: ArgumentParser, size: int) -> None:
+    add_pixel_limit(parser)
     parser.add_argument("--input_dir", type=Path, nargs="+", required=True, metavar="DIR",
                         help="folders of photos, searched recursively")
     parser.add_argument("--output", type=Path, required=True, help="the record")

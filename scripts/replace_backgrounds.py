@@ -19,7 +19,7 @@ from utils.errors import FatalError, UserError, require
 from utils.face.alignment import ALIGNED_SIZE, align_face, estimate_alignment
 from utils.face.detection import Detector, open_detector
 from utils.files import check_writable
-from utils.image.io import quantize, read_image, write_png
+from utils.image.io import add_pixel_limit, quantize, read_image, write_png
 from utils.image.listing import Source, add_source_options, list_chosen, photo_rng
 
 FACE_WIDTH = 260.0  # pixels: slightly more than in an aligned face
@@ -35,6 +35,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(__doc__.split("\n\n")[0])
     for name in ("portraits", "scenes"):
         add_source_options(parser, name, name, required=True)
+    add_pixel_limit(parser)
     parser.add_argument("--output_dir", type=Path, required=True, help="gets the faces")
     parser.add_argument("--count", type=int, default=3, help="backgrounds per portrait")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")

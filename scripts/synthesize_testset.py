@@ -15,6 +15,7 @@ from utils.console import EXIT_USER_ERROR, ArgumentParser, run_cli
 from utils.data.presets import PRESETS
 from utils.data.testset import REPORT, SynthesisSettings, synthesize_testset
 from utils.errors import require
+from utils.image.io import add_pixel_limit
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -25,6 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """
     parser = ArgumentParser(__doc__)
     parser.add_argument("--input_dir", type=Path, help="folder of clean photos")
+    add_pixel_limit(parser)
     parser.add_argument("--output_dir", type=Path, help="folder that gets GT/, LQ/, degradations.json and report.csv")
     parser.add_argument("--preset", choices=PRESETS, default="iid", help="kind of degradation; see --list_presets")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")

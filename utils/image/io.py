@@ -4,6 +4,7 @@ Outside this module an image is RGB, float32 in [0, 1], [h, w, 3]. EXIF orientat
 samples, BGR and colour profiles are dealt with here. Pillow decodes; OpenCV does where samples have 16 bits.
 """
 
+import argparse
 import io
 import re
 import warnings
@@ -15,7 +16,7 @@ import numpy as np
 import pillow_heif
 from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
-from utils.errors import UserError
+from utils.errors import UserError, require
 from utils.files import atomic_path, read_bytes
 from utils.image.png import colour_chunks, encode_png, metadata_chunks
 
@@ -30,8 +31,8 @@ BITS_PER_SAMPLE, PHOTOMETRIC, PLANES, EXTRA_SAMPLES = 258, 262, 284, 338  # TIFF
 WHITE_IS_ZERO, SEPARATE_PLANES, PREMULTIPLIED = 0, 2, (1,)  # values of the last three
 PNG_BIT_DEPTH, PNG_COLOUR_TYPE = 24, 25  # positions in the file
 JPEG_END = b"\xff\xd9"
-# data that no JPEG needs: any code, and each restart mark, one of which is the awaited one
-JPEG_FILLER = b"".join(mark + bytes(range(1, 128)) for mark in (b"", *(bytes([255, 208 + n]) for n in range(8))))
+# codes of large coefficients, also behind each restart mark, one of which may be awaited
+JPEG_FILLER = b"".join(mark + bytes(range(254, 0, -1)) for mark in (b"", *(bytes([255, 208 + n]) for n in range(8))))
 
 PngImagePlugin.MAX_TEXT_CHUNK = 2**24  # bytes of a text or profile, unpacked; some scanners and editors need that
 Image.MAX_IMAGE_PIXELS = None  # `_check_size` does it, with a limit that a flag can raise
@@ -56,10 +57,20 @@ class Photo:
     exif: bytes | None = None
 
 
+def add_pixel_limit(parser: argparse.ArgumentParser) -> None:
+    """Add --max_megapixels, which calls `set_pixel_limit`, to a parser or to a group of its options."""
+    def megapixels(text: str) -> float:  # its name is in argparse's error
+        return set_pixel_limit(float(text))
+
+    parser.add_argument("--max_megapixels", type=megapixels, default=_max_megapixels,
+                        help="larger images are not read: they would fill the memory")
+
+
 def set_pixel_limit(megapixels: float) -> float:
     """Set the size above which no image is read in this process, as --max_megapixels does."""
     global _max_megapixels
-    _max_megapixels = float(megapixels)
+    require(megapixels > 0, "--max_megapixels must be positive", megapixels)
+    _max_megapixels = megapixels
     return _max_megapixels
 
 

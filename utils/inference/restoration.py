@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +44,7 @@ class PipelineSettings:
     no_face: str = "base"
     backtrack: bool = False
     save_comparison: bool = False
+    strip_metadata: bool = False
 
 
 class Loaded(NamedTuple):
@@ -112,7 +113,8 @@ class PhotoPipeline:
             samples = self._upscale(params, photo, row, on_progress)
             row["seconds_upscaling"] = time.perf_counter() - upscaling
             alpha = None if photo.alpha is None else resize_bicubic(photo.alpha, *samples.shape[:2])
-            write_png(self._output_dir / f"{loaded.path.stem}.png", samples, alpha=alpha, source=photo)
+            write_png(self._output_dir / f"{loaded.path.stem}.png", samples, alpha=alpha,
+                      source=replace(photo, exif=None) if settings.strip_metadata else photo)
         row.update(status=status, seconds_total=loaded.seconds + time.perf_counter() - started)
         if settings.save_comparison:
             try:

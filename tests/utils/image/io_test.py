@@ -323,8 +323,8 @@ def test_truncated_files_are_refused_or_whole(tmp_path, layout):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-@pytest.mark.parametrize("options", [{}, {"quality": 95, "subsampling": 0}, {"restart_marker_blocks": 3},
-                                     {"progressive": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"quality": 95}, {"quality": 95, "subsampling": 0}, {"progressive": True},
+                                     {"restart_marker_blocks": 3}], ids=str)
 def test_a_jpeg_without_its_end_mark_is_read_and_one_that_lacks_more_is_refused(tmp_path, mode, options):
     image = Image.fromarray(skimage.data.astronaut()[:100, :133])
     data, path = encode(image.convert(mode), "JPEG", **options), tmp_path / "x.jpg"

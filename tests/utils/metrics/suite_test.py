@@ -76,7 +76,7 @@ def test_gray_alpha_and_16_bits_are_measured_as_8_bit_rgb(group, tmp_path):
     assert meter.measure(group("deep", result=SPOILT, truth=deep))["psnr_rgb"] == expected["psnr_rgb"]
     found = meter.measure(group("gray", result=SPOILT, truth=gray))
     assert found["psnr_rgb"] == psnr_rgb(SPOILT, np.repeat(gray, 3, axis=2))
-    write_png(tmp_path / "alpha.png", PHOTO, alpha=np.linspace(0, 1, 12000, dtype=np.float32).reshape(120, 100))
+    write_png(tmp_path / "alpha.png", PHOTO, alpha=np.linspace(0.1, 1, 12000, dtype=np.float32).reshape(120, 100))
     assert read_image(tmp_path / "alpha.png").alpha is not None
     through = ImageGroup("a", result=group("seen", result=SPOILT).result, truth=tmp_path / "alpha.png")
     assert meter.measure(through)["psnr_rgb"] == expected["psnr_rgb"]
