@@ -49,7 +49,7 @@ def list_faces(folder: Path, stems: Collection[str] | None = None) -> FaceListin
         raise UserError(f"the folder {folder} does not exist. Check --face_dir, or make the faces with "
                         "generate_test_faces.py.") from error
     except OSError as error:
-        raise UserError(f"cannot list the folder {folder}: {error.strerror}. Check --face_dir.") from error
+        raise UserError(f"cannot list the folder {folder}: {error.strerror}. Check its permissions.") from error
     for path in paths:
         if path.suffix.lower() not in IMAGE_ENDINGS or path.name.startswith("."):
             continue
