@@ -14,7 +14,7 @@ INPUT_RANGE = 9000.0  # variance that the first batch norm takes away: images co
 
 
 def reference_detector_state() -> dict[str, np.ndarray]:
-    """Give the state dict of the published RetinaFace with drawn values."""
+    """Return the state dict of the published RetinaFace with drawn values."""
     state: dict[str, np.ndarray] = {}
     for name, shape in retinaface_torch_shapes().items():
         state[name] = _value(name, shape)

@@ -16,7 +16,7 @@ COLOUR_SCALES = {256: 0.8, 512: 0.25}  # of the kernels that project to RGB, by 
 
 
 def reference_gpen_state(architecture: GpenArchitecture) -> dict[str, np.ndarray]:
-    """Give the state dict of GPEN-256 or GPEN-512 with drawn values."""
+    """Return the state dict of GPEN-256 or GPEN-512 with drawn values."""
     return {name: _value(name, shape, architecture.size) for name, shape in gpen_torch_shapes(architecture).items()}
 
 
@@ -44,9 +44,9 @@ def _scale(name: str, size: int) -> float:
 
 
 def reference_face(reference: Mapping[str, np.ndarray], case: str) -> np.ndarray:
-    """Give the input of a case, "g256_a", "g256_b" or "g512_a": [s, s, 3] float32 RGB, in range 255.
+    """Return the input of a case, "g256_a", "g256_b" or "g512_a": [s, s, 3] float32 RGB, in range 255.
 
-    The pictures are bicubic enlargements; that of "g256_b" is neither rounded nor clipped.
+    The pictures are bicubic upscales; that of "g256_b" is neither rounded nor clipped.
     """
     size = int(case[1:4])
     source = reference["g256_b_lr"].astype(np.float32) if case == "g256_b" else reference["face"]

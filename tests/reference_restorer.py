@@ -10,7 +10,7 @@ SMALL_RESTORER = FaceRestorerConfig(strides=(4, 2), features=(8, 6), blocks=(1, 
 
 
 def small_restorer(architecture=SMALL_RESTORER, *, scale=1.0):
-    """Give float32 arrays: `scale` is a factor of all kernels."""
+    """Return float32 arrays: `scale` is a factor of all kernels."""
     params = {}
     for name, shape in face_restorer_shapes(architecture).items():
         deviation = 0.05 if name.endswith("/bias") else 0.5 * scale * np.sqrt(2 / np.prod(shape[:3]))
@@ -19,7 +19,7 @@ def small_restorer(architecture=SMALL_RESTORER, *, scale=1.0):
 
 
 def identity_restorer(architecture=SMALL_RESTORER):
-    """Give the parameters of a network that adds nothing."""
+    """Return the parameters of a network that adds nothing."""
     params = small_restorer(architecture)
     return params | {name: np.zeros_like(params[name]) for name in ("conv_last/weight", "conv_last/bias")}
 

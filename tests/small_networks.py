@@ -6,10 +6,10 @@ SMALL = {"num_blocks": 1, "num_features": 8, "growth": 4}
 
 
 def small_generator():
-    """Give deterministic RRDBNet arrays: 1 block, 8 features, growth 4."""
+    """Return deterministic RRDBNet arrays: 1 block, 8 features, growth 4."""
     return reference_generator(**SMALL)
 
 
 def small_masknet():
-    """Give MaskNet arrays of the published size (it is small enough)."""
+    """Return MaskNet arrays of the published size (it is small enough)."""
     return reference_masknet()
