@@ -1,4 +1,4 @@
-"""The environment of TensorFlow, Keras and matplotlib, set before their first import; memory and processor."""
+"""The environment of TensorFlow, Keras and matplotlib, set before their first import; freed memory and the processor."""
 
 import contextlib
 import ctypes
@@ -85,14 +85,6 @@ def release_memory() -> None:
     """Return freed memory to the system where the C library keeps it (glibc): 20 to 160 MB after a gradient step."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # other C libraries; Windows has no CDLL(None)
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def peak_memory(*, children: bool = False) -> int:
-    """Return the largest resident memory of this process, or of its finished children, in bytes (not on Windows)."""
-    import resource
-
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF)
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def cpu_has_bfloat16() -> bool | None:

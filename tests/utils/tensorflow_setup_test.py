@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from utils import tensorflow_setup
-from utils.tensorflow_setup import cpu_has_bfloat16, peak_memory, release_memory, start_tensorflow
+from utils.tensorflow_setup import cpu_has_bfloat16, release_memory, start_tensorflow
 
 REPOSITORY = Path(tensorflow_setup.__file__).resolve().parents[1]
 SCRIPT = """
@@ -94,16 +94,6 @@ def test_memory_is_released_where_the_c_library_can_and_nothing_happens_elsewher
     release_memory()
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())  # musl and macOS have no malloc_trim
     release_memory()
-
-
-@pytest.mark.parametrize(("platform", "expected"), [("linux", 3 * 2**20), ("darwin", 3 * 2**10)])
-def test_peak_memory_is_in_bytes(monkeypatch, platform, expected):
-    """The system counts in KiB on Linux and in bytes on macOS."""
-    import resource
-
-    monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=3 * 2**10))
-    monkeypatch.setattr(sys, "platform", platform)
-    assert peak_memory() == expected
 
 
 @pytest.mark.parametrize(("flags", "expected"), [
