@@ -1,4 +1,4 @@
-"""The environment of TensorFlow, Keras and matplotlib, set before their first import; freed memory and the processor."""
+"""The environment of TensorFlow, Keras and matplotlib, set before their first import; memory and the processor."""
 
 import contextlib
 import ctypes
