@@ -1,4 +1,4 @@
-"""Measure what adaptation gains on degraded photos of people, outside of the faces, and what it does not.
+"""Measure the gain of adaptation on degraded photos of people, outside of the faces.
 
 python scripts/evaluate.py --portraits PORTRAITS --scenes SCENES --output_dir results/evaluation
 
@@ -26,13 +26,13 @@ from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
 from utils.data.composites import DETECTOR, MIN_CONFIDENCE
 from utils.data.presets import PRESETS
 from utils.data.testset import SynthesisSettings, synthesize_testset
-from utils.errors import UserError, require
+from utils.errors import require
 from utils.evaluation.faces import prepare_faces
-from utils.evaluation.photos import OWN_PHOTO, Photos, check_no_others, make_photos
+from utils.evaluation.photos import OWN_PHOTO, Photos, make_photos
 from utils.evaluation.plots import plot_gains, plot_own_and_other, write_pictures
 from utils.evaluation.scores import RegionMeter, open_meter, score_photo
 from utils.evaluation.settings import SETTINGS, check_settings, digest_params, digest_sources
-from utils.evaluation.table import Wording, format_made, format_tables, summarize_set, write_json, write_scores
+from utils.evaluation.table import format_made, format_tables, summarize_set, write_json, write_scores
 from utils.evaluation.variants import BASE, MODEL, PUBLISHED, VARIANTS
 from utils.face.detection import Detector, open_detector
 from utils.face.restorers import FIDELITY, Restorer, check_restorer, open_restorer, restorer_label
@@ -69,21 +69,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         help="degradations, a set of photos each; synthesize_testset.py --list_presets says more")
     photos.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     networks = parser.add_argument_group("networks")
-    networks.add_argument("--model", default="metaf2n-small", help="what is evaluated, as --model_dir of test.py")
-    networks.add_argument("--base", default="realesrgan", help="what it is compared with in the row base, likewise")
+    networks.add_argument("--model", default="metaf2n-small", help="the network to evaluate, as --model_dir of test.py")
+    networks.add_argument("--base", default="realesrgan", help="the network of the variant base, likewise")
     networks.add_argument("--restorer", default="rrdb-face-tone", help="of the faces, as of generate_test_faces.py")
     networks.add_argument("--codeformer_fidelity", type=float, default=FIDELITY,
                           help="of a .onnx with such an input: 0 for quality, 1 for likeness")
-    networks.add_argument("--rows", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="ROW",
-                          help=f"of {', '.join(VARIANTS)} (default: all)")
+    networks.add_argument("--variants", "--rows", nargs="+", choices=list(VARIANTS), default=list(VARIANTS),
+                          metavar="VARIANT", help=f"of {', '.join(VARIANTS)} (default: all)")
     networks.add_argument("--learning_rate", type=float, default=PUBLISHED.learning_rate, help="of the steps")
     networks.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     networks.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
     add_pixel_limit(parser)
     parser.add_argument("--output_dir", type=Path, default="./results/evaluation",
-                        help="gets table.md, scores.csv, summary.json, the plots and all that was made. Results that "
-                             "are there and were made with the same settings are kept")
-    parser.add_argument("--overwrite", action="store_true", help="begin anew, removing what an evaluation left there")
+                        help="receives table.md, scores.csv, summary.json, plots and pictures; existing results of the "
+                             "same settings are kept")
+    parser.add_argument("--overwrite", action="store_true", help="remove the results of an earlier evaluation first")
     args = parser.parse_args(argv)
     require((args.portraits is None) == (args.scenes is None), "--portraits and --scenes go together", "one of them")
     require(not (args.input_dir and args.scenes), "--input_dir takes the place of --portraits and --scenes", "all")
@@ -96,12 +96,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             "--learning_rate must be positive and finite", args.learning_rate)
     check_restorer(args.restorer, fidelity=args.codeformer_fidelity)
     args.people = parse_people(args.people)
-    args.presets, args.rows = list(dict.fromkeys(args.presets)), [name for name in VARIANTS if name in args.rows]
+    args.presets = list(dict.fromkeys(args.presets))
+    args.variants = [name for name in VARIANTS if name in args.variants]
     return args
 
 
 class Inputs(NamedTuple):
-    """What the photos are made of: scenes and portraits, or those that are taken as they are, or none of either."""
+    """Files that the clean photos are made of: scenes and portraits, or `ready` photos, or none."""
 
     scenes: list[Source]
     portraits: list[Source]
@@ -109,15 +110,15 @@ class Inputs(NamedTuple):
 
     @property
     def only_own(self) -> bool:
-        """Whether scikit-image's photo is the only one, and so there is no sample of photos."""
+        """Whether scikit-image's astronaut is the only photo."""
         return not self.scenes and not self.ready
 
 
 def list_inputs(args: argparse.Namespace) -> Inputs:
-    """List the files that photos are made of.
+    """List the files that the clean photos are made of.
 
     Raises:
-        UserError: there are none in the folders, or two photos would have results of one name.
+        UserError: a folder has no image, or the results of two photos would have the same name.
     """
     scenes, portraits, ready = (list_chosen(args, name) if getattr(args, name) else []
                                 for name in ("scenes", "portraits", "input_dir"))
@@ -136,8 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     inputs = list_inputs(args)
     check_writable(args.output_dir)
-    check_all_named(args)
-    gpus = start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
+    gpus = start_tensorflow(args.gpu)  # takes seconds, so after the checks
     if args.gpu not in (None, "-1") and not gpus:
         print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
     with exclusive(args.output_dir / ".evaluation.lock", str(args.output_dir)):
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def evaluate(args: argparse.Namespace, inputs: Inputs, command: str) -> list[str]:
-    """Make and measure all results, and write the reports; returns a line for everything that failed."""
+    """Compute and score all results, and write the reports; returns a line per failure."""
     networks, digests = open_networks(args)
     restore = open_restorer(args.restorer, args.weights_dir, fidelity=args.codeformer_fidelity)
     meter, missing = open_meter(args.weights_dir)
@@ -160,11 +160,10 @@ def evaluate(args: argparse.Namespace, inputs: Inputs, command: str) -> list[str
     with open_detector(DETECTOR, min_confidence=MIN_CONFIDENCE) as detect:
         photos = make_photos(args.output_dir / "photos", inputs.scenes, inputs.portraits, detect, seed=args.seed,
                              num_draws=num_draws, people=args.people, ready=inputs.ready)
-        check_no_others(args.output_dir / "photos", photos.faces)
         errors = list(photos.errors)
         sets = {preset: make_set(args, preset, networks, detect, restore, photos, errors) for preset in args.presets}
     print(f"The clean photos have {sum(map(len, photos.faces.values()))} faces.")
-    run_rows(args, sets, errors)
+    run_variants(args, sets, errors)
     scores = score_sets(args, sets, meter, errors)
     made = {"command": command, "model": args.model, **({"base": args.base} if BASE in networks else {}),
             "restorer": restorer_label(args.restorer, args.codeformer_fidelity),
@@ -182,30 +181,15 @@ def evaluate(args: argparse.Namespace, inputs: Inputs, command: str) -> list[str
     return errors
 
 
-def check_all_named(args: argparse.Namespace) -> None:
-    """Make sure that all results in the output folder will be in the report.
-
-    Raises:
-        UserError: there are some of presets or rows that are not asked for.
-    """
-    presets = [preset for preset in PRESETS if (args.output_dir / preset).exists()]
-    rows = [row for row in VARIANTS if any((args.output_dir / preset / row).exists() for preset in presets)]
-    for option, there, asked in (("--presets", presets, args.presets), ("--rows", rows, args.rows)):
-        others = [name for name in there if name not in asked]
-        if others and not args.overwrite:
-            raise UserError(f"{args.output_dir} also holds results of {', '.join(others)}. Name them in {option}, too, "
-                            "or give --overwrite or another --output_dir.")
-
-
 def open_networks(args: argparse.Namespace) -> tuple[dict, dict[str, str | None]]:
-    """Load the networks that the rows need and compile them; returns them and the digests of their weights, by role.
+    """Load the networks that the variants need; returns them and the digests of their weights, by role.
 
-    The digest is None where a network is not needed.
+    The digest is None for a network that is not needed.
     """
     from model.super_resolver import SuperResolver
     from utils.weights.checkpoints import load_super_resolver
 
-    needs_base = any(VARIANTS[row].network == BASE for row in args.rows)
+    needs_base = any(VARIANTS[name].network == BASE for name in args.variants)
     names = {MODEL: args.model, **({BASE: args.base} if needs_base else {})}
     weights = {name: load_super_resolver(name, weights_dir=args.weights_dir) for name in dict.fromkeys(names.values())}
     networks = {name: SuperResolver(found.generator, found.mask) for name, found in weights.items()}
@@ -214,25 +198,25 @@ def open_networks(args: argparse.Namespace) -> tuple[dict, dict[str, str | None]
         print("note: the weights of --model are not meta-trained: adapting them usually makes a photo worse",
               file=sys.stderr)
     if weights[args.model].mask is None:
-        print("note: --model has no MaskNet: the row no-masknet is the same as adapted", file=sys.stderr)
+        print("note: --model has no MaskNet: the variant no-masknet equals adapted", file=sys.stderr)
     return ({role: networks[name] for role, name in names.items()},
             {role: digests.get(names.get(role)) for role in (MODEL, BASE)})
 
 
 def begin(args: argparse.Namespace, inputs: dict) -> None:
-    """Make sure that what is in the output folder was made with the same settings and inputs, or remove it."""
+    """Check that results in the output folder have the same settings and inputs, or remove them with --overwrite."""
     settings = {"seed": args.seed, "learning_rate": args.learning_rate, "people": args.people.pattern,
                 "detector": DETECTOR, "min_confidence": MIN_CONFIDENCE,
                 "restorer": restorer_label(args.restorer, args.codeformer_fidelity),
                 "adaptation": asdict(PUBLISHED), **inputs,
-                "rows": {name: asdict(variant) for name, variant in VARIANTS.items()}}
+                "variants": {name: asdict(variant) for name, variant in VARIANTS.items()}}
     made = [args.output_dir / name for name in ("photos", *PRESETS, *REPORTS)]
     check_settings(args.output_dir / SETTINGS, settings, [path for path in made if path.exists()],
                    overwrite=args.overwrite)
 
 
 class PhotoSet(NamedTuple):
-    """The photos of one preset: `unscored` are boxes [n, 4] that scores leave out, in the clean photo, by stem."""
+    """The photos of one preset; `unscored`: boxes [n, 4] in the clean photo that scores exclude, by stem."""
 
     runner: "VariantRunner"
     unscored: dict[str, np.ndarray]
@@ -240,7 +224,7 @@ class PhotoSet(NamedTuple):
 
 def make_set(args: argparse.Namespace, preset: str, networks: Mapping, detect: Detector, restore: Restorer,
              photos: Photos, errors: list[str]) -> PhotoSet:
-    """Degrade all photos by one preset and prepare their faces; those that fail are left out."""
+    """Degrade all photos by one preset and prepare their faces; photos that fail are left out."""
     from utils.evaluation.runner import VariantRunner
 
     folder = args.output_dir / preset
@@ -248,14 +232,13 @@ def make_set(args: argparse.Namespace, preset: str, networks: Mapping, detect: D
     if synthesize_testset(args.output_dir / "photos", folder, SynthesisSettings(preset, args.seed),
                           skip_existing=True)["error"]:
         errors.append(f"{folder / 'report.csv'} names photos that could not be degraded")
-    check_no_others(folder / "LQ", photos.faces)
-    degraded = list_photos(folder / "LQ")
+    degraded = [path for path in list_photos(folder / "LQ") if path.stem in photos.faces]
     prepared = prepare_faces(degraded, folder / "GT", folder / "faces", detect=detect, restore=restore,
                              detector=DETECTOR, restorer=restorer_label(args.restorer, args.codeformer_fidelity))
     errors += prepared.errors
     usable = [photo for photo in degraded if photo.stem in prepared.boxes]
-    runner = VariantRunner(args.rows, folder, networks, photos=usable, people=photos.people, seed=args.seed,
-                       learning_rate=args.learning_rate)
+    runner = VariantRunner(args.variants, folder, networks, photos=usable, people=photos.people, seed=args.seed,
+                           learning_rate=args.learning_rate)
     without = [stem for stem, count in runner.num_faces.items() if not count]
     print(f"{sum(runner.num_faces.values())} faces in {len(usable) - len(without)} of {len(degraded)} photos"
           + f"; none found, and so un-adapted in every variant: {', '.join(without)}" * bool(without))
@@ -263,9 +246,9 @@ def make_set(args: argparse.Namespace, preset: str, networks: Mapping, detect: D
                              for stem, boxes in prepared.boxes.items()})
 
 
-def run_rows(args: argparse.Namespace, sets: Mapping[str, PhotoSet], errors: list[str]) -> None:
-    """Make the results that are not there yet."""
-    total = sum(len(made.runner.photos) * len(args.rows) for made in sets.values())
+def run_variants(args: argparse.Namespace, sets: Mapping[str, PhotoSet], errors: list[str]) -> None:
+    """Compute the missing results of all sets."""
+    total = sum(len(made.runner.photos) * len(args.variants) for made in sets.values())
     with Progress(total, description="results", unit="result") as progress:
         for preset, made in sets.items():
             for photo in made.runner.photos:
@@ -279,13 +262,13 @@ def run_rows(args: argparse.Namespace, sets: Mapping[str, PhotoSet], errors: lis
 
 def score_sets(args: argparse.Namespace, sets: Mapping[str, PhotoSet], meter: RegionMeter,
                errors: list[str]) -> dict[str, list[dict]]:
-    """Measure all results; returns a dict per photo and row, by preset."""
+    """Score all results; returns a dict per photo and variant, by preset."""
     scores = {preset: [] for preset in sets}
     with Progress(sum(len(made.runner.photos) for made in sets.values()), description="scores",
                   unit="photo") as progress:
         for preset, (runner, unscored) in sets.items():
             for photo in runner.photos:
-                files = [(name, runner.path(name, photo.stem)) for name in args.rows if runner.applies(name)]
+                files = [(name, runner.path(name, photo.stem)) for name in args.variants if runner.applies(name)]
                 found, failed = score_photo(args.output_dir / preset / "GT" / photo.name, files, unscored[photo.stem],
                                             meter)
                 for line in failed:
@@ -300,8 +283,7 @@ def score_sets(args: argparse.Namespace, sets: Mapping[str, PhotoSet], meter: Re
 
 def report(args: argparse.Namespace, sets: Mapping[str, PhotoSet], scores: Mapping[str, Sequence[dict]],
            metrics: Sequence[str], made: Mapping[str, object], *, one_photo: bool) -> None:
-    """Write and print what was found, and what it was made with."""
-    wording = Wording(Path(args.base).name, one_photo=one_photo)
+    """Write the reports and print the tables."""
     summaries, pictures = {}, {}
     for preset, own in scores.items():
         runner = sets[preset].runner
@@ -315,13 +297,13 @@ def report(args: argparse.Namespace, sets: Mapping[str, PhotoSet], scores: Mappi
     everything = [score for own in scores.values() for score in own]
     write_scores(args.output_dir / "scores.csv", everything, metrics)
     write_json(args.output_dir / "summary.json", {"made": made, "sets": summaries})
-    table = f"{format_made(made)}\n{format_tables(summaries, metrics, wording)}"
+    table = f"{format_made(made)}\n{format_tables(summaries, metrics, one_photo=one_photo)}"
     with atomic_path(args.output_dir / "table.md") as temporary:
         temporary.write_text(table, encoding="utf-8")
-    plot_gains(args.output_dir / "gains.png", summaries, wording)
+    plot_gains(args.output_dir / "gains.png", summaries)
     plot_own_and_other(args.output_dir / "own_and_other.png", everything, summaries,
-                       {preset: list(found.runner.partners) for preset, found in sets.items()}, wording)
-    write_pictures(args.output_dir / "pictures.png", pictures, wording)
+                       {preset: list(found.runner.partners) for preset, found in sets.items()})
+    write_pictures(args.output_dir / "pictures.png", pictures)
     print(table)
 
 

@@ -3,17 +3,19 @@
 import contextlib
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage.data
 
 from scripts import evaluate as tool
+from tests.helpers.pictures import blue
 from tests.helpers.portraits import FACE, draw_portrait, texture
 from tests.reference_restorer import identity_restorer
 from tests.small_networks import small_generator
-from tests.utils.evaluation.plots_test import blue
 from utils.errors import UserError
+from utils.evaluation import runner
 from utils.face.detection import Face
 from utils.face.restorers import save_face_restorer
 from utils.files import exclusive
@@ -55,21 +57,22 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(*extra, rows=VARIANTS, scenes=True):
+def run(*extra, variants=VARIANTS, scenes=True):
     sources = ["--scenes", "scenes", "--portraits", "portraits"] if scenes else []
     return tool.main([*sources, "--output_dir", "out", "--model", "model", "--base", "base", "--restorer", "r.npz",
-                      "--weights_dir", "weights", "--presets", "ood-jpeg", "--rows", *rows, *extra])
+                      "--weights_dir", "weights", "--presets", "ood-jpeg", "--variants", *variants, *extra])
 
 
 def read_scores(folder):
     with (folder / "out" / "scores.csv").open(newline="") as file:
-        return {(row["set"], row["photo"], row["row"]): row for row in csv.DictReader(file)}
+        return {(row["set"], row["photo"], row["variant"]): row for row in csv.DictReader(file)}
 
 
 def test_a_run_writes_tables_scores_plots_and_pictures(place, capsys):
     assert run() == 0
     scores = read_scores(place)
-    assert set(scores) == {("ood-jpeg", photo, row) for photo in ("a", "astronaut", "empty") for row in VARIANTS}
+    photos = ("a", "astronaut", "empty")
+    assert set(scores) == {("ood-jpeg", photo, variant) for photo in photos for variant in VARIANTS}
     assert {row["num_faces"] for (_, photo, _), row in scores.items() if photo == "empty"} == {"0"}
     truth, image = (quantize(read_image(place / "out" / "ood-jpeg" / name / "a.png").pixels)
                     for name in ("GT", "adapted"))
@@ -111,44 +114,48 @@ def test_a_run_writes_tables_scores_plots_and_pictures(place, capsys):
         place / "out" / "ood-jpeg" / "bicubic" / "a.png").pixels))
 
 
+def test_a_killed_run_continues_to_the_results_of_an_uninterrupted_one(place, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    restore, done = runner.VariantRunner._restore, []
+
+    def restore_or_die(self, name, *rest):
+        if len(done) == 4:
+            raise Killed
+        done.append(name)
+        restore(self, name, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.VariantRunner, "_restore", restore_or_die)
+        with pytest.raises(Killed):
+            run()
+    assert run() == 0
+    assert run("--output_dir", "whole") == 0
+    files = sorted(path.relative_to("out") for path in Path("out").rglob("*.png") if path.parent != Path("out"))
+    assert len(files) > 3 * len(VARIANTS)
+    for name in (*files, "scores.csv", "gains.png"):
+        assert (Path("out") / name).read_bytes() == (Path("whole") / name).read_bytes(), name
+
+
 def test_an_interrupted_run_goes_on_and_other_settings_are_refused(place):
-    run(rows=["bicubic", "adapted"])
+    run(variants=["bicubic", "adapted"])
     before = {path: path.read_bytes() for path in (place / "out" / "ood-jpeg").glob("*/*.png")}
     (place / "out" / "ood-jpeg" / "adapted" / "a.png").unlink()
     (place / "out" / "ood-jpeg" / "bicubic" / "a.png").write_bytes(
         (place / "out" / "ood-jpeg" / "GT" / "a.png").read_bytes())
-    assert run(rows=["bicubic", "adapted", "unadapted"]) == 0
+    assert run(variants=["bicubic", "adapted", "unadapted"]) == 0
     changed = {path.parent.name for path, content in before.items() if path.read_bytes() != content}
     assert changed == {"bicubic"}
-    assert "adapted" in {row for _, _, row in read_scores(place)}
+    assert "adapted" in {variant for _, _, variant in read_scores(place)}
     with pytest.raises(UserError, match=r"out holds an evaluation with other settings \(seed\)"):
         run("--seed", "1")
     write_png(place / "scenes" / "b.png", texture(5, 130, 165, 0, 255).astype(np.uint8))
     with pytest.raises(UserError, match=r"settings \(scenes\)"):
         run()
-    assert run("--overwrite", rows=["bicubic"]) == 0
+    assert run("--overwrite", variants=["bicubic"]) == 0
     assert {photo for _, photo, _ in read_scores(place)} == {"a", "astronaut", "b", "empty"}
     assert not (place / "out" / "ood-jpeg" / "adapted").exists()
-
-
-def test_reports_of_other_settings_are_removed_with_their_results(place, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    run(rows=["bicubic"])
-    assert all((place / "out" / name).exists() for name in tool.REPORTS)
-    monkeypatch.setattr(tool, "run_rows", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run("--seed", "1", "--overwrite", rows=["bicubic"])
-    assert not any((place / "out" / name).exists() for name in tool.REPORTS)
-
-
-def test_results_that_are_not_asked_for_are_named(place):
-    run(rows=["bicubic", "unadapted"])
-    with pytest.raises(UserError, match=r"out also holds results of unadapted\. Name them in --rows, too"):
-        run(rows=["bicubic"])
-    with pytest.raises(UserError, match=r"out also holds results of ood-jpeg\. Name them in --presets, too"):
-        run("--presets", "iid")
 
 
 def test_nothing_inside_of_what_was_adapted_to_counts(place, monkeypatch):
@@ -157,7 +164,7 @@ def test_nothing_inside_of_what_was_adapted_to_counts(place, monkeypatch):
         return find(photo, name) + [extra] * (name == "a.png" and photo.shape[1] < 100)  # in the degraded photo
 
     monkeypatch.setattr(tool, "open_detector", lambda *_, **__: contextlib.nullcontext(find_more))
-    assert run(rows=["bicubic", "unadapted"]) == 0
+    assert run(variants=["bicubic", "unadapted"]) == 0
     before = read_scores(place)
     assert before["ood-jpeg", "a", "bicubic"]["num_faces"] == "2"
     for row in ("bicubic", "unadapted"):  # the first is spoilt inside, the second outside
@@ -165,7 +172,7 @@ def test_nothing_inside_of_what_was_adapted_to_counts(place, monkeypatch):
         image = quantize(read_image(path).pixels)
         image[4:36 + 10 * (row == "unadapted"), 4:36] = 0
         write_png(path, image)
-    assert run(rows=["bicubic", "unadapted"]) == 0
+    assert run(variants=["bicubic", "unadapted"]) == 0
     after = read_scores(place)
     assert after["ood-jpeg", "a", "bicubic"] == before["ood-jpeg", "a", "bicubic"]
     assert after["ood-jpeg", "a", "unadapted"]["psnr_y"] != before["ood-jpeg", "a", "unadapted"]["psnr_y"]
@@ -174,29 +181,29 @@ def test_nothing_inside_of_what_was_adapted_to_counts(place, monkeypatch):
 def test_a_photo_whose_faces_fail_is_left_out_and_tried_again(place, monkeypatch, capsys):
     def fail(photo, name):
         if name == "a.png" and photo.shape[1] < 100:
-            raise UserError("the detector is tired")
+            raise UserError("the detector failed")
         return find(photo, name)
 
     monkeypatch.setattr(tool, "open_detector", lambda *_, **__: contextlib.nullcontext(fail))
     assert run() == 2
     assert {photo for _, photo, _ in read_scores(place)} == {"astronaut", "empty"}
-    assert {row for _, _, row in read_scores(place)} == set(VARIANTS) - {"other-faces"}  # there is no partner
-    assert "a.png: the detector is tired" in capsys.readouterr().err
+    assert {variant for _, _, variant in read_scores(place)} == set(VARIANTS) - {"other-faces"}  # there is no partner
+    assert "a.png: the detector failed" in capsys.readouterr().err
     monkeypatch.setattr(tool, "open_detector", lambda *_, **__: contextlib.nullcontext(find))
     assert run() == 0
     assert set(read_scores(place)) == {
-        ("ood-jpeg", photo, row) for photo in ("a", "astronaut", "empty") for row in VARIANTS}
+        ("ood-jpeg", photo, variant) for photo in ("a", "astronaut", "empty") for variant in VARIANTS}
 
 
 def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(place, capsys):
-    run(rows=["bicubic", "unadapted"])
+    run(variants=["bicubic", "unadapted"])
     (place / "out" / "ood-jpeg" / "bicubic" / "a.png").write_bytes(b"no picture")
     record = place / "out" / "photos" / "photos.json"
     content = json.loads(record.read_text())
     content["faces"]["empty"] = [[0, 0, 200, 200]]
     record.write_text(json.dumps(content))
-    assert run(rows=["bicubic", "unadapted"]) == 2
-    assert {(photo, row) for _, photo, row in read_scores(place)} == {
+    assert run(variants=["bicubic", "unadapted"]) == 2
+    assert {(photo, variant) for _, photo, variant in read_scores(place)} == {
         ("a", "unadapted"), ("astronaut", "bicubic"), ("astronaut", "unadapted")}
     captured = capsys.readouterr()
     assert "error: cannot read the image out/ood-jpeg/bicubic/a.png" in captured.err
@@ -204,17 +211,9 @@ def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(place, capsys):
     assert "2 errors." in captured.out
 
 
-@pytest.mark.parametrize("folder", ["photos", "ood-jpeg/LQ"])
-def test_stray_photos_are_named(place, folder):
-    run(rows=["bicubic"])
-    write_png(place / "out" / folder / "mine.png", np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(UserError, match=f"{folder} holds photos that the evaluation did not make: mine.png"):
-        run(rows=["bicubic"])
-
-
 def test_a_photo_that_cannot_be_read_is_named_stops_nothing_and_gives_status_2(place, capsys):
     (place / "scenes" / "broken.png").write_bytes(b"no picture")
-    assert run(rows=["bicubic"]) == 2
+    assert run(variants=["bicubic"]) == 2
     assert {photo for _, photo, _ in read_scores(place)} == {"a", "astronaut", "empty"}
     captured = capsys.readouterr()
     assert "error: cannot read the image" in captured.err
@@ -223,16 +222,16 @@ def test_a_photo_that_cannot_be_read_is_named_stops_nothing_and_gives_status_2(p
 
 
 def test_without_folders_the_only_photo_is_degraded_several_times(place, capsys):
-    assert run("--photos", "3", rows=["bicubic", "adapted", "other-faces", "unadapted"], scenes=False) == 0
+    assert run("--photos", "3", variants=["bicubic", "adapted", "other-faces", "unadapted"], scenes=False) == 0
     scores = read_scores(place)
     assert {photo for _, photo, _ in scores} == {"astronaut-1", "astronaut-2", "astronaut-3"}
-    assert len({row["psnr_y"] for (_, _, name), row in scores.items() if name == "bicubic"}) == 3
+    assert len({score["psnr_y"] for (_, _, name), score in scores.items() if name == "bicubic"}) == 3
     output = capsys.readouterr().out
     assert "degraded 3 times by each preset" in output
     assert "## ood-jpeg: over 3 degradations of one photo" in output
-    assert "## Own faces against the same face, degraded otherwise" in output
+    assert "## Own faces against the same face, degraded differently" in output
     summary = json.loads((place / "out" / "summary.json").read_text())["sets"]["ood-jpeg"]
-    assert summary["rows"]["adapted"]["against"]["unadapted"]["psnr_y"]["low"] is None
+    assert summary["variants"]["adapted"]["against"]["unadapted"]["psnr_y"]["low"] is None
 
 
 @pytest.mark.parametrize(("flags", "message"), [
@@ -240,7 +239,7 @@ def test_without_folders_the_only_photo_is_degraded_several_times(place, capsys)
     (["--input_dir", "x", "--portraits_exclude", "y"], "choose from --portraits"),
     (["--input_dir_match", "x"], "choose from --input_dir"),
     (["--input_dir", "x", "--scenes", "y", "--portraits", "z"], "--input_dir takes the place of"),
-    (["--photos", "0"], "--photos"), (["--seed", "-1"], "--seed"), (["--rows", "magic"], "invalid choice"),
+    (["--photos", "0"], "--photos"), (["--seed", "-1"], "--seed"), (["--variants", "magic"], "invalid choice"),
     (["--learning_rate", "0"], "--learning_rate"), (["--learning_rate", "inf"], "--learning_rate must be .*finite"),
     (["--restorer", "magic"], "--restorer is one of"),
     (["--people", "("], "--people must be a regular expression")])
@@ -256,32 +255,30 @@ def test_photos_whose_results_would_have_one_name_are_refused(place, ready):
         run(*["--input_dir", "scenes"] * ready, scenes=not ready)
 
 
-def test_only_given_photos_may_be_called_as_scikit_images(place):
+def test_a_scene_may_not_be_called_as_scikit_images_photo(place):
     (place / "scenes" / "a.png").rename(place / "scenes" / "astronaut.png")
-    with pytest.raises(UserError, match=r"and scenes from astronaut.*2 photos astronaut"):
-        run(rows=["bicubic"])
-    assert run("--input_dir", "scenes", rows=["bicubic"], scenes=False) == 0
-    assert {photo for _, photo, _ in read_scores(place)} == {"astronaut", "empty"}
+    with pytest.raises(UserError, match="2 photos astronaut"):
+        run(variants=["bicubic"])
 
 
 @pytest.mark.parametrize("ready", [False, True])
 def test_only_so_many_photos_are_taken(place, ready):
-    assert run("--photos", "1", *["--input_dir", "scenes"] * ready, rows=["bicubic"], scenes=not ready) == 0
+    assert run("--photos", "1", *["--input_dir", "scenes"] * ready, variants=["bicubic"], scenes=not ready) == 0
     assert {photo for _, photo, _ in read_scores(place)} == {"a", *["astronaut"] * (not ready)}
 
 
 def test_the_control_takes_the_faces_of_somebody_else(place):
     for seed, name in enumerate(("anna_1", "anna_2", "bob_1")):
         write_png(place / "people" / f"{name}.png", texture(seed, 130, 165, 0, 255).astype(np.uint8))
-    assert run("--input_dir", "people", "--people", "^[a-z]+", rows=["unadapted", "adapted", "other-faces"],
+    assert run("--input_dir", "people", "--people", "^[a-z]+", variants=["unadapted", "adapted", "other-faces"],
                scenes=False) == 0
-    partners = {photo: row["partner"] for (_, photo, name), row in read_scores(place).items() if name == "adapted"}
+    partners = {photo: score["partner"] for (_, photo, name), score in read_scores(place).items() if name == "adapted"}
     assert partners == {"anna_1": "bob_1", "anna_2": "bob_1", "bob_1": "anna_1"}
 
 
 def test_photos_of_people_are_taken_as_they_are(place, capsys):
     write_png(place / "others" / "b.png", texture(5, 130, 165, 0, 255).astype(np.uint8))
-    assert run("--input_dir", "scenes", "others", rows=["bicubic", "adapted", "other-faces"], scenes=False) == 0
+    assert run("--input_dir", "scenes", "others", variants=["bicubic", "adapted", "other-faces"], scenes=False) == 0
     assert {photo for _, photo, _ in read_scores(place)} == {"a", "b", "empty"}
     clean, truth = (quantize(read_image(path).pixels) for path in (
         place / "scenes" / "a.png", place / "out" / "ood-jpeg" / "GT" / "a.png"))
@@ -290,22 +287,22 @@ def test_photos_of_people_are_taken_as_they_are(place, capsys):
     assert own["adapted - other-faces"]["psnr_y"]["low"] is not None
     assert "another photo's faces" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"settings \(input\)"):
-        run("--input_dir", "scenes", rows=["bicubic", "adapted", "other-faces"], scenes=False)
+        run("--input_dir", "scenes", variants=["bicubic", "adapted", "other-faces"], scenes=False)
 
 
-def test_weights_to_compare_with_are_needed_for_their_row_alone(place):
+def test_weights_to_compare_with_are_needed_for_their_variant_alone(place):
     (place / "base.index").rename(place / "later.index")
-    assert run(rows=["bicubic", "unadapted"]) == 0
+    assert run(variants=["bicubic", "unadapted"]) == 0
     with pytest.raises(UserError, match="base"):
-        run(rows=["bicubic", "base", "unadapted"])
+        run(variants=["bicubic", "base", "unadapted"])
     (place / "later.index").rename(place / "base.index")
-    assert run(rows=["bicubic", "base", "unadapted"]) == 0
-    assert {row for _, _, row in read_scores(place)} == {"bicubic", "base", "unadapted"}
+    assert run(variants=["bicubic", "base", "unadapted"]) == 0
+    assert {variant for _, _, variant in read_scores(place)} == {"bicubic", "base", "unadapted"}
 
 
 def test_a_second_evaluation_in_the_same_folder_is_refused(place):
     (place / "out").mkdir()
     with exclusive(place / "out" / ".evaluation.lock", "out"), pytest.raises(
             UserError, match="another process is working on out"):
-        run(rows=["bicubic"])
+        run(variants=["bicubic"])
     assert list((place / "out").iterdir()) == []

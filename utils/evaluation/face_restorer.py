@@ -11,7 +11,7 @@ import numpy as np
 from config import MILD_DEGRADATION, SCALE
 from utils.data.camera import Shrink
 from utils.data.presets import PRESETS, Preset, two_stage
-from utils.face.alignment import box_overlap, intersect_box
+from utils.face.alignment import SAME_FACE_IOU, box_overlap, intersect_box
 from utils.face.detection import Detector, Face
 from utils.face.preparation import FacePreparer, PreparationSettings
 from utils.face.restorers import Restorer
@@ -20,7 +20,6 @@ from utils.image.listing import photo_rng
 
 METHODS = ("bicubic", "realesrgan", "restored")
 MARGIN = 24  # pixels around a face that Real-ESRGAN sees
-MIN_IOU = 0.3  # intersection over union of two boxes of one face
 DEGRADATIONS = {**PRESETS, "clean": Preset("shrunk by area means, nothing else", lambda _: [Shrink("area")]),
                 "mild": Preset("slight two-stage degradation of good photos", lambda rng: [
                     two_stage(rng, MILD_DEGRADATION)])}
@@ -107,7 +106,7 @@ def restore_subject(subject: Subject, preset: str, folder: Path, *, restore: Res
     low_quality = quantize(image)
     path = folder / "LQ" / f"{subject.name}.png"
     write_png(path, low_quality)
-    found = [face for face in detect(image, path.name) if box_overlap(face.box, subject.face.box) > MIN_IOU]
+    found = [face for face in detect(image, path.name) if box_overlap(face.box, subject.face.box) > SAME_FACE_IOU]
     if not found:
         return None
     box = intersect_box(found[0].box, *low_quality.shape[:2])

@@ -1,4 +1,4 @@
-"""The faces of the photos of an evaluation: restored as a user's, in the original's alignment, and perfect ones."""
+"""Face pairs of an evaluation: restored, restored with the original alignment, and cut from the ground truth."""
 
 import shutil
 from collections.abc import Sequence
@@ -22,11 +22,7 @@ FOLDERS = ("Face_LQ", "Face_HQ")
 
 
 class Prepared(NamedTuple):
-    """What became of the photos.
-
-    `boxes` are those of the faces that can be adapted to, [n, 4] in pixels of the clean photo, by stem, of the photos
-    that did not fail; `errors` has a line for each of the others.
-    """
+    """`boxes`: of the faces, [n, 4] in pixels of the clean photo, by stem; `errors`: a line per failed photo."""
 
     boxes: dict[str, np.ndarray]
     errors: list[str]
@@ -34,15 +30,15 @@ class Prepared(NamedTuple):
 
 def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, detect: Detector, restore: Restorer,
                   detector: str, restorer: str) -> Prepared:
-    """Write the faces of all photos; those that faces.csv says are done stay, those that failed are tried again.
+    """Write the faces of all photos, except those that faces.csv lists as done.
 
     Args:
-        photos: degraded ones.
-        truth_dir: has the photo of the same name, four times the size.
-        folder: gets `restored/`, `legacy/`, `oracle/` and faces.csv. The three have the same boxes.
-        detect: finds faces.
-        restore: restores them.
-        detector: what it is called.
+        photos: degraded.
+        truth_dir: holds the photo of the same name at four times the size.
+        folder: receives `restored/`, `legacy/`, `oracle/` (with the same boxes) and faces.csv.
+        detect: the face detector.
+        restore: the face restorer.
+        detector: its name, for faces.csv.
         restorer: likewise.
     """
     for kind in (RESTORED, LEGACY, ORACLE):
@@ -87,7 +83,7 @@ def _prepare(photo: Path, truth: Path, folder: Path, detect: Detector, restore: 
     """Write the faces of one photo; returns its rows of the report."""
     faces = detect(read_image(photo).pixels, photo.name)
     rows = []
-    for kind in (LEGACY, RESTORED):  # the rows of the latter are kept
+    for kind in (LEGACY, RESTORED):  # the returned rows are those of the last
         options = PreparationSettings(detector=detector, restorer=restorer, legacy_alignment=kind == LEGACY)
         preparer = FacePreparer(lambda *_: faces, restore, folder / kind, options)
         rows = preparer.prepare(photo, lambda _: None)

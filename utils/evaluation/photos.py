@@ -1,9 +1,8 @@
-"""The photos that an evaluation degrades: given ones, or people composed into scenes and scikit-image's photograph."""
+"""The clean photos of an evaluation: given ones, or people composed into scenes and scikit-image's astronaut."""
 
-import contextlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -13,23 +12,22 @@ import numpy as np
 from utils.console import Progress, shown_name
 from utils.data.composites import Composite, Person, compose, cut_portrait, draw_number
 from utils.errors import FatalError, UserError
-from utils.face.alignment import box_overlap
+from utils.face.alignment import SAME_FACE_IOU, box_overlap
 from utils.face.detection import Detector
 from utils.files import atomic_path, read_bytes
 from utils.image.io import quantize, read_image, to_float, write_png
-from utils.image.listing import Source, list_photos, person_of, photo_rng
+from utils.image.listing import Source, person_of, photo_rng
 
 OWN_PHOTO = "astronaut"  # the portrait of Eileen Collins (NASA, public domain)
 RECORD = "photos.json"
-SAME_FACE = 0.3  # intersection over union of two boxes
 EVERYONE = re.compile("(.*)")
 
 
 class Photos(NamedTuple):
-    """What is known of the photos, by stem.
+    """Faces and people of the photos, by stem.
 
-    `faces` are boxes [n, 4] in pixels of the clean photo, `people` the names of those whom it is known to show;
-    `errors` are lines on files that cannot be used, `left_out` on portraits that show nobody who can be cut out.
+    `faces`: boxes [n, 4] in pixels of the clean photo; `people`: names of the people in it; `errors`: a line per
+    file that cannot be used; `left_out`: a line per portrait from which nobody can be cut out.
     """
 
     faces: dict[str, np.ndarray]
@@ -40,34 +38,30 @@ class Photos(NamedTuple):
 
 def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Source], detect: Detector, *,
                 seed: int, num_draws: int = 1, people: re.Pattern = EVERYONE, ready: Sequence[Source] = ()) -> Photos:
-    """Write `folder/<stem>.png`: a composite for every scene, and the photograph inside scikit-image; or `ready` ones.
+    """Write `folder/<stem>.png`: a composite per scene and scikit-image's astronaut; or the `ready` photos.
 
-    All portraits are used equally often. What is drawn depends on the seed, the name of the scene and, as to who stands
-    in front of it, on the other files. A file that fails is named in a line on the terminal and stops nothing. What an
-    earlier call made that came to its end is left as it is.
+    All portraits are used equally often. Draws depend on the seed and the name of the scene; the choice of people also
+    on the other files. A file that fails is named on the terminal and skipped. Photos of an earlier complete call are
+    kept.
 
     Args:
-        folder: where the photos, and what is known of them, are written.
-        scenes: none: only the photograph inside scikit-image.
-        portraits: of one person each, in front of an even background; needed if there are scenes.
-        detect: finds faces. Those that a scene itself has are found in the finished photo.
-        seed: of all that is drawn.
-        num_draws: copies of scikit-image's photograph, to be degraded in so many ways.
-        people: what of a portrait's name matches this is the same for portraits of one person, who is not put into a
-            photo twice.
-        ready: photos of people that are taken as they are, instead of all others.
+        folder: receives the photos and their record.
+        scenes: may be empty: scikit-image's astronaut only.
+        portraits: one person each, in front of an even background; needed if there are scenes.
+        detect: the face detector, also for faces that a scene already contains.
+        seed: of all draws.
+        num_draws: copies of the astronaut, each to be degraded differently.
+        people: the part of a portrait's name that matches identifies the person; nobody is put into a photo twice.
+        ready: photos of people, used unchanged instead of all others.
 
     Raises:
-        UserError: there are scenes, and no portrait can be used; or none of those that are ready.
+        UserError: there are scenes but no usable portrait, or no usable photo, or a damaged record.
     """
     if (folder / RECORD).exists():
-        with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):
-            return _read_record(folder / RECORD)
+        return _read_record(folder / RECORD)
     photos = Photos({}, {}, [], [])
     stems = [] if ready else [OWN_PHOTO] if num_draws == 1 else [f"{OWN_PHOTO}-{n}" for n in range(1, num_draws + 1)]
     with Progress(len(ready) + len(scenes) + len(stems), description="photos", unit="photo") as progress:
-        if (folder / RECORD).exists():
-            progress.write(f"note: {folder / RECORD} is damaged: the photos are made again")
         sampler = PortraitSampler(portraits, people, seed, _cutter(detect, photos, progress.write))
         for source in (*ready, *scenes):
             stem = source.path.stem
@@ -92,22 +86,13 @@ def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Sour
     return photos
 
 
-def check_no_others(folder: Path, faces: Mapping[str, np.ndarray]) -> None:
-    """Make sure that a folder of an evaluation holds no photos but its own.
-
-    Raises:
-        UserError: it does.
-    """
-    others = [path.name for path in list_photos(folder) if path.stem not in faces]
-    if others:
-        raise UserError(f"{folder} holds photos that the evaluation did not make: {', '.join(others)}. Remove them.")
-
-
 def _read_record(path: Path) -> Photos:
-    content = json.loads(read_bytes(path))
-    return Photos({stem: np.array(boxes, np.float64).reshape(-1, 4) for stem, boxes in content["faces"].items()},
-                  {stem: list(content["people"][stem]) for stem in content["faces"]},
-                  list(content["errors"]), list(content["left_out"]))
+    try:
+        content = json.loads(read_bytes(path))
+        return Photos(**{**content, "faces": {stem: np.array(boxes, np.float64).reshape(-1, 4)
+                                              for stem, boxes in content["faces"].items()}})
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UserError(f"{path} is damaged. Give --overwrite, or another --output_dir.") from error
 
 
 def _note_error(error: UserError, photos: Photos, say: Callable[[str], None]) -> None:
@@ -116,7 +101,7 @@ def _note_error(error: UserError, photos: Photos, say: Callable[[str], None]) ->
 
 
 def _cutter(detect: Detector, photos: Photos, say: Callable[[str], None]) -> Callable[[Source], Person | None]:
-    """Return a function that cuts somebody out of a portrait, once for each; None and a line where that fails."""
+    """Return a cached function that cuts the person out of a portrait, or returns None and prints why."""
 
     @cache
     def cut(portrait: Source) -> Person | None:
@@ -181,7 +166,7 @@ def _compose(path: Path, sampler: PortraitSampler, seed: int) -> tuple[Composite
 
 
 def _take(path: Path, people: re.Pattern) -> tuple[Composite, list[str]]:
-    """Return a photo as it is, and whom it shows, by its name.
+    """Return a photo unchanged, and the name of the person in it.
 
     Raises:
         UserError: it cannot be read.
@@ -196,8 +181,8 @@ def _own_photo() -> Composite:
 
 
 def _write(path: Path, composite: Composite, detect: Detector) -> np.ndarray:
-    """Write a photo and give the boxes of its faces: those that are known, and others that are found."""
+    """Write a photo; returns the boxes of its faces: the composed and the detected ones."""
     others = [face.box for face in detect(to_float(composite.image), path.name)
-              if not any(box_overlap(face.box, box) > SAME_FACE for box in composite.faces)]
-    write_png(path, composite.image)  # only now: a photo that is not in the record would be a stray one
+              if not any(box_overlap(face.box, box) > SAME_FACE_IOU for box in composite.faces)]
+    write_png(path, composite.image)
     return np.array([*composite.faces, *others], np.float64).reshape(-1, 4)

@@ -1,4 +1,4 @@
-"""Pictures of what an evaluation found."""
+"""Plots and comparison pictures of an evaluation."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError
-from utils.evaluation.table import OWN_AND_OTHER, Summary, Wording
+from utils.evaluation.table import OWN_AND_OTHER, Summary
 from utils.files import atomic_path
 from utils.image.io import quantize, read_image, write_png
 from utils.image.panels import compose_exact
@@ -19,20 +19,20 @@ PICTURES = ("bicubic", "base", "unadapted", "adapted", "other-faces")
 PICTURES_PER_ROW = 3
 
 
-def plot_gains(path: Path, summaries: Mapping[str, Summary], wording: Wording) -> None:
-    """Draw, per set, what each row gains in PSNR-Y over the un-adapted network, with its interval, as PNG."""
+def plot_gains(path: Path, summaries: Mapping[str, Summary]) -> None:
+    """Plot each variant's gain in PSNR-Y over the un-adapted network with its interval, one panel per set, as PNG."""
     pyplot = load_pyplot()
     figure, panels = pyplot.subplots(1, len(summaries), figsize=(PANEL[0] * len(summaries), PANEL[1]),
                                      constrained_layout=True, squeeze=False, sharey=True)
     for panel, (name, summary) in zip(panels[0], summaries.items(), strict=True):
-        gains = {row: found["against"].get(GAIN_BASELINE, {}).get(GAIN_METRIC)
-                 for row, found in reversed(summary["rows"].items()) if row != GAIN_BASELINE}
-        for row, gain in gains.items():
+        gains = {variant: found["against"].get(GAIN_BASELINE, {}).get(GAIN_METRIC)
+                 for variant, found in reversed(summary["variants"].items()) if variant != GAIN_BASELINE}
+        for variant, gain in gains.items():
             ends = [[0], [0]]
             if gain and gain["low"] is not None:
                 ends = [[gain["mean"] - gain["low"]], [gain["high"] - gain["mean"]]]
-            colour = "tab:red" if row.startswith("other") else "tab:blue"
-            panel.errorbar([gain["mean"] if gain else np.nan], [wording.row(row)], xerr=ends, fmt="o", color=colour,
+            colour = "tab:red" if variant.startswith("other") else "tab:blue"
+            panel.errorbar([gain["mean"] if gain else np.nan], [variant], xerr=ends, fmt="o", color=colour,
                            markersize=4, capsize=3)
         panel.axvline(0, color="black", linewidth=0.8)
         panel.set(title=name, xlabel="PSNR-Y over un-adapted (dB)")
@@ -41,25 +41,24 @@ def plot_gains(path: Path, summaries: Mapping[str, Summary], wording: Wording) -
 
 
 def plot_own_and_other(path: Path, scores: Sequence[dict], summaries: Mapping[str, Summary],
-                       paired: Mapping[str, Sequence[str]], wording: Wording) -> None:
-    """Draw each photo's PSNR-Y gain with its own faces over that with another photo's, as PNG.
+                       paired: Mapping[str, Sequence[str]]) -> None:
+    """Plot each photo's PSNR-Y gain with its own faces against that with another photo's, as PNG.
 
     Args:
         path: the PNG.
         scores: of all sets, with `set`.
         summaries: by set.
         paired: the photos of each set that were adapted to both.
-        wording: what the latter are called, and whether there are intervals.
     """
     pyplot = load_pyplot()
-    values = {(score["set"], score["row"], score["photo"]): score.get(GAIN_METRIC) for score in scores}
-    rows = {score["row"] for score in scores}
-    pairs = [pair for pair in OWN_AND_OTHER if rows.issuperset(pair)] or OWN_AND_OTHER[:1]
+    values = {(score["set"], score["variant"], score["photo"]): score.get(GAIN_METRIC) for score in scores}
+    variants = {score["variant"] for score in scores}
+    pairs = [pair for pair in OWN_AND_OTHER if variants.issuperset(pair)] or OWN_AND_OTHER[:1]
     figure, [panels] = pyplot.subplots(1, len(pairs), figsize=(1.2 * PANEL[0] * len(pairs), PANEL[1]), squeeze=False,
                                        constrained_layout=True)
     for panel, (own, other) in zip(panels, pairs, strict=True):
         for name, summary in summaries.items():
-            triples = [[values.get((name, row, photo)) for row in (GAIN_BASELINE, own, other)]
+            triples = [[values.get((name, variant, photo)) for variant in (GAIN_BASELINE, own, other)]
                        for photo in paired[name]]
             points = np.array([triple for triple in triples if None not in triple]).reshape(-1, 3)
             found = summary["own_against_other"].get(f"{own} - {other}", {}).get(GAIN_METRIC)
@@ -67,11 +66,10 @@ def plot_own_and_other(path: Path, scores: Sequence[dict], summaries: Mapping[st
                           label=f"{name}: {_describe(found)}" if found else name)
         ends = np.array([panel.get_xlim(), panel.get_ylim()])
         panel.axline((ends.max(), ends.max()), slope=1, color="black", linewidth=0.8)
-        panel.set(title=f"{own} against {other}", xlabel=f"{wording.control}: gain in PSNR-Y (dB)",
+        panel.set(title=f"{own} against {other}", xlabel="other faces: gain in PSNR-Y (dB)",
                   ylabel="own faces: gain in PSNR-Y (dB)")
-        title = "own - other" if wording.one_photo else "own - other, 95 % interval"
-        panel.legend(*panel.get_legend_handles_labels(), fontsize=8, title=title, title_fontsize=8, loc="upper center",
-                     bbox_to_anchor=(0.5, -0.16))  # points may lie anywhere
+        panel.legend(*panel.get_legend_handles_labels(), fontsize=8, title="own - other [95 % interval]",
+                     title_fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))  # points may lie anywhere
         panel.grid(alpha=0.3)
     _save(figure, path)
 
@@ -81,17 +79,16 @@ def _describe(found: dict) -> str:
     return f"{found['mean']:+.3f}{interval} dB"
 
 
-def write_pictures(path: Path, photos: Mapping[str, tuple[Path, str]], wording: Wording) -> None:
-    """Write results of photos beside each other and the truth, a pixel for a pixel, but for those that are damaged.
+def write_pictures(path: Path, photos: Mapping[str, tuple[Path, str]]) -> None:
+    """Write the results of one photo per set beside its ground truth, at 100 %; missing or damaged ones are left out.
 
     Args:
         path: the PNG.
         photos: label -> folder of the set, stem.
-        wording: what rows are called.
     """
     blocks = []
     for label, (folder, stem) in photos.items():
-        files = {f"{label}: {wording.row(name)}": folder / name / f"{stem}.png" for name in PICTURES}
+        files = {f"{label}: {name}": folder / name / f"{stem}.png" for name in PICTURES}
         truth = quantize(read_image(folder / "GT" / f"{stem}.png").pixels)
         versions = {}
         for name, file in files.items():

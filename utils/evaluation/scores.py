@@ -1,4 +1,4 @@
-"""How close restored photos come to the truth outside of their faces. Images are uint8 RGB [h, w, 3]."""
+"""Scores of upscaled photos outside of the faces. Images are uint8 RGB [h, w, 3]."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -14,14 +14,14 @@ from utils.metrics.fidelity import psnr_y, ssim
 from utils.metrics.niqe import NIQE_LUMAS, load_niqe, niqe
 from utils.metrics.suite import choose_metrics
 
-FACE_MARGIN = 0.1  # of a face's box, on each side: what is left out with it
+FACE_MARGIN = 0.1  # of a face's box, on each side: left out as well
 
 
 @dataclass(frozen=True)
 class RegionMeter:
-    """Measures results outside of the faces.
+    """Computes metrics outside of the faces.
 
-    `niqe` of uint8 RGB and `lpips` of two float32 RGB images in [0, 1] are None where their weights are missing.
+    `niqe` takes uint8 RGB, `lpips` two float32 RGB images in [0, 1]; None: not computed.
     """
 
     niqe: Callable[[np.ndarray], float] | None = None
@@ -29,18 +29,18 @@ class RegionMeter:
 
     @property
     def metrics(self) -> list[str]:
-        """The names of what is measured."""
+        """Names of the metrics, in the order of the tables."""
         return ["psnr_y", "ssim"] + ["niqe"] * (self.niqe is not None) + ["lpips"] * (self.lpips is not None)
 
     def measure(self, image: np.ndarray, truth: np.ndarray, faces: np.ndarray) -> dict[str, float]:
-        """Measure one result; what has no value is left out.
+        """Compute the metrics of one result, without those that are not finite.
 
-        PSNR and SSIM leave the faces' pixels out. NIQE and LPIPS need whole images: there the faces are the truth's, in
-        every result alike.
+        PSNR and SSIM exclude the pixels of the faces. NIQE and LPIPS need whole images, so the faces are replaced by
+        those of the ground truth.
 
         Args:
             image: the result.
-            truth: of the same size.
+            truth: the ground truth, of the same size.
             faces: their boxes [n, 4], x0, y0, x1, y1.
         """
         keep = outside(faces, *truth.shape[:2])
@@ -57,7 +57,7 @@ class RegionMeter:
 
 
 def open_meter(weights_dir: Path | None) -> tuple[RegionMeter, list[str]]:
-    """Return a meter, and a line for each metric whose weights are missing.
+    """Return a meter, and a line if the weights of LPIPS are missing.
 
     Raises:
         UserError: a weight file is damaged.
@@ -73,7 +73,7 @@ def open_meter(weights_dir: Path | None) -> tuple[RegionMeter, list[str]]:
 
 
 def outside(faces: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Tell which pixels lie outside of all faces and of the margin around them: bool [height, width]."""
+    """Return a mask of the pixels outside of all faces and the margin around them: bool [height, width]."""
     keep = np.ones((height, width), bool)
     for face in faces:
         box = intersect_box(face, height, width, margin=FACE_MARGIN)
@@ -85,13 +85,13 @@ def outside(faces: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def score_photo(truth: Path, results: Iterable[tuple[str, Path]], faces: np.ndarray,
                 meter: RegionMeter) -> tuple[list[dict], list[str]]:
-    """Return a row of values for each result of a photo that is there, and a line for each that has none.
+    """Score the existing results of a photo; returns a dict per result, and a line per result that failed.
 
     Args:
         truth: the clean photo.
-        results: names and files.
+        results: names of variants and files.
         faces: as for `RegionMeter.measure`.
-        meter: measures.
+        meter: computes the metrics.
     """
     try:
         clean = quantize(read_image(truth).pixels)
@@ -105,7 +105,7 @@ def score_photo(truth: Path, results: Iterable[tuple[str, Path]], faces: np.ndar
         if path.exists():
             try:
                 values = meter.measure(quantize(read_image(path).pixels), clean, faces)
-                scores.append({"photo": truth.stem, "row": name, **values})
+                scores.append({"photo": truth.stem, "variant": name, **values})
             except UserError as error:
                 errors.append(_line(error))
             except ValueError as error:  # of another size

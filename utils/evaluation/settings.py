@@ -1,4 +1,4 @@
-"""What an evaluation was made with, so that an interrupted one goes on and another one does not mix with it."""
+"""The settings of an evaluation, stored with its results: an interrupted one continues with the same settings only."""
 
 import hashlib
 import json
@@ -13,13 +13,12 @@ from utils.files import atomic_path, read_bytes
 from utils.image.listing import Source
 from utils.weights.manifest import sha256_of
 
-SETTINGS = "settings.json"
-ALWAYS = {"seed", "scenes"}  # settings that every evaluation has, of whatever format
-FORMAT = 2  # of the output folder; counted up when results change that were made with the same settings
+SETTINGS = "evaluation.json"
+FORMAT = 3  # of the output folder; counted up when the same settings give other results
 
 
 def digest_sources(sources: Sequence[Source]) -> list[list[str]]:
-    """Return names and SHA-256 of files, in order; what cannot be read has none, and whoever needs it will say why."""
+    """Return names and SHA-256 of files, in order; a file that cannot be read fails later, when it is used."""
     digests = []
     for source in sources:
         try:
@@ -40,22 +39,21 @@ def digest_params(params: Mapping[str, np.ndarray]) -> str:
 
 
 def check_settings(path: Path, settings: Mapping, made: Sequence[Path], *, overwrite: bool) -> None:
-    """Write the settings, unless what is in the folder was made with others.
+    """Write the settings, unless results in the folder were made with others.
 
     Args:
         path: of the settings.
-        settings: what results depend on; plain data. None is what no result depends on that is asked for, and agrees
-            with what is there.
-        made: folders and files of results that are there.
+        settings: plain data that results depend on. None: not used by the variants of this call; equals any value.
+        made: existing folders and files of results.
         overwrite: remove these first.
 
     Raises:
-        UserError: the settings that are there are others, or no evaluation's, or there are results without settings.
+        UserError: the stored settings differ or are damaged, or there are results without settings.
     """
     earlier = _read(path)
     if made and earlier is None:
-        raise UserError(f"{made[0]} is there, but no {path}: it was not made by an evaluation, and is left alone. "
-                        "Choose another --output_dir, or remove it.")
+        raise UserError(f"{made[0]} exists without {path}: no evaluation wrote it. Choose another --output_dir, "
+                        "or remove it.")
     settings = {"format": FORMAT, **json.loads(json.dumps(settings))}
     if made and earlier is not None and not overwrite:
         settings = {key: earlier.get(key) if value is None else value for key, value in settings.items()}
@@ -79,9 +77,6 @@ def _read(path: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        settings = dict(json.loads(read_bytes(path)))
+        return dict(json.loads(read_bytes(path)))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged. Remove it and its folder, or choose another --output_dir.") from error
-    if not settings.keys() >= ALWAYS:
-        raise UserError(f"{path} is not an evaluation's, and is left alone. Choose another --output_dir.")
-    return settings

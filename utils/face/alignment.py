@@ -19,6 +19,7 @@ REFERENCE_POINTS_96X112 = np.array([[30.29459953, 51.69630051], [65.53179932, 51
 INNER_PADDING = 0.25  # of the squared crop, on each side
 # over the spread of the reference points: 0 to 0.4 for faces turned by up to 60 degrees, 0.7 in profile, 1 if mirrored
 MAX_RESIDUAL = 0.72
+SAME_FACE_IOU = 0.3  # above this, two boxes are of the same face
 BOX_MARGIN = 0.5  # of the box's side: how far outside of it landmarks may lie
 MIN_CROP = 8  # pixels of the photo that an aligned crop covers, at least
 

@@ -1,4 +1,4 @@
-"""The rows of the evaluation are what test.py writes, given other faces or flags."""
+"""The variants of the evaluation are what test.py writes, given other faces or flags."""
 
 import copy
 import csv
@@ -94,7 +94,7 @@ def test_an_adapted_photo_equals_what_test_py_writes_bit_for_bit(place, networks
 
 
 @pytest.mark.usefixtures("traced")
-def test_rows_equal_what_test_py_writes_with_other_flags_or_faces(place, networks):
+def test_variants_equal_what_test_py_writes_with_other_flags_or_faces(place, networks):
     assert run(place, networks, *VARIANTS) == []
     assert result(place, "adapted") == expected(place)
     assert result(place, "unadapted") == expected(place, "--fine_tune_num", "0")
@@ -131,7 +131,7 @@ def test_the_control_is_adapted_to_the_next_photos_faces(place, networks):
         assert before["c"] == result(place, "unadapted", "c")
 
 
-def test_photos_without_faces_are_unadapted_in_every_row(place, networks):
+def test_photos_without_faces_are_unadapted_in_every_variant(place, networks):
     runner = make_runner(place, networks, list(VARIANTS))
     assert runner.num_faces == {"a": 2, "b": 1, "c": 0}
     assert runner.partners == {"a": "b", "b": "a"}
@@ -163,8 +163,8 @@ def test_partners_have_other_people_and_if_possible_as_many_faces(num_faces, peo
 
 
 def rows_of(place):
-    with (place.root / "set" / "rows.csv").open(newline="") as file:
-        return {(row["file"], row["row"]): row for row in csv.DictReader(file)}
+    with (place.root / "set" / "results.csv").open(newline="") as file:
+        return {(row["file"], row["variant"]): row for row in csv.DictReader(file)}
 
 
 def test_a_control_whose_partner_has_changed_is_made_again(place, networks):
@@ -226,7 +226,7 @@ def test_a_result_that_fails_is_named_and_stops_nothing(place, networks):
     assert not (place.root / "set" / "oracle" / "a.png").exists()
 
 
-def test_each_network_is_traced_once_for_all_rows(place, networks):
+def test_each_network_is_traced_once_for_all_variants(place, networks):
     run(place, networks, "base", "adapted", "oracle", "no-masknet", "safeguard")
     assert networks[MODEL].num_traces() == 4  # forward, loss, gradient, MaskNet
     assert networks[BASE].num_traces() == 1

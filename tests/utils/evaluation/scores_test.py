@@ -73,14 +73,14 @@ def test_values_that_do_not_exist_are_left_out():
     assert list(RegionMeter(niqe=too_flat, lpips=lambda *_: math.nan).measure(truth, truth, FACES)) == ["ssim"]
 
 
-def test_results_that_are_missing_have_no_row(tmp_path):
+def test_missing_results_have_no_scores(tmp_path):
     image, truth = photos()
     for name, picture in (("truth/a", truth), ("blurred/a", image)):
         write_png(tmp_path / f"{name}.png", picture)
     rows, errors = score_photo(tmp_path / "truth" / "a.png", [
         (name, tmp_path / name / "a.png") for name in ("blurred", "missing")], FACES, RegionMeter())
     assert errors == []
-    assert [(row["photo"], row["row"]) for row in rows] == [("a", "blurred")]
+    assert [(row["photo"], row["variant"]) for row in rows] == [("a", "blurred")]
     assert rows[0]["psnr_y"] == pytest.approx(RegionMeter().measure(image, truth, FACES)["psnr_y"])
 
 
@@ -92,7 +92,7 @@ def test_results_that_cannot_be_measured_are_named_and_the_others_scored(tmp_pat
     (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
     files = [(name, tmp_path / name / "a.png") for name in ("broken", "small", "blurred")]
     rows, errors = score_photo(tmp_path / "truth" / "a.png", files, FACES, RegionMeter())
-    assert [row["row"] for row in rows] == ["blurred"]
+    assert [row["variant"] for row in rows] == ["blurred"]
     assert errors[0].startswith("cannot read the image")
     assert "small/a.png has no score: PSNR needs images of one size" in errors[1]
     rows, errors = score_photo(tmp_path / "truth" / "a.png", files, np.array([[5.0, 5, 120, 107]]), RegionMeter())

@@ -44,12 +44,6 @@ def test_results_of_another_format_are_an_error(tmp_path):
         begin(tmp_path)
 
 
-def test_other_settings_do_no_harm_where_nothing_was_made(tmp_path):
-    begin(tmp_path)
-    begin(tmp_path, {**OURS, "seed": 1})
-    assert json.loads((tmp_path / SETTINGS).read_text())["seed"] == 1
-
-
 def test_overwriting_removes_results_and_nothing_else(tmp_path):
     begin(tmp_path)
     for name in ("iid", "mine"):
@@ -64,26 +58,15 @@ def test_overwriting_removes_results_and_nothing_else(tmp_path):
 
 def test_folders_that_no_evaluation_made_are_left_alone(tmp_path):
     (tmp_path / "iid").mkdir()
-    with pytest.raises(UserError, match="it was not made by an evaluation"):
+    with pytest.raises(UserError, match=r"iid exists without .*evaluation\.json"):
         begin(tmp_path, overwrite=True)
     assert (tmp_path / "iid").exists()
 
 
 def test_damaged_settings_are_an_error(tmp_path):
     (tmp_path / SETTINGS).write_text("{")
-    with pytest.raises(UserError, match=r"settings\.json is damaged"):
+    with pytest.raises(UserError, match=r"evaluation\.json is damaged"):
         begin(tmp_path)
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_settings_of_another_program_are_left_alone(tmp_path, overwrite):
-    (tmp_path / SETTINGS).write_text('{"editor.tabSize": 4}')
-    (tmp_path / "photos").mkdir()
-    for made in (("photos",), ()):
-        with pytest.raises(UserError, match=r"settings\.json is not an evaluation's"):
-            begin(tmp_path, made=made, overwrite=overwrite)
-    assert (tmp_path / "photos").exists()
-    assert (tmp_path / SETTINGS).read_text() == '{"editor.tabSize": 4}'
 
 
 def test_what_no_result_depends_on_agrees_with_anything(tmp_path):
