@@ -35,6 +35,7 @@ JPEG_END = b"\xff\xd9"
 JPEG_FILLER = b"".join(mark + bytes(range(254, 0, -1)) for mark in (b"", *(bytes([255, 208 + n]) for n in range(8))))
 
 PngImagePlugin.MAX_TEXT_CHUNK = 2**24  # bytes of a text or profile, unpacked; some scanners and editors need that
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it would print what is raised
 Image.MAX_IMAGE_PIXELS = None  # `_check_size` does it, with a limit that a flag can raise
 pillow_heif.register_heif_opener()
 _max_megapixels = 1000.0  # results of 62 megapixels; OpenCV's own limit is 1073
@@ -201,7 +202,6 @@ def _decode_16_bit(data: bytes, image: Image.Image) -> np.ndarray:
     Raises:
         ValueError: they are damaged or stored in a way that OpenCV cannot decode.
     """
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     if image.format == "PNG":
         Image.open(io.BytesIO(data)).verify()  # checksums, about which OpenCV would print
     samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -232,8 +232,7 @@ def _to_array(image: Image.Image, data: bytes) -> np.ndarray:
         image.info["transparency"] *= 255 // (2 ** data[PNG_BIT_DEPTH] - 1)
     alpha = image.mode in ALPHA_MODES or "transparency" in image.info
     mode = "L" if image.mode in GRAY_MODES else "RGB"
-    samples = np.asarray(image.convert(mode + "A" if alpha else mode))
-    return samples.reshape(*samples.shape[:2], -1)
+    return np.asarray(image.convert(mode + "A" if alpha else mode)).reshape(image.height, image.width, -1)
 
 
 def _cmyk_to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
@@ -256,8 +255,7 @@ def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
 
 def _to_photo(samples: np.ndarray, image: Image.Image, data: bytes, profile: object) -> Photo:
     channels = samples.shape[2]
-    values = to_float(samples[:, :, :channels - (channels % 2 == 0)])
-    alpha = None
+    values, alpha = to_float(samples[:, :, :channels - (channels % 2 == 0)]), None
     if channels % 2 == 0:
         alpha = samples[:, :, -1].astype(np.float32) / np.float32(np.iinfo(samples.dtype).max)
         values = _extend_colours(values, alpha)
