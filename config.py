@@ -129,13 +129,6 @@ class LossConfig:
     gan: float = 0.1
     mask: float = 0.001  # of mean((W - 1)^2)
     unadapted: float = 0.0  # of the same terms of the un-adapted generator, for photos without faces
-    gradient: float = 0.0  # of the L1 distance of image gradients
-    contrast: float = 0.0  # of the L1 distance of local contrasts: how much detail there is, not where
-    # 0 to 1: how much of the target's high frequencies is replaced by a frozen teacher's (not for the adversarial
-    # term): regressing unpredictable detail blurs, the teacher's can be predicted
-    distill_weight: float = 0.0
-    distill_sigma: float = 4.0  # pixels: high frequencies are what a Gaussian blur of this deviation removes
-    teacher: str = "realesrgan"  # what test.py takes as --model_dir; used if `distill_weight` is not 0
 
 
 @dataclass(frozen=True)
@@ -344,10 +337,9 @@ PRESETS: dict[str, dict[str, object]] = {
         "run.validation_scene_size": 64, "run.save_every": 2, "run.keep_every": 0,
     },
 }
-# resumes pretrained_models/metaf2n-x4plus; its card has the commands of the training before
+# continues pretrained_models/metaf2n-x4plus; its card says what the loss was before LPIPS was available
 PRESETS["metaf2n-x4plus"] = {
     **PRESETS["metaf2n-small"], "generator.num_blocks": 23, "meta.init": "metaf2n-x4plus", "meta.num_iterations": 2000,
-    "meta.learning_rate": 3e-5, "meta.ema_decay": 0.98, "loss.distill_weight": 1.0, "loss.teacher": "realesrgan",
-    "loss.gradient": 1.0, "loss.contrast": 2.0, "loss.unadapted": 0.1, "run.log_every": 20, "run.validation_tasks": 6,
-    "run.validate_every": 200, "run.save_every": 50,
+    "meta.learning_rate": 3e-5, "meta.ema_decay": 0.98, "loss.lpips": 0.5, "loss.unadapted": 0.5, "run.log_every": 20,
+    "run.validation_tasks": 6, "run.validate_every": 200, "run.save_every": 50,
 }

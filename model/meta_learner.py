@@ -6,8 +6,7 @@ of the adapted generator is computed on its scenes (the query set; Yin et al., s
 
     outer loss = L1 + 0.5 * LPIPS + 0.1 * BCE(D(output), 1) + 0.001 * mean((W - 1)^2)
 
-Optional, beyond the paper: the same terms of the un-adapted generator, for photos without faces; the L1 distance of
-image gradients and of local contrasts; a target whose high frequencies are distilled from a frozen teacher.
+Optional, beyond the paper: the same terms of the un-adapted generator, for photos without faces.
 """
 
 import functools
@@ -21,11 +20,8 @@ from model.adaptation import InnerStep, Support, inner_steps, support_loss_and_g
 from model.discriminator import discriminate, normalize
 from model.layers import Params
 from model.losses import (
-    contrast_loss,
     discriminator_loss,
-    distilled_target,
     gan_loss,
-    gradient_loss,
     inner_step_weights,
     l1_loss,
     mask_loss,
@@ -35,7 +31,6 @@ from model.masknet import masknet
 from model.rrdbnet import rrdbnet
 
 UNADAPTED = "_unadapted"  # after a term's name
-OPTIONAL_TERMS = {"gradient": gradient_loss, "contrast": contrast_loss}
 
 
 class Task(NamedTuple):
@@ -54,17 +49,13 @@ class Task(NamedTuple):
 
 
 class Networks(NamedTuple):
-    """Parameters. `discriminator` and its spectral-norm `vectors` are None without, `lpips` without that term.
-
-    `teacher` is a generator of any size, not trained; None without.
-    """
+    """Parameters. `discriminator` and its spectral-norm `vectors` are None without, `lpips` without that term."""
 
     generator: Params
     mask: Params
     discriminator: Params | None = None
     vectors: Params | None = None
     lpips: Params | None = None
-    teacher: Params | None = None
 
 
 class Gradients(NamedTuple):
@@ -81,7 +72,7 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
     """Compute the gradients of one task's losses and the value of every term in one forward pass.
 
     Args:
-        networks: `discriminator`, `lpips` and `teacher` are used if they are there.
+        networks: `discriminator` and `lpips` are used if they are there.
         task: without the axis of tasks.
         inner: rate and number of inner steps.
         loss: weights of the terms.
@@ -93,15 +84,11 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
 
     Returns:
         The gradients: of the outer loss for generator and MaskNet, of the discriminator's loss for the discriminator.
-        The scalars: `inner_loss`, before the first inner step; `l1`, `gradient`, `contrast`, `lpips`, `gan`, without
-        their weights, after the last and, as `l1_step1`, ..., after earlier ones; `l1_unadapted`, ..., if they count;
+        The scalars: `inner_loss`, before the first inner step; `l1`, `lpips`, `gan`, without their weights,
+        after the last and, as `l1_step1`, ..., after earlier ones; `l1_unadapted`, ..., if they count;
         `mask_loss`, likewise; `outer_loss`; `discriminator_loss`; `mask_mean`, `mask_min` and `mask_max` of W.
     """
     generator = functools.partial(_cast_rrdbnet, _compiled_rrdbnet if xla else rrdbnet, precision)
-    if networks.teacher is not None:
-        teacher = tf.clip_by_value(generator(networks.teacher, task.scene_lq), 0, 1)
-        task = task._replace(scene_target=distilled_target(task.scene_target, teacher, loss.distill_weight,
-                                                           loss.distill_sigma))
     with tf.GradientTape() as tape:
         tape.watch([networks.generator, networks.mask])
         weights = masknet(networks.mask, task.face_lq, task.face_hq)
@@ -114,7 +101,7 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
             learning_rate=inner.learning_rate, num_steps=inner.num_steps, second_order=second_order)
         for stage in _stages(networks.generator, steps, inner, loss, iteration):
             output = generator(stage.params, task.scene_lq)
-            terms = reconstruction_terms(networks, output, task, loss)
+            terms = reconstruction_terms(networks, output, task)
             value = stage_surrogate = sum(getattr(loss, name) * term for name, term in terms.items())
             if networks.discriminator is not None:
                 # one forward pass on a tape of its own serves both losses of the discriminator; here the adversarial
@@ -171,11 +158,9 @@ def _stages(generator: Params, steps: Iterator[InnerStep], inner: InnerConfig, l
         yield _Stage(step.params, shares[number - 1], "" if number == inner.num_steps else f"_step{number}", step.loss)
 
 
-def reconstruction_terms(networks: Networks, output: tf.Tensor, task: Task, loss: LossConfig) -> dict[str, tf.Tensor]:
+def reconstruction_terms(networks: Networks, output: tf.Tensor, task: Task) -> dict[str, tf.Tensor]:
     """Compute the terms that compare an output [n, 4h, 4w, 3] with the scenes: name -> unweighted value."""
     terms = {"l1": l1_loss(task.scene_target, output)}
-    terms.update({name: term(task.scene_target, output) for name, term in OPTIONAL_TERMS.items()
-                  if getattr(loss, name)})
     if networks.lpips is not None:
         terms["lpips"] = tf.reduce_mean(lpips(networks.lpips, task.scene_target, output))
     return terms
@@ -205,7 +190,7 @@ def discriminator_terms(networks: Networks, output: tf.Tensor, real: tf.Tensor) 
 
 def scalar_names(networks: Networks, inner: InnerConfig, loss: LossConfig) -> list[str]:
     """Return the names of the scalars of `task_gradients`, sorted."""
-    terms = ["l1", *(name for name in OPTIONAL_TERMS if getattr(loss, name))] + ["lpips"] * (networks.lpips is not None)
+    terms = ["l1"] + ["lpips"] * (networks.lpips is not None)
     terms += ["gan"] * (networks.discriminator is not None)
     names = [*terms, *(f"{term}_step{step}" for term in terms for step in range(1, inner.num_steps))]
     names += [f"{term}{UNADAPTED}" for term in terms] * bool(loss.unadapted and inner.num_steps)

@@ -57,7 +57,7 @@ class MetaTrainer:
 
         Args:
             config: what to train with.
-            networks: terms whose network (`discriminator`, `lpips`, `teacher`) is None are left out.
+            networks: terms whose network (`discriminator`, `lpips`) is None are left out.
             strategy: how tasks are divided among replicas; None: one device.
 
         Raises:
@@ -72,7 +72,7 @@ class MetaTrainer:
                              f"Received: {num_tasks} tasks, {num_replicas} devices.")
         self.tasks_per_replica = num_tasks // num_replicas
         self.scalar_names = scalar_names(networks, config.inner, config.loss)
-        self._lpips, self._teacher = networks.lpips, networks.teacher
+        self._lpips = networks.lpips
         self._compute = tf.function(self._compute_in_graph, autograph=False)  # there is no control flow to convert
         self._apply = tf.function(self._apply_in_graph, autograph=False)
         with self.strategy.scope():
@@ -116,7 +116,7 @@ class MetaTrainer:
 
     def _compute_on_replica(self, tasks: Task, iteration: tf.Tensor, second_order: bool):
         networks = Networks(self.params("generator"), self.params("mask"), self.params("discriminator") or None,
-                            self.params("vectors") or None, self._lpips, self._teacher)
+                            self.params("vectors") or None, self._lpips)
         sums, rows = batch_gradients(networks, tasks, inner=self.config.inner, loss=self.config.loss,
                                      second_order=second_order, iteration=iteration,
                                      precision=tf.bfloat16 if self.config.meta.bfloat16 else None,

@@ -1,14 +1,10 @@
-import math
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.ndimage import gaussian_filter
 
 from model.losses import (
-    contrast_loss,
     discriminator_loss,
-    distilled_target,
     frequency_loss,
     gan_loss,
     gradient_loss,
@@ -53,40 +49,7 @@ def window_starts(side):
     return [4 * number - (4 * count + 4 - side) // 2 for number in range(count)]
 
 
-def local_contrasts(image):
-    """Give the contrasts of [h, w] in float64."""
-    energy = np.square(np.diff(image, axis=0)[:, :-1]) + np.square(np.diff(image, axis=1)[:-1])
-    return np.array([[np.sqrt(energy[max(y, 0):y + 8, max(x, 0):x + 8].mean() + 9e-6)
-                      for x in window_starts(energy.shape[1])] for y in window_starts(energy.shape[0])])
-
-
-def test_contrast_loss_adds_the_errors_of_local_contrasts_at_three_sizes():
-    images = draw_images(12, 1, 24, 32, 1), 0.5 * draw_images(13, 1, 24, 32, 1)
-    expected = 0
-    for size in (1, 2, 4):
-        target, output = (local_contrasts(image.reshape(24 // size, size, 32 // size, size).mean(axis=(1, 3)))
-                          for image in images)
-        expected += np.abs(target - output).mean()
-    assert expected > 0.1
-    assert contrast_loss(*map(tf.constant, images)).numpy() == pytest.approx(expected, rel=1e-4)
-
-
-def test_contrasts_tell_how_much_detail_there_is_and_not_where():
-    """White noise has the contrast of other white noise, for which L1 would take an even image."""
-    noise, other = (np.random.default_rng(seed).normal(0.5, 0.1, (1, 128, 128, 3)).astype(np.float32)
-                    for seed in (0, 1))
-    even = np.full_like(noise, 0.5)
-    assert l1_loss(noise, even) < 0.8 * l1_loss(noise, other)
-    assert contrast_loss(tf.constant(noise), tf.constant(other)) < 0.2 * contrast_loss(
-        tf.constant(noise), tf.constant(even))
-
-
-def test_contrasts_see_neither_another_exposure_nor_colour():
-    image = draw_images(14, 1, 16, 16, 3)
-    assert contrast_loss(tf.constant(image), tf.constant(image + np.float32([0.1, -0.2, 0.3]))).numpy() < 1e-6
-
-
-@pytest.mark.parametrize("term", [l1_loss, gradient_loss, frequency_loss, contrast_loss])
+@pytest.mark.parametrize("term", [l1_loss, gradient_loss, frequency_loss])
 def test_equal_images_cost_nothing_and_have_a_finite_gradient(term):
     images = tf.constant(draw_images(6, 1, 8, 8, 3))
     with tf.GradientTape() as tape:
@@ -94,34 +57,6 @@ def test_equal_images_cost_nothing_and_have_a_finite_gradient(term):
         loss = term(tf.identity(images), images)
     assert loss.numpy() == 0
     assert np.isfinite(tape.gradient(loss, images)).all()
-
-
-@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
-@pytest.mark.parametrize("sigma", [1.5, 4.0])
-def test_details_are_what_scipys_gaussian_removes(share, sigma):
-    """Wherever it does not reach over the edge; elsewhere SciPy has no such rule."""
-    image, source = draw_images(7, 2, 40, 50, 3), draw_images(8, 2, 40, 50, 3)
-    difference = (source - image).astype(np.float64)
-    reach = math.ceil(3 * sigma)
-    blurred = gaussian_filter(difference, (0, sigma, sigma, 0), radius=(0, reach, reach, 0))
-    expected = image + share * (difference - blurred)
-    inner = np.s_[:, 12:-12, 12:-12]
-    result = distilled_target(tf.constant(image), tf.constant(source), share, sigma).numpy()
-    np.testing.assert_allclose(result[inner], expected[inner], atol=1e-5)
-
-
-def test_a_blur_wider_than_the_image_leaves_its_mean_alone():
-    """Every tap weighs nearly the same; those beyond the image are not even made."""
-    image, source = draw_images(10, 1, 6, 9, 2), draw_images(11, 1, 6, 9, 2)
-    result = distilled_target(tf.constant(image), tf.constant(source), 1.0, 1e4).numpy()
-    expected = source + (image - source).mean(axis=(1, 2), keepdims=True)
-    np.testing.assert_allclose(result, expected, atol=1e-5)
-
-
-def test_another_exposure_and_colour_is_no_detail_up_to_the_edges():
-    image = draw_images(9, 1, 9, 21, 3)
-    shifted = image + np.float32([0.1, -0.2, 0.3])
-    np.testing.assert_allclose(distilled_target(tf.constant(image), tf.constant(shifted), 1.0, 4.0), image, atol=1e-6)
 
 
 def test_gan_loss_is_the_mean_of_minus_the_logarithm_of_the_probability_of_real():

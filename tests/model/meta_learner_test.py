@@ -1,5 +1,4 @@
 import functools
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +9,10 @@ from config import InnerConfig, LossConfig
 from model.adam import AdamState, adam
 from model.adaptation import Support, inner_steps, support_loss_and_gradients
 from model.discriminator import discriminator_params_from_torch
-from model.losses import contrast_loss, distilled_target, gradient_loss
 from model.lpips import lpips_params_from_torch
 from model.masknet import init_masknet, masknet
 from model.meta_learner import Networks, Task, batch_gradients, reconstruction_terms, scalar_names, task_gradients
-from model.rrdbnet import init_rrdbnet, rrdbnet
+from model.rrdbnet import rrdbnet
 from tests.reference_weights import (
     reference_discriminator_state,
     reference_generator,
@@ -268,47 +266,6 @@ def test_unadapted_loss_is_added_with_its_weight(plain, tasks):
                                    atol=1e-7)
     for name, value in adapted.mask.items():
         np.testing.assert_allclose(gradients.mask[name], value, rtol=1e-4, atol=1e-9)
-
-
-@pytest.mark.parametrize(("name", "term"), [("gradient", gradient_loss), ("contrast", contrast_loss)])
-def test_differences_between_neighbours_and_contrasts_are_added_with_their_weight(plain, tasks, name, term):
-    task = Task(*(images[0] for images in tasks))
-    loss = LossConfig(**{"lpips": 0.0, "gan": 0.0, "l1": 0.5, "mask": 0.0, name: 3.0})
-    inner = InnerConfig(num_steps=0)
-    gradients, scalars = task_gradients(plain, task, inner=inner, loss=loss, second_order=True)
-    with tf.GradientTape() as tape:
-        tape.watch(plain.generator)
-        output = rrdbnet(plain.generator, task.scene_lq)
-        distance = term(task.scene_target, output)
-        total = 0.5 * tf.reduce_mean(tf.abs(task.scene_target - output)) + 3 * distance
-    assert float(distance) > 0.01
-    assert float(scalars[name]) == pytest.approx(float(distance), rel=1e-5)
-    assert float(scalars["outer_loss"]) == pytest.approx(float(total), rel=1e-5)
-    assert sorted(scalars) == scalar_names(plain, inner, loss)
-    for name, value in tape.gradient(total, plain.generator).items():
-        np.testing.assert_allclose(gradients.generator[name], value, rtol=1e-4, atol=1e-7)
-
-
-@pytest.mark.parametrize("num_steps", [0, 1])
-def test_distillation_equals_training_on_the_distilled_target(plain, tasks, num_steps):
-    task = Task(*(images[0] for images in tasks))
-    teacher = tensors(init_rrdbnet(5, num_blocks=2, num_features=8, growth=4))  # of another size
-    settings = {"inner": InnerConfig(num_steps=num_steps), "second_order": True}
-    output = rrdbnet(teacher, task.scene_lq)
-    target = distilled_target(task.scene_target, tf.clip_by_value(output, 0, 1), 0.7, 2.5)
-    assert float(tf.reduce_min(output)) < 0  # so that the clipping matters
-    assert float(tf.reduce_mean(tf.abs(target - task.scene_target))) > 0.01
-    expected, terms = task_gradients(plain, task._replace(scene_target=target), loss=replace(L1_ONLY, unadapted=0.3),
-                                     **settings)
-    taught, scalars = task_gradients(
-        plain._replace(teacher=teacher), task,
-        loss=replace(L1_ONLY, unadapted=0.3, distill_weight=0.7, distill_sigma=2.5), **settings)
-    assert scalars.keys() == terms.keys()
-    for name, value in terms.items():
-        assert float(scalars[name]) == pytest.approx(float(value), rel=1e-6)
-    for network in ("generator", "mask"):
-        for name, value in getattr(expected, network).items():
-            np.testing.assert_allclose(getattr(taught, network)[name], value, rtol=1e-5, atol=1e-8)
 
 
 def test_bfloat16_convolutions_give_nearly_the_same_meta_gradient_in_float32(plain, tasks):

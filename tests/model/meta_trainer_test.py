@@ -78,24 +78,6 @@ def test_vectors_advance_once_with_the_weights_before_the_update(networks, tasks
         np.testing.assert_allclose(trainer.params("vectors")[name], expected, atol=1e-6)
 
 
-def test_a_teacher_and_differences_work_traced_in_bfloat16_and_stay_out_of_the_state(networks, tasks):
-    config = configure(loss={"distill_weight": 0.6, "distill_sigma": 2.0, "gradient": 2.0, "lpips": 0.0},
-                       meta={"bfloat16": True})
-    taught = networks._replace(teacher={name: 1.5 * value for name, value in networks.generator.items()})
-    trainer = MetaTrainer(config, taught)
-    update = iterate(trainer, tasks)
-    sums, rows = batch_gradients(taught, Task(*map(tf.constant, tasks)), inner=config.inner, loss=config.loss,
-                                 second_order=True, precision=tf.bfloat16)
-    for column, name in enumerate(trainer.scalar_names):
-        np.testing.assert_allclose(update.scalars[name], rows[:, column], rtol=0.02, atol=1e-4, err_msg=name)
-    ours, theirs = (np.concatenate([np.ravel(value) for value in gradients.values()]) for gradients in
-                    (update.gradients.generator, sums.generator))
-    assert ours @ theirs / (np.linalg.norm(ours) * np.linalg.norm(theirs)) > 0.99
-    without = MetaTrainer(config, networks)
-    assert trainer.variables.keys() == without.variables.keys()
-    assert iterate(without, tasks).scalars["gradient"][0] != pytest.approx(update.scalars["gradient"][0], rel=1e-3)
-
-
 def test_computing_changes_nothing(networks, tasks):
     trainer = MetaTrainer(configure(), networks)
     trainer.compute(lambda _: tasks)

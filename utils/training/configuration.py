@@ -14,7 +14,6 @@ from utils.errors import UserError, require
 from utils.plain_data import from_plain, to_plain
 
 SMALLEST_LPIPS_SIZE = 32  # pixels: AlexNet reduces its input to a sixteenth
-SMALLEST_CONTRAST_SIZE = 8  # pixels, for three scales
 # a checkpoint fits no other values of these
 ARCHITECTURE = ("generator.num_blocks", "generator.num_features", "generator.growth", "discriminator.num_features")
 # limits of the ranges of a degradation stage
@@ -136,7 +135,7 @@ def check_config(config: TrainingConfig) -> None:
                    "data.samples_per_task", "run.validation_patches")
     check_not_negative(config, "inner.num_steps", "inner.second_order_from", "meta.clip_norm", "meta.seed",
                        "discriminator.freeze_until", "loss.l1", "loss.lpips", "loss.gan", "loss.mask",
-                       "loss.unadapted", "loss.gradient", "loss.contrast", "data.max_redraws", "data.num_workers",
+                       "loss.unadapted", "data.max_redraws", "data.num_workers",
                        "data.num_validation", "run.image_tasks")
     check_run(config)
     check_degradation("degradation", config.degradation)
@@ -148,11 +147,8 @@ def check_config(config: TrainingConfig) -> None:
         value = getattr(config.meta, name)
         require(0 <= value < 1, f"meta.{name} must be at least 0 and below 1", value)
     loss = config.loss
-    require(loss.l1 + loss.lpips + loss.gan > 0, "one of loss.l1, loss.lpips and loss.gan must be positive "
-            "(loss.gradient and loss.contrast alone leave colours free)", "all 0")
-    check_between("loss.distill_weight", loss.distill_weight, 0, 1)
-    if loss.distill_weight:
-        check_between("loss.distill_sigma", loss.distill_sigma, 0.3, config.data.scene_patch_size)
+    require(loss.l1 + loss.lpips + loss.gan > 0, "one of loss.l1, loss.lpips and loss.gan must be positive",
+            "all 0")
     _check_sizes(config)
 
 
@@ -167,9 +163,8 @@ def _check_sizes(config: TrainingConfig) -> None:
                 f"{getattr(data, whole)}", getattr(data, patch))
     patch = data.scene_patch_size
     require(not loss.gan or patch % 8 == 0, "data.scene_patch_size must be divisible by 8 for the discriminator", patch)
-    for term, smallest in (("lpips", SMALLEST_LPIPS_SIZE), ("contrast", SMALLEST_CONTRAST_SIZE)):
-        require(not getattr(loss, term) or patch >= smallest, f"data.scene_patch_size must be at least {smallest} for "
-                f"loss.{term}", patch)
+    require(not loss.lpips or patch >= SMALLEST_LPIPS_SIZE,
+            f"data.scene_patch_size must be at least {SMALLEST_LPIPS_SIZE} for loss.lpips", patch)
     require(min(run.validation_scene_size, data.scene_size) >= SMALLEST_LPIPS_SIZE,
             f"run.validation_scene_size and data.scene_size must be at least {SMALLEST_LPIPS_SIZE}",
             (run.validation_scene_size, data.scene_size))

@@ -64,7 +64,7 @@ def meta_panels(training: History, validation: History) -> list[Panel]:
     iterations, after = validation.column("psnr_after")
     gain = {label: (iterations, np.subtract(after, validation.column(name)[1])) for label, name in
             (("over un-adapted", "psnr_before"), ("over another task's faces", "psnr_other_faces"))}
-    losses = ("outer_loss", "inner_loss", "l1", "gradient", "contrast", "lpips", "gan", "discriminator_loss")
+    losses = ("outer_loss", "inner_loss", "l1", "lpips", "gan", "discriminator_loss")
     return [Panel("validation: PSNR-Y", {label: validation.column(name) for label, name in scores.items()}, "dB"),
             Panel("validation: gain of the adapted", gain, "dB", zero=True), losses_panel(training, losses)]
 
@@ -115,12 +115,6 @@ def load_networks(config: TrainingConfig, weights_dir: Path | None) -> Networks:
         networks = networks._replace(discriminator=params, vectors=vectors)
     if config.loss.lpips:
         networks = networks._replace(lpips=load_lpips(weights_dir, alternative="Or give --lpips_weight 0."))
-    if config.loss.distill_weight:
-        try:
-            teacher = load_super_resolver(config.loss.teacher, weights_dir=weights_dir).generator
-        except UserError as error:
-            raise UserError(f"loss.teacher: {str(error).rstrip('.')}. Or give --set loss.distill_weight=0.") from error
-        networks = networks._replace(teacher={name: tf.convert_to_tensor(value) for name, value in teacher.items()})
     return networks
 
 
@@ -145,7 +139,7 @@ def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
     """Raise a UserError that names all weights of the manifest that a new run lacks, if there are several."""
     loss = config.loss
     wanted = [config.data.restorer, config.meta.init, *[config.discriminator.init] * bool(loss.gan),
-              *[LPIPS_WEIGHTS] * bool(loss.lpips), *[loss.teacher] * bool(loss.distill_weight)]
+              *[LPIPS_WEIGHTS] * bool(loss.lpips)]
     manifest, missing = load_manifest(), []
     for name in dict.fromkeys(name for name in wanted if name in manifest):
         try:
@@ -156,7 +150,7 @@ def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
         option = f" --weights_dir {weights_dir}" if weights_dir else ""
         raise UserError(f"weights are missing: {', '.join(missing)}. Get them with: python scripts/download_weights.py "
                         f"{' '.join(missing)}{option}. Or do without: --restorer {GROUND_TRUTH}, --discriminator_init "
-                        f"{RANDOM}, --gan_weight 0, --lpips_weight 0, --set loss.distill_weight=0.")
+                        f"{RANDOM}, --gan_weight 0, --lpips_weight 0.")
 
 
 def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: Checkpoints, weights_dir: Path | None,

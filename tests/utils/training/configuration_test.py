@@ -27,11 +27,11 @@ POSITIVE = ("generator.num_blocks", "generator.num_features", "generator.growth"
             "data.scene_patch_size", "run.validation_scene_size", "run.validation_patch_size")
 NOT_NEGATIVE = ("inner.num_steps", "inner.second_order_from", "meta.clip_norm", "meta.seed",
                 "discriminator.freeze_until", "loss.l1", "loss.lpips", "loss.gan", "loss.mask", "loss.unadapted",
-                "loss.gradient", "loss.contrast", "data.max_redraws", "data.num_workers", "data.num_validation",
+                "data.max_redraws", "data.num_workers", "data.num_validation",
                 "run.image_tasks", "run.keep_every", "meta.beta1", "meta.beta2", "meta.ema_decay",
-                "loss.distill_weight", "degradation.tone_gamma")
+                "degradation.tone_gamma")
 AT_MOST_ONE = (*(f"degradation.{stage}.{name}" for stage in ("first", "second") for name in
-                 ("blur_prob", "sinc_prob", "gaussian_noise_prob", "gray_noise_prob")), "loss.distill_weight",
+                 ("blur_prob", "sinc_prob", "gaussian_noise_prob", "gray_noise_prob")),
                "degradation.final_sinc_prob", "degradation.jpeg_last_prob", "degradation.tone_prob")
 RANGES = [f"degradation.{stage}.{name}" for stage in ("first", "second") for name in STAGE_RANGES]
 RANGES += ["degradation.tone_gain_range"]
@@ -113,10 +113,7 @@ def test_rules_of_a_stage(stage, setting, named):
     (["data.scene_patch_size=100"], "discriminator"), (["data.scene_patch_size=24"], "loss.lpips"),
     (["run.validation_scene_size=28"], "run.validation_scene_size"),
     (["run.validation_tasks=1"], "run.validation_tasks"),
-    (["loss.distill_weight=1", "loss.distill_sigma=0.2"], "loss.distill_sigma"),
-    (["loss.distill_weight=1", "loss.distill_sigma=257"], "loss.distill_sigma"),
-    (["loss.contrast=1", "data.scene_patch_size=4", "loss.lpips=0", "loss.gan=0"], "loss.contrast"),
-    (["loss.gradient=1", "loss.l1=0", "loss.lpips=0", "loss.gan=0"], "loss.l1")])
+    (["loss.l1=0", "loss.lpips=0", "loss.gan=0"], "loss.l1")])
 def test_rules_between_settings(settings, named):
     fails(named, *settings)
 
