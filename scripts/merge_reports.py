@@ -35,7 +35,7 @@ def merge(folder: Path, kind: str, photos: list[str]) -> tuple[list[str], dict[s
     """
     counts = {int(path.stem.rpartition("-")[2]) for path in folder.glob(f"{kind}-*-of-*.csv")}
     if len(counts) > 1:
-        raise UserError(f"{folder} has reports of {' and '.join(map(str, sorted(counts)))} shards. Remove the old ones.")
+        raise UserError(f"{folder} has reports of {' and '.join(map(str, sorted(counts)))} shards. Remove the old.")
     columns, merged = [], {}
     for count in counts:
         for index in range(count):
