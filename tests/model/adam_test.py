@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from model.adam import AdamState, adam
@@ -32,10 +31,3 @@ def test_equals_tensorflow_1_over_several_updates():
     for number, value in enumerate(gradients, start=1):
         state = adam(state, tf.constant(value), update=tf.constant(float(number), tf.float64), **SETTINGS)
     np.testing.assert_allclose(state.value, expected, rtol=1e-9)
-
-
-def test_a_constant_gradient_moves_by_the_learning_rate_each_time():
-    state = AdamState(tf.zeros(1), tf.zeros(1), tf.zeros(1))
-    for number in range(1, 11):
-        state = adam(state, tf.constant([0.5]), update=tf.constant(float(number)), **SETTINGS)
-    assert float(state.value[0]) == pytest.approx(-10 * 3e-5, rel=1e-4)

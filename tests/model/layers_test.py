@@ -4,7 +4,6 @@ import tensorflow as tf
 
 from model.layers import (
     conv2d,
-    leaky_relu,
     resize_bicubic_legacy,
     spectral_norm,
     upsample_bilinear,
@@ -22,26 +21,6 @@ def test_convolution_equals_a_sum_over_shifted_zero_padded_images():
     expected = sum(padded[:, i:i + 5, j:j + 6] @ kernel[i, j] for i in range(3) for j in range(3)) + bias
     actual = conv2d({"c/weight": tf.constant(kernel), "c/bias": tf.constant(bias)}, "c", tf.constant(image))
     np.testing.assert_allclose(actual, expected, atol=1e-5)
-
-
-def test_leaky_relu_has_slope_one_fifth():
-    np.testing.assert_allclose(leaky_relu(tf.constant([-1.0, 0.0, 2.0])), [-0.2, 0.0, 2.0])
-
-
-def test_nearest_upsampling_repeats_each_pixel():
-    image = np.arange(12, dtype=np.float32).reshape(1, 2, 3, 2)
-    np.testing.assert_array_equal(upsample_nearest(tf.constant(image), 3), image.repeat(3, axis=1).repeat(3, axis=2))
-
-
-def test_nearest_upsampling_has_a_second_derivative():
-    x = tf.constant(np.linspace(0.1, 1, 4, dtype=np.float32).reshape(1, 2, 2, 1))
-    with tf.GradientTape() as outer:
-        outer.watch(x)
-        with tf.GradientTape() as inner:
-            inner.watch(x)
-            value = tf.reduce_sum(upsample_nearest(x) ** 3)
-        gradient = inner.gradient(value, x)
-    np.testing.assert_allclose(outer.gradient(gradient, x), 4 * 6 * x, rtol=1e-5)
 
 
 def drawn_layer(dtype=tf.float64, channels=(3, 5)):
@@ -76,17 +55,6 @@ def test_derivatives_of_the_convolution_of_repeated_pixels_are_right_up_to_the_s
     assert len(found) == 6
     for left, right in zip(found, expected, strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-11, atol=1e-9)
-
-
-def test_convolution_of_repeated_pixels_in_bfloat16_rounds_its_summed_weights_once():
-    params = drawn_layer(tf.bfloat16, channels=(1, 1))
-    weight = np.float32(params["c/weight"][:, :, 0, 0])
-    # one pixel of 1, no other: the four results are the sums of the weights that meet it
-    sums = [[weight[1:, 1:].sum(), weight[1:, :2].sum()], [weight[:2, 1:].sum(), weight[:2, :2].sum()]]
-    expected = tf.cast(sums, tf.bfloat16) + params["c/bias"]
-    actual = upsampled_conv2d(params, "c", tf.ones([1, 1, 1, 1]))
-    assert actual.dtype == tf.bfloat16
-    np.testing.assert_array_equal(np.float32(actual[0, :, :, 0]), np.float32(expected))
 
 
 def doubling_matrix(size):

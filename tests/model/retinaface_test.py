@@ -25,7 +25,6 @@ from model.retinaface import (
     prior_boxes,
     retinaface_params_from_torch,
     retinaface_shapes,
-    retinaface_torch_shapes,
     shrink_photo,
 )
 from tests.reference_detector import reference_detector_state
@@ -45,13 +44,8 @@ def astronaut():
 
 
 @pytest.fixture(scope="module")
-def state():
-    return reference_detector_state()
-
-
-@pytest.fixture(scope="module")
-def params(state):
-    return retinaface_params_from_torch(state)
+def params():
+    return retinaface_params_from_torch(reference_detector_state())
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +62,6 @@ def enlarged(photo, height, width):
 def original_landmarks(detections):
     """Order landmarks as the original code does: all x, then all y."""
     return detections.landmarks.transpose(0, 2, 1).reshape(-1, 10)
-
-
-def test_reference_weights_are_those_the_arrays_were_made_with(state, golden):
-    values = [value.astype(np.float64) for value in state.values()]
-    actual = [sum(value.size for value in values), sum(value.sum() for value in values),
-              sum(np.abs(value).sum() for value in values)]
-    np.testing.assert_allclose(actual, golden["state_check"], rtol=1e-9)
 
 
 def test_parameters_have_the_listed_names_and_shapes(params):
@@ -163,27 +150,6 @@ def test_folded_convolution_equals_convolution_and_then_norm():
     np.testing.assert_allclose(convolve(weight) + bias, expected, rtol=1e-6, atol=1e-5)
 
 
-def test_wrong_weights_are_listed_in_one_line():
-    state = {name: np.broadcast_to(np.float32(1), shape) for name, shape in retinaface_torch_shapes().items()}
-    del state["body.layer2.0.downsample.1.running_var"]
-    state["body.fc.bias"] = np.zeros(1000, np.float32)
-    state["ClassHead.0.conv1x1.bias"] = np.zeros(6, np.float32)
-    with pytest.raises(ValueError, match=r"not those of RetinaFace. missing: body.layer2.0.downsample.1.running_var; "
-                       r"extra: body.fc.bias; wrong shape: ClassHead.0.conv1x1.bias \(6,\) instead of \(4,\)") as error:
-        retinaface_params_from_torch(state)
-    assert "\n" not in str(error.value)
-
-
-def test_priors_of_a_small_image_by_hand():
-    priors = prior_boxes(32, 64)
-    assert len(priors) == 4 * 8 * 2 + 2 * 4 * 2 + 1 * 2 * 2
-    np.testing.assert_allclose(priors[0], [4 / 64, 4 / 32, 16 / 64, 16 / 32])
-    np.testing.assert_allclose(priors[3], [12 / 64, 4 / 32, 32 / 64, 32 / 32])
-    np.testing.assert_allclose(priors[64 + 9], [8 / 64, 24 / 32, 128 / 64, 128 / 32])
-    np.testing.assert_allclose(priors[-1], [48 / 64, 16 / 32, 512 / 64, 512 / 32])
-    assert len(prior_boxes(33, 65)) == 5 * 9 * 2 + 3 * 5 * 2 + 2 * 3 * 2
-
-
 @pytest.mark.parametrize("percent", [30, 40, 70])
 def test_suppression_keeps_the_original_indices(golden, percent):
     boxes = golden["nms_boxes"]
@@ -191,25 +157,11 @@ def test_suppression_keeps_the_original_indices(golden, percent):
     np.testing.assert_array_equal(kept, golden[f"nms_keep_{percent}"])
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.6, 1.0])
-def test_suppression_equals_comparing_every_pair(threshold):
-    rng = np.random.default_rng(1)
-    first = rng.uniform(0, 100, (150, 2))
-    boxes = np.concatenate([first, first + rng.uniform(5, 60, first.shape)], axis=1)
-    scores = rng.integers(0, 60, 150) / 60  # many are equal
-
-    def overlap(one, other):
-        width = min(one[2], other[2]) - max(one[0], other[0]) + 1
-        height = min(one[3], other[3]) - max(one[1], other[1]) + 1
-        common = max(width, 0) * max(height, 0)
-        areas = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (one, other)]
-        return common / (sum(areas) - common)
-
-    expected = []
-    for index in sorted(range(150), key=lambda index: (-scores[index], index)):
-        if all(overlap(boxes[index], boxes[better]) <= threshold for better in expected):
-            expected.append(index)
-    assert non_maximum_suppression(boxes, scores, threshold).tolist() == expected
+def test_boxes_include_their_last_pixel_and_may_overlap_as_much_as_the_threshold():
+    boxes = np.array([[0, 0, 9, 9], [0, 0, 9, 4]], np.float32)  # 100 and 50 pixels
+    scores = np.array([0.8, 0.9], np.float32)
+    assert non_maximum_suppression(boxes, scores, 0.5).tolist() == [1, 0]
+    assert non_maximum_suppression(boxes, scores, 0.49).tolist() == [1]
 
 
 def test_large_photos_get_the_original_sizes(golden):
@@ -224,13 +176,6 @@ def test_large_photos_get_the_original_pixels(astronaut, golden, size):
     shrunk, _ = shrink_photo(enlarged(astronaut, *size))
     expected = golden[f"resize_{size[0]}x{size[1]}_sub16"]
     np.testing.assert_allclose(preprocess(shrunk)[0, ::16, ::16], expected, atol=1e-2)
-
-
-def test_a_ramp_is_sampled_at_half_pixel_centres_with_the_exact_scale():
-    ramp = np.broadcast_to(np.arange(1601, dtype=np.float32)[:, None, None], (1601, 901, 3))
-    shrunk, scale = shrink_photo(ramp)
-    assert shrunk.shape == (1000, 563, 3)  # 901 * scale = 562.8
-    np.testing.assert_allclose(shrunk[:, 7, 1], (np.arange(1000) + 0.5) / scale - 0.5, atol=1e-3)
 
 
 def test_network_sees_blue_green_red_without_its_mean():

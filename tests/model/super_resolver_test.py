@@ -91,23 +91,6 @@ def test_graphs_are_traced_once_for_photos_of_five_sizes():
     assert counts == [4] * 5  # MaskNet, loss, gradient, forward
 
 
-def test_adaptation_leaves_the_start_weights_as_they_were():
-    resolver = SuperResolver(as_tensors(small_generator()), None)
-    support = resolver.weigh_patches(*small_faces(np.random.default_rng(1), 2, 8, 8))
-    first = resolver.adapt([support], learning_rate=0.1, num_steps=1)
-    second = resolver.adapt([support], learning_rate=0.1, num_steps=1)
-    for name, value in small_generator().items():
-        np.testing.assert_array_equal(resolver.generator[name], value)
-        np.testing.assert_array_equal(first.params[name], second.params[name])
-    assert any((first.params[name] != value).numpy().any() for name, value in small_generator().items())
-
-
-def test_without_a_masknet_every_pixel_counts_alike():
-    resolver = SuperResolver(as_tensors(small_generator()), None)
-    support = resolver.weigh_patches(*small_faces(np.random.default_rng(2), 1, 5, 7))
-    np.testing.assert_array_equal(support.weights, np.ones((1, 20, 28, 1)))
-
-
 @pytest.mark.parametrize(("precision", "difference"), [("bfloat16", 0.02), ("float16", 0.002)])
 def test_half_precision_changes_the_upscaling_slightly_and_the_adaptation_not_at_all(precision, difference):
     rng = np.random.default_rng(3)

@@ -62,32 +62,12 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-# How images are cropped
-
-def test_face_of_the_size_is_kept_as_it_is():
-    np.testing.assert_array_equal(crop_face(picture(0), 16).images, [picture(0)])
-
-
-@pytest.mark.parametrize(("height", "width", "top", "left"), [(16, 22, 0, 3), (23, 16, 3, 0)])
-def test_of_a_face_that_is_not_square_the_middle_is_taken(height, width, top, left):
+@pytest.mark.parametrize(("height", "width", "top", "left"), [(16, 16, 0, 0), (16, 22, 0, 3), (23, 16, 3, 0)])
+def test_middle_square_of_a_face_is_taken(height, width, top, left):
     image = picture(0, height, width)
     crops = crop_face(image, 16)
     np.testing.assert_array_equal(crops.images, [image[top:top + 16, left:left + 16]])
-    assert crops.notes["cut_to_square"] == 1
-
-
-def test_shrinking_neither_aliases_nor_shifts_nor_swaps_colours():
-    stripes = np.zeros((64, 64, 3), np.uint8)
-    stripes[:, ::2] = 255
-    [small] = crop_face(stripes, 16).images
-    assert np.abs(small[:, 2:-2].astype(int) - 128).max() <= 2
-    spot = np.zeros((64, 64, 3), np.uint8)
-    spot[8:40, 24:56] = 255, 128, 0
-    [small] = crop_face(spot, 16).images
-    y, x = np.mgrid[:16, :16]
-    assert (small[:, :, 0] * y).sum() / small[:, :, 0].sum() == pytest.approx(5.5, abs=0.02)
-    assert (small[:, :, 0] * x).sum() / small[:, :, 0].sum() == pytest.approx(9.5, abs=0.02)
-    np.testing.assert_allclose(small[4:8, 8:12].mean(axis=(0, 1)) / 255, [1, 0.5, 0], atol=0.01)
+    assert crops.notes["cut_to_square"] == (height != width)
 
 
 def test_crops_lie_at_multiples_of_the_stride_including_the_last_that_fits():
@@ -108,27 +88,10 @@ def test_every_scale_that_is_large_enough_is_cropped():
     assert crop_scene(smooth, 40, stride=8, scales=[1.0], min_log_gradient=None).notes["too_small"] == 1
 
 
-def test_flat_crops_are_left_out():
-    image = picture(0, 8, 24)
-    image[:, 8:16] = 77
-    crops = crop_scene(image, 8, stride=8, scales=[1.0], min_log_gradient=-6)
-    np.testing.assert_array_equal(crops.images, [image[:, :8], image[:, 16:]])
-    assert crops.notes["flat_crops"] == 1
-
-
-# The record
-
 def test_faces_are_written_in_the_order_of_their_names(tmp_path, photos, capsys):
     assert faces(tmp_path) == 0
     np.testing.assert_array_equal(read(tmp_path / "out.tfrecord"), list(photos.values()))
     assert "6 images of 16x16 from 6 photos" in capsys.readouterr().out
-
-
-def test_patterns_divide_people_between_training_and_validation(tmp_path, photos):
-    faces(tmp_path, "--exclude", "p2_*", "--match", "p1*", "p2*", output="training")
-    faces(tmp_path, "--match", "p2_*", output="validation")
-    np.testing.assert_array_equal(read(tmp_path / "training"), [photos["p1_a.png"], photos["p1_b.png"]])
-    np.testing.assert_array_equal(read(tmp_path / "validation"), [photos["p2_a.png"], photos["p2_b.png"]])
 
 
 def test_scenes_are_written_photo_by_photo(tmp_path):
@@ -188,7 +151,7 @@ def test_existing_record_is_replaced_only_on_demand(tmp_path, photos):
     faces(tmp_path)
     with pytest.raises(UserError, match=r"out\.tfrecord exists.*--overwrite"):
         faces(tmp_path)
-    assert faces(tmp_path, "--overwrite", "--match", "p1*") == 0
+    assert faces(tmp_path, "--overwrite", "--exclude", "p2_*", "--match", "p1*", "p2*") == 0
     np.testing.assert_array_equal(read(tmp_path / "out.tfrecord"), [photos["p1_a.png"], photos["p1_b.png"]])
 
 
@@ -200,8 +163,6 @@ def test_wrong_arguments_are_named(extra, message):
     with pytest.raises(UserError, match=message):
         parse_args(["scenes", "--input_dir", ".", "--output", "x", *extra])
 
-
-# Verifying
 
 def test_sound_records_verify(tmp_path, photos, capsys):
     faces(tmp_path)
@@ -225,17 +186,8 @@ def test_every_damage_is_found_and_its_byte_named(tmp_path, photos, capsys):
     captured = capsys.readouterr()
     assert "3 intact images of 16x16" in captured.out
     errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 4
-    for index, line in zip((5, 1, 3), errors, strict=False):
-        assert f"(at byte {index * record_bytes})" in line
-    assert f"{path}.json" in errors[-1]
-
-
-def test_record_that_is_not_the_one_described_is_reported(tmp_path, photos, capsys):
-    faces(tmp_path)
-    write_image_records(tmp_path / "out.tfrecord", [picture(0)] * 5, 16)
-    assert main(["verify", str(tmp_path / "out.tfrecord")]) == 2
-    assert "has 5 images" in capsys.readouterr().err
+    named = [*(f"(at byte {index * record_bytes})" for index in (5, 1, 3)), f"{path}.json"]  # last: the truncation
+    assert all(name in line for name, line in zip(named, errors, strict=True))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 1}'])
@@ -255,8 +207,6 @@ def test_record_that_cannot_be_opened_does_not_stop_the_others(tmp_path, photos,
     assert main(["verify", str(tmp_path / "out.tfrecord"), "--size", "8"]) == 2
     assert "16x16" in capsys.readouterr().err
 
-
-# Interruption
 
 def test_killed_run_leaves_the_earlier_record_and_the_next_run_removes_its_leftovers(tmp_path, photos):
     faces(tmp_path)

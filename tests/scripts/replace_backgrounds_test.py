@@ -54,15 +54,6 @@ def test_faces_are_aligned_and_the_scene_is_behind_them(place):
         np.testing.assert_array_equal(image[5, -5], (0, 255, 0))
 
 
-def test_equal_seeds_give_equal_faces_and_results_are_not_replaced_unasked(place):
-    run(place, "--count", "1")
-    first = stored(place)
-    with pytest.raises(UserError, match="--overwrite"):
-        run(place, "--count", "1")
-    assert run(place, "--count", "1", "--overwrite") == 0
-    np.testing.assert_array_equal(stored(place)["a_0"], first["a_0"])
-
-
 def test_portraits_whose_faces_would_have_one_name_are_refused(place):
     write_png(place / "portraits" / "inner" / "a.png", draw_portrait()[0])
     with pytest.raises(UserError, match="2 portraits a"):
@@ -77,9 +68,3 @@ def test_a_bad_portrait_stops_nothing(place, capsys):
     assert "broken.png" in output.out + output.err
     assert "nobody.png" in output.out + output.err
     assert list(stored(place)) == ["a_0"]
-
-
-@pytest.mark.parametrize(("flag", "message"), [("--count=0", "--count"), ("--seed=-1", "--seed")])
-def test_values_outside_their_range_are_refused(place, flag, message):
-    with pytest.raises(UserError, match=message):
-        run(place, flag)

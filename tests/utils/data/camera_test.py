@@ -84,27 +84,6 @@ def test_sensor_noise_has_its_variance_where_a_colour_is_measured(level, shot, r
         assert values.mean() == pytest.approx(level, abs=2e-3)
 
 
-def test_interpolated_pixels_have_the_mean_of_their_neighbours():
-    image = expose(0.3, 0.01, 0.0)
-    np.testing.assert_allclose(image[1:-1:2, 1:-1:2, 0], (image[:-2:2, :-2:2, 0] + image[2::2, :-2:2, 0]
-                               + image[:-2:2, 2::2, 0] + image[2::2, 2::2, 0]) / 4, atol=1e-5)
-    np.testing.assert_allclose(image[2:-1:2, 2:-1:2, 1], (image[1:-2:2, 2:-1:2, 1] + image[3::2, 2:-1:2, 1]
-                               + image[2:-1:2, 1:-2:2, 1] + image[2:-1:2, 3::2, 1]) / 4, atol=1e-5)
-
-
-def test_noiseless_sensor_keeps_smooth_images_up_to_the_border():
-    y, x = np.mgrid[:60, :80].astype(np.float32) / 100 + 0.1
-    slope = np.stack([x, y, x], axis=2)
-    difference = np.abs(CameraNoise(0.0, 0.0, 0)(slope) - slope)
-    assert difference[2:-2, 2:-2].max() < 1e-3
-    assert difference.max() < 0.03
-
-
-def test_sensor_noise_depends_on_its_seed_alone():
-    np.testing.assert_array_equal(expose(0.3, 0.01, 0.01, seed=4, side=40), expose(0.3, 0.01, 0.01, seed=4, side=40))
-    assert (expose(0.3, 0.01, 0.01, seed=4, side=40) != expose(0.3, 0.01, 0.01, seed=5, side=40)).any()
-
-
 def test_jpeg_grid_lies_where_it_is_said_to():
     """With a hard quality only block means are left: jumps are largest at the borders of blocks."""
     image = cv2.GaussianBlur(np.random.default_rng(0).random((128, 128, 1)).astype(np.float32), (0, 0), 2)

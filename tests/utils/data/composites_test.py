@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.helpers.portraits import FACE, MARK, draw_portrait, texture
-from utils.data.composites import FACE_WIDTHS, Person, compose, cut_out, cut_portrait, draw_number, put_before
+from tests.helpers.portraits import FACE, MARK, draw_portrait
+from utils.data.composites import FACE_WIDTHS, Person, compose, cut_out, cut_portrait, put_before
 from utils.errors import UserError
 from utils.face.detection import Face
 from utils.image.io import write_png
@@ -62,16 +62,6 @@ def test_scenes_too_narrow_or_too_low_for_one_person_are_refused():
             compose(np.zeros(shape, np.uint8), [draw_person()], rng)
 
 
-def test_large_portraits_are_shrunk_with_their_face():
-    portrait, _ = draw_portrait()
-    large = cv2.resize(portrait, None, fx=5, fy=5, interpolation=cv2.INTER_LINEAR)
-    person = cut_out(large, 5 * FACE)
-    assert person.face[2] - person.face[0] == pytest.approx(200)
-    [(x, y)] = marks(person.image)
-    assert ((person.face[0] + person.face[2]) / 2, (person.face[1] + person.face[3]) / 2) == pytest.approx(
-        (x + 0.5, y + 0.5), abs=2)
-
-
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_people_stand_side_by_side_at_the_lower_edge_with_faces_of_realistic_size(seed, count):
@@ -87,24 +77,6 @@ def test_people_stand_side_by_side_at_the_lower_edge_with_faces_of_realistic_siz
         assert (x, y) == pytest.approx(((box[0] + box[2]) / 2 - 0.5, (box[1] + box[3]) / 2 - 0.5), abs=2)
 
 
-def test_the_scene_is_as_it_was_where_nobody_stands():
-    scene = texture(3, 320, 480, 0, 255).astype(np.uint8)
-    composite = compose(scene, [draw_person()], np.random.default_rng(1))
-    changed = (composite.image != scene).any(axis=2)
-    [face] = composite.faces
-    width = face[2] - face[0]
-    columns = np.flatnonzero(changed.any(axis=0))
-    assert columns[0] >= face[0] - 0.3 * width
-    assert columns[-1] <= face[2] + 0.3 * width
-    assert 0.05 < changed.mean() < 0.5
-
-
-def test_no_more_people_are_drawn_than_a_scene_has_room_for():
-    rng = np.random.default_rng(0)
-    numbers = {width: {draw_number(width, rng) for _ in range(100)} for width in (64, 200, 321, 481, 2000)}
-    assert numbers == {64: {1}, 200: {1}, 321: {1, 2}, 481: {1, 2, 3}, 2000: {1, 2, 3}}
-
-
 def test_a_person_before_a_scene_is_continued_downwards_and_the_scene_fills_the_rest():
     person = Person(np.full((20, 10, 3), 200, np.uint8), np.ones((20, 10), np.float32), np.array([2.0, 2, 8, 8]))
     person.alpha[:10, :5] = 0.5
@@ -115,16 +87,6 @@ def test_a_person_before_a_scene_is_continued_downwards_and_the_scene_fills_the_
     expected[7:, 7:17] = 200
     expected[7:17, 7:12] = 150
     np.testing.assert_array_equal(image, np.repeat(expected[:, :, None], 3, axis=2))
-
-
-def test_scenes_before_which_somebody_is_put_are_drawn():
-    nobody = Person(np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), np.float32), np.array([2.0, 2, 8, 8]))
-    scene = np.repeat(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], 120, axis=0).repeat(3, axis=2)
-    images = [put_before(nobody, scene, 0, np.random.default_rng(seed)) for seed in range(12)]
-    rising = [np.sign(int(image[10, -1, 0]) - int(image[10, 0, 0])) for image in images]
-    assert set(rising) == {-1, 1}  # mirrored half of the time
-    assert len({image.tobytes() for image in images}) > 6
-    np.testing.assert_array_equal(images[0], put_before(nobody, scene, 0, np.random.default_rng(0)))
 
 
 def test_the_surest_face_is_cut_out_and_its_landmarks_go_along(tmp_path):

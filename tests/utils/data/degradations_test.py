@@ -1,7 +1,6 @@
 """The two-stage degradation: what is drawn, what a task shares, the order of the steps; USM sharpening."""
 
 import dataclasses
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -69,20 +68,6 @@ def test_steps_follow_one_another_as_published(jpeg_last):
     np.testing.assert_array_equal(degrade(IMAGE, degradation, NOISE), expected)
 
 
-def test_result_shows_the_photo(drawn):
-    """No step shifts, mirrors or swaps channels: on the average over many draws the small photo is found again."""
-    photo = np.zeros((128, 128, 3), np.float32)
-    photo[32:64, 64:112] = 0.9, 0.1, 0.2
-    mean = np.mean([degrade(photo, *pair) for pair in list(zip(*drawn, strict=True))[:80]], axis=0) / 255
-    inside = mean[9:15, 17:27].mean(axis=(0, 1))
-    assert inside == pytest.approx([0.85, 0.12, 0.2], abs=0.08)
-    weights = mean[:, :, 0] - 0.15
-    weights[weights < 0] = 0
-    rows, columns = np.mgrid[:32, :32]
-    assert (weights * rows).sum() / weights.sum() == pytest.approx(11.5, abs=0.3)
-    assert (weights * columns).sum() / weights.sum() == pytest.approx(21.5, abs=0.3)
-
-
 def test_equal_arguments_give_equal_bits_and_the_photo_is_left_alone():
     photo = IMAGE.copy()
     first = degrade(photo, DEGRADATION, NOISE)
@@ -93,26 +78,10 @@ def test_equal_arguments_give_equal_bits_and_the_photo_is_left_alone():
                                   first)
 
 
-def test_every_image_of_a_task_has_noise_of_its_own():
-    others = [dataclasses.replace(NOISE, seed=6), dataclasses.replace(NOISE, first=StageNoise(11.0, False)),
-              dataclasses.replace(NOISE, first=StageNoise(10.0, True)),
-              dataclasses.replace(NOISE, second=StageNoise(0.6, True))]
-    results = [degrade(IMAGE, DEGRADATION, noise) for noise in (NOISE, *others)]
-    for index, result in enumerate(results):
-        assert all((result != other).any() for other in results[:index])
-
-
 @pytest.mark.parametrize("shape", [(97, 112, 3), (96, 110, 3), (2, 4, 3)])
 def test_sides_that_4_does_not_divide_are_refused(shape):
     with pytest.raises(ValueError, match="divisible by 4"):
         degrade(np.zeros(shape, np.float32), DEGRADATION, NOISE)
-
-
-@pytest.mark.parametrize("shape", [(4, 4, 3), (4, 64, 3), (96, 112, 3)])
-def test_result_has_8_bits_and_a_quarter_of_the_size(drawn, shape):
-    for degradation, noise in list(zip(*drawn, strict=True))[:30]:
-        result = degrade(np.full(shape, 0.5, np.float32), degradation, noise)
-        assert (result.dtype, result.shape) == (np.uint8, (shape[0] // 4, shape[1] // 4, 3))
 
 
 @pytest.mark.parametrize(("quality", "expected"), REFERENCE["jpeg_psnr"].tolist())
@@ -121,59 +90,34 @@ def test_jpeg_loses_what_libjpeg_loses(quality, expected):
     assert psnr(compress_jpeg(IMAGE, int(quality)) / 255, IMAGE) == pytest.approx(expected, abs=0.05)
 
 
-def test_jpeg_clips_first():
-    wild = IMAGE * 3 - 1
-    np.testing.assert_array_equal(compress_jpeg(wild, 90), compress_jpeg(np.clip(wild, 0, 1), 90))
-
-
-def test_resize_factors_are_drawn_as_published(drawn):
-    for name, (up, down, keep), low, high in (("first", (0.2, 0.7, 0.1), 0.15, 1.5),
-                                              ("second", (0.3, 0.4, 0.3), 0.3, 1.2)):
-        factors = np.array([getattr(degradation, name).resize_factor for degradation in drawn[0]])
-        check_frequency(factors > 1, up)
-        check_frequency(factors < 1, down)
-        check_frequency(factors == 1, keep)
-        check_uniform(factors[factors > 1], 1, high)
-        check_uniform(factors[factors < 1], low, 1)
-
-
-def test_resize_modes_are_equally_likely_and_independent(drawn):
-    modes = [(degradation.first.resize_mode, degradation.second.resize_mode, degradation.final_resize_mode)
-             for degradation in drawn[0]]
-    counts = Counter(modes)
-    assert len(counts) == 27
-    for combination in counts:
-        check_frequency((mode == combination for mode in modes), 1 / 27)
-
-
-def test_choices_have_their_probabilities(drawn):
+def test_choices_have_their_probabilities_and_ranges(drawn):
     degradations, noises = drawn
-    check_frequency((degradation.final_sinc is not None for degradation in degradations), 0.8)
-    sizes = Counter(degradation.final_sinc.size for degradation in degradations if degradation.final_sinc)
-    assert set(sizes) == set(range(7, 22, 2))
-    for size in sizes:
-        check_frequency((drawn_size == size for drawn_size in sizes.elements()), 1 / 8)
+    sincs = [degradation.final_sinc for degradation in degradations]
+    check_frequency((sinc is not None for sinc in sincs), 0.8)
+    check_frequencies((sinc.size for sinc in sincs if sinc), dict.fromkeys(range(7, 22, 2), 1 / 8))
+    check_uniform([sinc.cutoff for sinc in sincs if sinc], np.pi / 3, np.pi)
     check_frequency((degradation.jpeg_last for degradation in degradations), 0.5)
     check_frequency((degradation.second.kernel is None for degradation in degradations), 0.2)
-    assert all(degradation.first.kernel for degradation in degradations)
-    for name in ("first", "second"):
-        check_frequency((getattr(degradation, name).noise_type == "gaussian" for degradation in degradations), 0.5)
+    modes = dict.fromkeys(("area", "bilinear", "bicubic"), 1 / 3)
+    check_frequencies((degradation.final_resize_mode for degradation in degradations), modes)
+    for name, (up, down, keep), resizing, sigma, scale in (
+            ("first", (0.2, 0.7, 0.1), (0.15, 1.5), (1, 30), (0.05, 3)),
+            ("second", (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5))):
+        stages = [getattr(degradation, name) for degradation in degradations]
+        factors = np.array([stage.resize_factor for stage in stages])
+        for happens, probability in ((factors > 1, up), (factors < 1, down), (factors == 1, keep)):
+            check_frequency(happens, probability)
+        check_uniform(factors[factors > 1], 1, resizing[1])
+        check_uniform(factors[factors < 1], resizing[0], 1)
+        check_frequencies((stage.resize_mode for stage in stages), modes)
+        check_frequencies((stage.noise_type for stage in stages), {"gaussian": 0.5, "poisson": 0.5})
         check_frequency((getattr(noise, name).gray for noise in noises), 0.4)
-
-
-def test_jpeg_qualities_are_whole_numbers_from_30_to_95(drawn):
-    for name in ("first", "second"):
-        qualities = [getattr(degradation, name).jpeg_quality for degradation in drawn[0]]
+        qualities = [stage.jpeg_quality for stage in stages]
         assert {type(quality) for quality in qualities} == {int}
         check_uniform(qualities, 30, 95)
-
-
-def test_noise_strength_is_drawn_from_the_range_of_its_kind(drawn):
-    for name, ranges in (("first", {"gaussian": (1, 30), "poisson": (0.05, 3)}),
-                         ("second", {"gaussian": (1, 25), "poisson": (0.05, 2.5)})):
-        for kind, limits in ranges.items():
-            check_uniform([getattr(noise, name).strength for degradation, noise in zip(*drawn, strict=True)
-                           if getattr(degradation, name).noise_type == kind], *limits)
+        for kind, limits in (("gaussian", sigma), ("poisson", scale)):
+            check_uniform([getattr(noise, name).strength for stage, noise in zip(stages, noises, strict=True)
+                           if stage.noise_type == kind], *limits)
 
 
 def test_draws_are_repeatable():
@@ -194,8 +138,6 @@ def test_tones_have_their_probability_and_ranges():
     check_uniform([np.log(tone.gamma) for tone in tones], -0.5, 0.5)
     for channel in ("red", "green", "blue"):
         check_uniform([getattr(tone, channel) for tone in tones], 0.7, 1.2)
-    # channels are drawn apart
-    assert abs(np.corrcoef([tone.red for tone in tones], [tone.blue for tone in tones])[0, 1]) < 0.15
 
 
 def test_without_tone_seeds_give_what_they_gave_before_there_was_any(drawn):
@@ -216,8 +158,3 @@ def test_sharpened_image_equals_the_original():
     result = usm_sharpen((REFERENCE["usm_img"] / 255).astype(np.float32))
     np.testing.assert_allclose(thin(result[::2, ::2], 4), REFERENCE["usm"], atol=1e-5)
     np.testing.assert_allclose(result[48:112, 48:112], REFERENCE["usm_crop"], atol=1e-5)  # one flip would be 5e-5
-
-
-def test_faint_details_are_not_sharpened():
-    faint = np.random.default_rng(0).uniform(0.48, 0.51, (80, 80, 3)).astype(np.float32)
-    np.testing.assert_array_equal(usm_sharpen(faint), faint)

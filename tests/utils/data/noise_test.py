@@ -52,26 +52,11 @@ def test_noise_has_the_statistics_of_the_original(kind):
     check_statistics(draw_clipped(kind), f"{kind}_colour_clipped")
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """Numbers of photons for which noise was asked."""
-    numbers = []
-    monkeypatch.setattr(noise_module, "_poisson_table",
-                        lambda photons: numbers.append(photons) or np.zeros(256 << noise_module.POISSON_BITS))
-    return numbers
-
-
-@pytest.mark.parametrize(("channel", "photons"), [(0, 128), (1, 256), (2, 32)])
-def test_luma_weighs_the_channels(asked, channel, photons):
-    """Of 256 levels of one channel only the luma keeps 0.299, 0.587 or 0.114: 77, 151 or 30."""
-    image = np.zeros((16, 16, 3), np.float32)
-    image[:, :, channel] = np.arange(256, dtype=np.float32).reshape(16, 16) / 255
-    poisson_noise(generator(), image, 1.0, gray=True)
-    assert asked == [photons]
-
-
-def test_poisson_noise_counts_the_levels_of_the_image_or_its_luma(asked):
+def test_poisson_noise_counts_the_levels_of_the_image_or_its_luma(monkeypatch):
     """The reference image has 143 levels, its luma 147: both make 256 photons."""
+    asked = []
+    monkeypatch.setattr(noise_module, "_poisson_table",
+                        lambda photons: asked.append(photons) or np.zeros(256 << noise_module.POISSON_BITS))
     for gray in (False, True):
         poisson_noise(generator(), IMAGE, 1.0, gray=gray)
     for levels in (1, 2, 3, 4, 5, 128, 129, 256):
@@ -92,27 +77,13 @@ def test_poisson_noise_is_that_of_its_level(level):
     assert counts.min() >= 0
     assert fields.mean() == pytest.approx(0, abs=5 * np.sqrt(rate / len(fields)) / 256 + 1e-5)
     assert fields.var() == pytest.approx(rate / 256**2, rel=0.03)
-    observed = np.bincount(np.rint(counts).astype(int), minlength=2)[:2] / len(counts)
-    assert observed[0] == pytest.approx(np.exp(-rate), abs=0.01)
-    assert observed[1] == pytest.approx(rate * np.exp(-rate), abs=0.01)
+    assert (np.rint(counts) == 0).mean() == pytest.approx(np.exp(-rate), abs=0.01)
 
 
 def test_gaussian_noise_is_normal_far_out():
     fields = np.abs(gaussian_noise(generator(), np.zeros((600, 600, 3)), 255.0, gray=False))
     for limit, share in ((1, 0.31731), (2, 0.04550), (3, 0.0026998)):
         assert (fields > limit).mean() == pytest.approx(share, rel=0.06)
-
-
-@pytest.mark.parametrize("kind", ["gaussian", "poisson"])
-def test_result_is_clipped_and_repeatable(kind):
-    image = np.random.default_rng(0).uniform(-0.2, 1.2, (40, 50, 3)).astype(np.float32)
-    before = image.copy()
-    noisy = add_noise(generator(3), image, kind, 3.0 if kind == "poisson" else 30.0, gray=False)
-    assert (noisy.min(), noisy.max()) == (0, 1)
-    assert noisy.dtype == np.float32
-    np.testing.assert_array_equal(image, before)
-    again = add_noise(generator(3), image, kind, 3.0 if kind == "poisson" else 30.0, gray=False)
-    np.testing.assert_array_equal(noisy, again)
 
 
 def test_tone_is_gain_then_power():
