@@ -58,7 +58,7 @@ class GaussianKernel:
 
 @dataclass(frozen=True)
 class SincKernel:
-    """A circular low-pass filter, which makes ringing. `cutoff` is in radians per pixel, at most pi."""
+    """A circular low-pass filter, which makes ringing. `cutoff` in radians per pixel."""
 
     size: int
     cutoff: float
@@ -102,22 +102,10 @@ def sample_kernel(rng: np.random.Generator, stage: DegradationStage) -> Kernel |
     if kind.endswith("aniso"):
         sigma_y = float(rng.uniform(*stage.sigma_range))
         rotation = float(rng.uniform(-np.pi, np.pi))
-    if kind.startswith("generalized"):
-        beta = _sample_beta(rng, stage.betag_range)
-    elif kind.startswith("plateau"):
-        beta = _sample_beta(rng, stage.betap_range)
+    if not kind.startswith(("iso", "aniso")):
+        low, high = stage.betap_range if kind.startswith("plateau") else stage.betag_range
+        beta = float(rng.uniform(low, 1) if rng.random() < 0.5 else rng.uniform(1, high))
     return GaussianKernel(kind, size, sigma_x, sigma_y, rotation, beta)
-
-
-def _sample_beta(rng: np.random.Generator, limits: tuple[float, float]) -> float:
-    """Draw a shape parameter, below 1 in half of the cases."""
-    low, high = limits
-    return float(rng.uniform(low, 1) if rng.random() < 0.5 else rng.uniform(1, high))
-
-
-def sample_final_sinc(rng: np.random.Generator, sizes: tuple[int, ...]) -> SincKernel:
-    """Draw the low-pass kernel of the last steps."""
-    return SincKernel(int(rng.choice(sizes)), float(rng.uniform(np.pi / 3, np.pi)))
 
 
 def apply_kernel(image: np.ndarray, kernel: Kernel | None) -> np.ndarray:
@@ -135,10 +123,8 @@ def apply_kernel(image: np.ndarray, kernel: Kernel | None) -> np.ndarray:
 
 def _drop_negligible(weights: np.ndarray) -> np.ndarray:
     """Set the smallest weights to 0, which cv2.filter2D skips, and crop edges that are all 0."""
-    order = np.argsort(np.abs(weights), axis=None)
-    dropped = np.cumsum(np.abs(weights).ravel()[order]) < NEGLIGIBLE
-    kept = weights.copy()
-    kept.ravel()[order[dropped]] = 0
+    order, kept = np.argsort(np.abs(weights), axis=None), weights.copy()
+    kept.ravel()[order[np.cumsum(np.abs(weights).ravel()[order]) < NEGLIGIBLE]] = 0
     middle = len(kept) // 2
     radius = int(np.abs(np.argwhere(kept) - middle).max())
     return kept[middle - radius:middle + radius + 1, middle - radius:middle + radius + 1]

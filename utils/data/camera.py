@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from config import SCALE
-from utils.data.blur_kernels import GaussianKernel, SincKernel, apply_kernel, filter_image
+from utils.data.blur_kernels import Kernel, apply_kernel, filter_image
 from utils.data.degradations import Degradation, NoiseDraw, compress_jpeg, degrade, usm_sharpen
 from utils.data.noise import Tone
 from utils.errors import require
@@ -53,7 +53,7 @@ class Sharpen:
 class Blur:
     """A blur by a kernel of a type used in training."""
 
-    kernel: GaussianKernel | SincKernel
+    kernel: Kernel
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Blur."""
@@ -148,18 +148,13 @@ class CameraNoise:
         """Add noise and demosaic."""
         linear = np.clip(image, 0, 1) ** np.float32(DISPLAY_GAMMA)
         field = np.random.Generator(np.random.SFC64(self.seed)).standard_normal(image.shape[:2], dtype=np.float32)
-        result = np.empty_like(linear)
+        rows, columns = np.mgrid[:image.shape[0], :image.shape[1]] % 2
+        colours, result = rows + columns, np.empty_like(linear)  # which channel a pixel measures
         for channel, spread in enumerate((SPREAD_RED_BLUE, SPREAD_GREEN, SPREAD_RED_BLUE)):
             light = linear[:, :, channel]
             measured = np.clip(light + np.sqrt(self.shot * light + self.read ** 2) * field, 0, 1)
-            result[:, :, channel] = filter_image(measured * _bayer_mask(*field.shape, channel), spread)
+            result[:, :, channel] = filter_image(measured * (colours == channel).astype(np.float32), spread)
         return np.clip(result, 0, 1) ** np.float32(1 / DISPLAY_GAMMA)
-
-
-def _bayer_mask(height: int, width: int, channel: int) -> np.ndarray:
-    """Return 1 where the sensor measures this channel, otherwise 0."""
-    rows, columns = np.mgrid[:height, :width] % 2
-    return (rows + columns == channel).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -193,7 +188,7 @@ def steps_from_plain(data: Any, name: str) -> list[Step]:
     """Undo `steps_to_plain`; `name` is the name of the list in messages.
 
     Raises:
-        UserError: names the key that is wrong; or not exactly one step downscales by 4.
+        UserError: a key or value is wrong, or not exactly one step downscales by 4.
     """
     require(isinstance(data, list), f"{name} must be a list of steps", repr(data))
     steps = []

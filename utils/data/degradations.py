@@ -10,14 +10,7 @@ import cv2
 import numpy as np
 
 from config import SCALE, DegradationConfig, DegradationStage
-from utils.data.blur_kernels import (
-    GaussianKernel,
-    SincKernel,
-    apply_kernel,
-    filter_separably,
-    sample_final_sinc,
-    sample_kernel,
-)
+from utils.data.blur_kernels import Kernel, SincKernel, apply_kernel, filter_separably, sample_kernel
 from utils.data.noise import NOISE_TYPES, Tone, add_noise
 from utils.errors import require
 from utils.image.io import quantize, to_float
@@ -35,7 +28,7 @@ class StageDegradation:
     `resize_factor` is relative to the HR size in the first stage, to the LR size in the second.
     """
 
-    kernel: GaussianKernel | SincKernel | None
+    kernel: Kernel | None
     resize_factor: float
     resize_mode: str
     noise_type: str
@@ -97,8 +90,9 @@ def _check_mode(name: str, mode: str) -> None:
 def sample_degradation(rng: np.random.Generator, settings: DegradationConfig) -> Degradation:
     """Draw what the images of one task share."""
     first, second = _sample_stage(rng, settings.first), _sample_stage(rng, settings.second)
-    has_sinc = rng.random() < settings.final_sinc_prob
-    final_sinc = sample_final_sinc(rng, settings.second.kernel_sizes) if has_sinc else None
+    final_sinc = None
+    if rng.random() < settings.final_sinc_prob:
+        final_sinc = SincKernel(int(rng.choice(settings.second.kernel_sizes)), float(rng.uniform(np.pi / 3, np.pi)))
     final_resize_mode, jpeg_last = _sample_mode(rng), bool(rng.random() < settings.jpeg_last_prob)
     tone = None
     if settings.tone_prob > 0 and rng.random() < settings.tone_prob:  # 0: no draw, so that published seeds stay valid
@@ -124,13 +118,11 @@ def _sample_mode(rng: np.random.Generator) -> str:
 
 def sample_noise(rng: np.random.Generator, degradation: Degradation, settings: DegradationConfig) -> NoiseDraw:
     """Draw the noise of one image of a task."""
-    return NoiseDraw(_sample_stage_noise(rng, degradation.first, settings.first),
-                     _sample_stage_noise(rng, degradation.second, settings.second), seed=int(rng.integers(2 ** 32)))
-
-
-def _sample_stage_noise(rng: np.random.Generator, drawn: StageDegradation, stage: DegradationStage) -> StageNoise:
-    limits = stage.noise_sigma_range if drawn.noise_type == "gaussian" else stage.poisson_scale_range
-    return StageNoise(float(rng.uniform(*limits)), bool(rng.random() < stage.gray_noise_prob))
+    noises = []
+    for drawn, stage in ((degradation.first, settings.first), (degradation.second, settings.second)):
+        limits = stage.noise_sigma_range if drawn.noise_type == "gaussian" else stage.poisson_scale_range
+        noises.append(StageNoise(float(rng.uniform(*limits)), bool(rng.random() < stage.gray_noise_prob)))
+    return NoiseDraw(*noises, seed=int(rng.integers(2 ** 32)))
 
 
 def degrade(image: np.ndarray, degradation: Degradation, noise: NoiseDraw) -> np.ndarray:
@@ -181,9 +173,5 @@ def usm_sharpen(image: np.ndarray) -> np.ndarray:
     blurred = filter_separably(image, profile)
     _, mask = cv2.threshold(cv2.absdiff(image, blurred), USM_THRESHOLD, 1, cv2.THRESH_BINARY)
     mask = filter_separably(mask, profile)
-    sharpened = cv2.addWeighted(image, 1 + USM_WEIGHT, blurred, -USM_WEIGHT, 0)
-    np.clip(sharpened, 0, 1, out=sharpened)
-    sharpened -= image
-    sharpened *= mask
-    sharpened += image
-    return sharpened
+    sharpened = np.clip(cv2.addWeighted(image, 1 + USM_WEIGHT, blurred, -USM_WEIGHT, 0), 0, 1)
+    return (sharpened - image) * mask + image

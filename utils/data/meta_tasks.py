@@ -9,9 +9,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -19,8 +18,7 @@ import numpy as np
 from config import SCALE, TrainingConfig
 from model.meta_learner import Task
 from utils.data.degradations import Degradation, degrade, sample_degradation, sample_noise, usm_sharpen
-from utils.data.tfrecords import ImageRecords
-from utils.errors import require
+from utils.data.tfrecords import Images
 from utils.face.patches import log_gradient
 from utils.face.restorers import Restorer
 from utils.image.io import to_float
@@ -41,47 +39,6 @@ class Degraded(NamedTuple):
     scene_gt: np.ndarray
     scene_lq: np.ndarray
     scene_target: np.ndarray
-
-
-class Images(NamedTuple):
-    """A range of the images of a record: `count` images from `start` on."""
-
-    records: ImageRecords
-    start: int
-    count: int
-
-    def read(self, index: int) -> np.ndarray:
-        """Return image `index`, uint8 RGB."""
-        return self.records.read_or_next(self.start + index, within=range(self.start, self.start + self.count))
-
-    def shuffled(self, position: int, seed: tuple[int, ...]) -> np.ndarray:
-        """Return the image at a position of an endless sequence of epochs, each a permutation of all images."""
-        epoch, place = divmod(position, self.count)
-        return self.read(int(_order(self.count, (*seed, epoch))[place]))
-
-
-def divide_record(path: str, validation_path: str, size: int, data: Any) -> tuple[Images, Images]:
-    """Open a record; return its images for training, and those for validation.
-
-    Validation images are those of `validation_path` or, if that is empty, the last `data.num_validation` of `path`.
-    `size` is the side of the images in pixels, `data` as `config.DataConfig`.
-
-    Raises:
-        UserError: a record is missing, damaged, of another image size, or has too few images to divide.
-    """
-    records = ImageRecords(path, size, skip_corrupt=data.skip_corrupt)
-    if validation_path:
-        kept = ImageRecords(validation_path, size, skip_corrupt=data.skip_corrupt)
-        return Images(records, 0, len(records)), Images(kept, 0, len(kept))
-    count = data.num_validation
-    require(0 < count < len(records), f"data.num_validation must be at least 1 and less than the number of images of "
-            f"{path}, unless there is a validation record", f"{count} of {len(records)} images")
-    return Images(records, 0, len(records) - count), Images(records, len(records) - count, count)
-
-
-@lru_cache(maxsize=8)
-def _order(count: int, seed: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(seed).permutation(count)
 
 
 def prefetch(function: Callable[[int], Item], start: int, *, num_workers: int, num_ahead: int = 0) -> Iterator[Item]:

@@ -43,8 +43,7 @@ def add_noise(rng: np.random.Generator, image: np.ndarray, kind: str, strength: 
     `strength`: sigma in range 255, or the scale of Poisson noise. `gray`: the same noise in all channels.
     """
     make = gaussian_noise if kind == "gaussian" else poisson_noise
-    noisy = image + make(rng, image, strength, gray=gray)
-    return np.clip(noisy, 0, 1, out=noisy)
+    return np.clip(image + make(rng, image, strength, gray=gray), 0, 1)
 
 
 def gaussian_noise(rng: np.random.Generator, image: np.ndarray, sigma: float, *, gray: bool) -> np.ndarray:
@@ -59,9 +58,7 @@ def poisson_noise(rng: np.random.Generator, image: np.ndarray, scale: float, *, 
     """Draw signal-dependent noise: `scale` * (Poisson(v * x) / v - x) for every sample x of the 8-bit image.
 
     v is the number of distinct levels in the image (in its luma if gray), rounded up to a power of two.
-
-    Returns:
-        [h, w, 3], or [h, w, 1] if gray, float32.
+    Returns float32 [h, w, 3], or [h, w, 1] if gray.
     """
     samples = cv2.convertScaleAbs(np.maximum(image, 0), alpha=255)  # rounds, and clips at 1
     if gray:

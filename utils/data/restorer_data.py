@@ -13,7 +13,8 @@ import numpy as np
 from config import RestorerTrainingConfig
 from model.face_restorer import FACE_SIZE
 from utils.data.face_samples import FaceSample, draw_face_sample
-from utils.data.meta_tasks import PREFETCHED, Images, prefetch, stack_items
+from utils.data.meta_tasks import PREFETCHED, prefetch, stack_items
+from utils.data.tfrecords import Images
 
 ORDER, DRAWS, VALIDATION = range(3)  # separate streams of random numbers under one seed
 

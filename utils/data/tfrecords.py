@@ -9,7 +9,9 @@ import glob
 import struct
 import tempfile
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -167,6 +169,47 @@ class ImageRecords:
                     raise
                 self._damaged.add(place)
         raise UserError(f"{self.path} has no intact image. Fetch or make it again.")
+
+
+class Images(NamedTuple):
+    """A range of the images of a record: `count` images from `start` on."""
+
+    records: ImageRecords
+    start: int
+    count: int
+
+    def read(self, index: int) -> np.ndarray:
+        """Return image `index`, uint8 RGB."""
+        return self.records.read_or_next(self.start + index, within=range(self.start, self.start + self.count))
+
+    def shuffled(self, position: int, seed: tuple[int, ...]) -> np.ndarray:
+        """Return the image at a position of an endless sequence of epochs, each a permutation of all images."""
+        epoch, place = divmod(position, self.count)
+        return self.read(int(_order(self.count, (*seed, epoch))[place]))
+
+
+def divide_record(path: str, validation_path: str, size: int, data: Any) -> tuple[Images, Images]:
+    """Open a record; return its images for training, and those for validation.
+
+    Validation images are those of `validation_path` or, if that is empty, the last `data.num_validation` of `path`.
+    `size` is the side of the images in pixels, `data` as `config.DataConfig`.
+
+    Raises:
+        UserError: a record is missing, damaged, of another image size, or has too few images to divide.
+    """
+    records = ImageRecords(path, size, skip_corrupt=data.skip_corrupt)
+    if validation_path:
+        kept = ImageRecords(validation_path, size, skip_corrupt=data.skip_corrupt)
+        return Images(records, 0, len(records)), Images(kept, 0, len(kept))
+    count = data.num_validation
+    require(0 < count < len(records), f"data.num_validation must be at least 1 and less than the number of images of "
+            f"{path}, unless there is a validation record", f"{count} of {len(records)} images")
+    return Images(records, 0, len(records) - count), Images(records, len(records) - count, count)
+
+
+@lru_cache(maxsize=8)
+def _order(count: int, seed: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(count)
 
 
 def write_image_records(path: Path | str, images: Iterable[np.ndarray], size: int, *,

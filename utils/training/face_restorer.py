@@ -8,8 +8,8 @@ import tensorflow as tf
 from config import RANDOM, RestorerTrainingConfig
 from model.face_restorer import init_face_restorer
 from model.restorer_trainer import FIRST, SECOND, RestorerTrainer
-from utils.data.meta_tasks import divide_record
 from utils.data.restorer_data import FaceSource, draw_validation_faces
+from utils.data.tfrecords import divide_record
 from utils.errors import UserError
 from utils.face.restorers import OWN, load_face_restorer
 from utils.training.log import Panel, losses_panel

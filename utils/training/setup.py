@@ -12,7 +12,8 @@ from model.masknet import init_masknet
 from model.meta_learner import Networks, Task
 from model.meta_trainer import MetaTrainer, Update
 from model.rrdbnet import init_rrdbnet, rrdbnet_architecture
-from utils.data.meta_tasks import TaskSource, divide_record
+from utils.data.meta_tasks import TaskSource
+from utils.data.tfrecords import divide_record
 from utils.errors import UserError, require
 from utils.face.restorers import Restorer, check_restorer, open_restorer
 from utils.metrics.lpips import LPIPS_WEIGHTS, load_lpips, make_lpips_distance

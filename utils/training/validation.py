@@ -8,7 +8,8 @@ import numpy as np
 
 from config import SCALE, TrainingConfig
 from model.super_resolver import SuperResolver
-from utils.data.meta_tasks import VALIDATION, Degraded, Images, degrade_together, restore_faces
+from utils.data.meta_tasks import VALIDATION, Degraded, degrade_together, restore_faces
+from utils.data.tfrecords import Images
 from utils.face.patches import Patches, batch_patches, sample_patches
 from utils.face.restorers import Restorer
 from utils.image.io import quantize, resize_bicubic, to_float

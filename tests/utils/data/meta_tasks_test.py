@@ -10,8 +10,8 @@ from model.meta_learner import Task
 from tests.workplace import picture
 from utils.data import meta_tasks
 from utils.data.degradations import usm_sharpen
-from utils.data.meta_tasks import Degraded, Images, TaskSource, degrade_together, restore_faces
-from utils.data.tfrecords import ImageRecords, write_image_records
+from utils.data.meta_tasks import Degraded, TaskSource, degrade_together, restore_faces
+from utils.data.tfrecords import ImageRecords, Images, write_image_records
 from utils.errors import UserError
 from utils.image.io import quantize, to_float
 from utils.training.configuration import META_TRAINING, resolve_config

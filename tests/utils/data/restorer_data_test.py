@@ -9,9 +9,8 @@ from model.face_restorer import FACE_SIZE
 from tests.workplace import picture
 from utils.data import restorer_data
 from utils.data.face_samples import FaceSample, draw_face_sample
-from utils.data.meta_tasks import Images
 from utils.data.restorer_data import FaceBatch, FaceSource, draw_validation_faces
-from utils.data.tfrecords import ImageRecords, write_image_records
+from utils.data.tfrecords import ImageRecords, Images, write_image_records
 from utils.errors import UserError
 from utils.training.configuration import resolve_config
 from utils.training.restorer_configuration import RESTORER_TRAINING

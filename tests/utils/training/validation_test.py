@@ -9,8 +9,7 @@ from model.rrdbnet import rrdbnet
 from tests.small_networks import small_generator
 from tests.workplace import picture
 from utils.data import meta_tasks as training_data
-from utils.data.meta_tasks import Images
-from utils.data.tfrecords import ImageRecords, write_image_records
+from utils.data.tfrecords import ImageRecords, Images, write_image_records
 from utils.face.patches import Patches
 from utils.image.io import quantize, resize_bicubic, to_float
 from utils.metrics.fidelity import psnr_y
