@@ -6,7 +6,6 @@ python scripts/generate_tfrecord.py verify datasets/whole_face.tfrecord
 """
 
 import argparse
-import functools
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,14 +36,13 @@ from utils.tensorflow_setup import start_tensorflow
 FORMAT_VERSION = 1  # of the file beside a record
 FACE_SIZE, SCENE_SIZE = 256, 400  # pixels
 READ_AHEAD = 4  # photos per thread that are in memory
+NOTES = {"unreadable": "unreadable", "too_small": "too small", "flat_crops": "crops too flat",
+         "cut_to_square": "cut to a square"}
 NOT_RECORDED = ("output", "overwrite", "threads", "max_megapixels")  # arguments that change nothing in the record
 
 
 class Crops(NamedTuple):
-    """The uint8 RGB images [size, size, 3] made of a photo, and why there are not more.
-
-    `notes` counts photos that are `unreadable`, `too_small` or `cut_to_square`, and `flat_crops`.
-    """
+    """The images of a photo, uint8 RGB [size, size, 3], and counts by the keys of `NOTES`."""
 
     images: list[np.ndarray]
     notes: Counter
@@ -51,11 +50,7 @@ class Crops(NamedTuple):
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse and check the command line.
-
-    Raises:
-        UserError: a value is outside its range.
-    """
+    """Parse and check the command line."""
     parser = ArgumentParser(__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="{faces,scenes,verify}",
                                      parser_class=_make_subparser)
@@ -124,7 +119,7 @@ def crop_face(samples: np.ndarray, size: int) -> Crops:
 
 def crop_scene(samples: np.ndarray, size: int, *, stride: int, scales: list[float],
                min_log_gradient: float | None) -> Crops:
-    """Cut a photo, uint8 [h, w, 3], into crops, row by row at each scale; they are views."""
+    """Cut a photo, uint8 [h, w, 3], into crops, row by row at each scale."""
     crops = []
     for scale in scales:
         height, width = (round(scale * length) for length in samples.shape[:2])
@@ -145,42 +140,34 @@ def read_crops(sources: list[Source], crop: Callable[[np.ndarray], Crops], threa
         except UserError as error:
             return Crops([], Counter(unreadable=1), " ".join(str(error).split()))
 
-    pool, chunk, count = ThreadPoolExecutor(threads), READ_AHEAD * threads, 0
-    try:
-        with Progress(len(sources), description="reading", unit="photo") as progress:
-            for start in range(0, len(sources), chunk):
-                for crops in pool.map(work, sources[start:start + chunk]):
-                    notes.update(crops.notes)
-                    if crops.error:
-                        errors.append(crops.error)
-                        progress.write(f"error: {crops.error}")
-                    yield from crops.images
-                    count += len(crops.images)
-                    progress.update(1, f"{count} images")
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    chunk, count = READ_AHEAD * threads, 0
+    with (ThreadPoolExecutor(threads) as pool,
+          Progress(len(sources), description="reading", unit="photo") as progress):
+        for start in range(0, len(sources), chunk):
+            for crops in pool.map(work, sources[start:start + chunk]):
+                notes.update(crops.notes)
+                if crops.error:
+                    errors.append(crops.error)
+                    progress.write(f"error: {crops.error}")
+                yield from crops.images
+                count += len(crops.images)
+                progress.update(1, f"{count} images")
     if not count:
         raise UserError(f"none of the {len(sources)} photos gave an image: {_describe(notes)}. Choose others or lower "
                         f"--size. {' '.join(errors[:1])}".rstrip())
 
 
 def _describe(notes: Counter) -> str:
-    words = {"unreadable": "unreadable", "too_small": "too small", "flat_crops": "crops too flat",
-             "cut_to_square": "cut to a square"}
-    return ", ".join(f"{notes[name]} {text}" for name, text in words.items() if notes[name])
+    return ", ".join(f"{notes[name]} {text}" for name, text in NOTES.items() if notes[name])
 
 
 def generate(args: argparse.Namespace) -> int:
-    """Write a record and the file beside it; return the exit status.
-
-    Raises:
-        UserError: there is nothing to write, or the output exists or cannot be written.
-    """
+    """Write a record and the file beside it; return the exit status."""
     sources = list_sources(args.input_dir, match=args.match, exclude=args.exclude)
     require(not args.output.is_dir(), "--output must be a file", args.output)
     check_writable(args.output.parent)
     begin, notes, errors = time.monotonic(), Counter(), []
-    crop = functools.partial(crop_face, size=args.size) if args.command == "faces" else functools.partial(
+    crop = partial(crop_face, size=args.size) if args.command == "faces" else partial(
         crop_scene, size=args.size, stride=args.stride, scales=args.scales, min_log_gradient=args.min_log_gradient)
     with exclusive(args.output.with_name(f".{args.output.name}.lock"), str(args.output)):
         if args.output.exists() and not args.overwrite:
@@ -190,9 +177,8 @@ def generate(args: argparse.Namespace) -> int:
         count = write_image_records(args.output, read_crops(sources, crop, args.threads, notes, errors), args.size,
                                     shuffle_seed=args.shuffle)
         write_sidecar(args, sources, notes, errors, count)
-    remarks = _describe(notes)
     print(f"{args.output}: {count} images of {args.size}x{args.size} from {len(sources)} photos"
-          + f" ({remarks})" * bool(remarks)
+          + f" ({_describe(notes)})" * bool(+notes)
           + f", {args.output.stat().st_size / 1e6:.1f} MB, {time.monotonic() - begin:.1f} s")
     return EXIT_USER_ERROR if errors else 0
 
@@ -221,23 +207,20 @@ def write_sidecar(args: argparse.Namespace, sources: list[Source], notes: Counte
 def verify(args: argparse.Namespace) -> int:
     """Read records fully and print a line for each, and for each problem; return the exit status."""
     start_tensorflow()
-    sound = True
+    status = 0
     for path in args.records:
         try:
             problems = verify_record(path, args.size)
         except UserError as error:
             problems = [str(error)]
-        print(*(f"error: {problem}\n" for problem in problems), sep="", end="", file=sys.stderr)
-        sound = sound and not problems
-    return 0 if sound else EXIT_USER_ERROR
+        for problem in problems:
+            print(f"error: {problem}", file=sys.stderr)
+            status = EXIT_USER_ERROR
+    return status
 
 
 def verify_record(path: Path, size: int | None) -> list[str]:
-    """Read a record fully and print a summary; return what is wrong with it.
-
-    Raises:
-        UserError: it cannot be opened, or the file beside it cannot be read.
-    """
+    """Read a record fully and print a summary; return what is wrong with it."""
     sidecar, num_bytes = sidecar_path(path), [file.stat().st_size for file in record_files(path)]
     problems, stated = [], None
     if sidecar.exists():

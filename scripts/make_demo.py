@@ -30,14 +30,7 @@ RUNS = {"Real-ESRGAN": "realesrgan", "un-adapted": "unadapted", "adapted": "adap
 
 
 def degrade(photo: np.ndarray) -> np.ndarray:
-    """Blur a photo, shrink it four times, add noise and compress it; the same result on every call.
-
-    Args:
-        photo: [4h, 4w, 3] uint8 RGB.
-
-    Returns:
-        [h, w, 3] uint8 RGB.
-    """
+    """Blur a photo, uint8 RGB [4h, 4w, 3], downscale it by 4, add noise and compress it, always in the same way."""
     blurred = cv2.GaussianBlur(to_float(photo), (0, 0), BLUR_SIGMA)
     height, width = photo.shape[0] // SCALE, photo.shape[1] // SCALE
     small = cv2.resize(blurred, (width, height), interpolation=cv2.INTER_AREA)

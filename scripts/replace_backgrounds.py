@@ -27,11 +27,7 @@ MARGIN = 160  # pixels around a portrait that an aligned face of that width can 
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse and check the command line.
-
-    Raises:
-        UserError: a value is outside its range.
-    """
+    """Parse and check the command line."""
     parser = ArgumentParser(__doc__.split("\n\n")[0])
     for name in ("portraits", "scenes"):
         add_source_options(parser, name, name, required=True)
@@ -80,7 +76,6 @@ def make_faces(portrait: Source, scenes: list[Source], detect: Detector, args: a
     """Write the faces of one portrait; return their number.
 
     Raises:
-        UserError: a file cannot be read or written.
         ValueError: no person can be cut out of the portrait.
     """
     person, landmarks = cut_portrait(portrait.path, detect, face_width=FACE_WIDTH)

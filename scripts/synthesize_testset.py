@@ -19,11 +19,7 @@ from utils.image.io import add_pixel_limit
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse and check the command line; `settings` are the `SynthesisSettings`.
-
-    Raises:
-        UserError: a value is outside its range.
-    """
+    """Parse and check the command line; `settings` are the `SynthesisSettings`."""
     parser = ArgumentParser(__doc__)
     parser.add_argument("--input_dir", type=Path, help="folder of clean photos")
     add_pixel_limit(parser)

@@ -23,8 +23,15 @@ def read_bytes(path: Path | str) -> bytes:
     Raises:
         UserError: it is missing or cannot be read.
     """
-    try:
+    with read_errors(path):
         return Path(path).read_bytes()
+
+
+@contextlib.contextmanager
+def read_errors(path: Path | str) -> Iterator[None]:
+    """Turn the OSErrors of a block that reads `path` into UserErrors."""
+    try:
+        yield
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions."
                         ) from error

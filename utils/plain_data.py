@@ -3,12 +3,26 @@
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass
-from typing import Any, TypeVar
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from typing import Annotated, Any, TypeVar
 
 from utils.errors import UserError, require
 
 Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `low` to `high`."""
+
+    low: float
+    high: float
+
+    def __contains__(self, number: float) -> bool:
+        return self.low <= number <= self.high
+
+    def __str__(self) -> str:
+        return f"[{self.low:g}, {self.high:g}]"
 
 
 def to_plain(record: Any) -> dict:
@@ -22,6 +36,7 @@ def from_plain(kind: type[Record], data: Any, name: str) -> Record:
     Args:
         kind: a dataclass whose fields are numbers, bools, strings, dataclasses, unions of these and None, or tuples
             of one of these. Of several dataclasses in a union the one with the most matching fields is built.
+            Annotated[type, values]: `value in values` must hold, as for a `Range` or a tuple.
         data: parsed JSON; fields with a default may be missing.
         name: the name of `data` in messages.
 
@@ -29,7 +44,7 @@ def from_plain(kind: type[Record], data: Any, name: str) -> Record:
         UserError: a key is missing or unknown, or a value has the wrong type or range; the message names the key.
     """
     require(isinstance(data, Mapping), f"{name} must be an object with named values", repr(data))
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     missing = [field.name for field in fields(kind) if field.default is MISSING and field.name not in data]
     unknown = [key for key in data if key not in hints]
     require(not unknown, f"{name} has unknown keys; known are {', '.join(hints)}", ", ".join(map(repr, unknown)))
@@ -42,6 +57,11 @@ def from_plain(kind: type[Record], data: Any, name: str) -> Record:
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
+    if typing.get_origin(hint) is Annotated:
+        hint, values = typing.get_args(hint)
+        value = _convert(hint, value, name)
+        require(value in values, f"{name} must be in {values}", repr(value))
+        return value
     if typing.get_origin(hint) is tuple:
         require(isinstance(value, list | tuple), f"{name} must be a list", repr(value))
         return tuple(_convert(typing.get_args(hint)[0], item, f"{name}[{index}]") for index, item in enumerate(value))

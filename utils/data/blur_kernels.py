@@ -5,16 +5,19 @@ Images are float32 [h, w, c]; kernels float64 [size, size] with sum 1. Sizes and
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
 from scipy.special import j1
 
 from config import DegradationStage
-from utils.errors import require
+from utils.plain_data import Range
 
 GAUSSIAN_KINDS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
 NEGLIGIBLE = 1e-6  # total weight of the taps that filtering leaves out
+Size = Annotated[int, range(1, 100, 2)]
+Sigma = Annotated[float, Range(0.01, 100)]
 MAX_DIRECT_TAPS = 129  # with more, cv2.filter2D uses a Fourier transform, up to ten times as slow
 
 
@@ -27,22 +30,12 @@ class GaussianKernel:
     kinds have equal sigmas.
     """
 
-    kind: str
-    size: int
-    sigma_x: float
-    sigma_y: float
-    rotation: float = 0.0
-    beta: float = 1.0
-
-    def __post_init__(self):
-        require(self.kind in GAUSSIAN_KINDS, f"the kind of a kernel is one of {', '.join(GAUSSIAN_KINDS)}", self.kind)
-        _check_size(self.size)
-        require(0 < self.sigma_x < math.inf and 0 < self.sigma_y < math.inf
-                and (self.kind.endswith("aniso") or self.sigma_x == self.sigma_y),
-                f"sigma_x and sigma_y of kind {self.kind} must be positive, and equal if it is isotropic",
-                f"{self.sigma_x}, {self.sigma_y}")
-        require(math.isfinite(self.rotation) and 0 < self.beta < math.inf, "rotation must be finite, beta positive",
-                f"{self.rotation}, {self.beta}")
+    kind: Annotated[str, GAUSSIAN_KINDS]
+    size: Size
+    sigma_x: Sigma
+    sigma_y: Sigma
+    rotation: Annotated[float, Range(-math.pi, math.pi)] = 0.0
+    beta: Annotated[float, Range(0.01, 100)] = 1.0
 
     def weights(self) -> np.ndarray:
         """Return the kernel, [size, size]."""
@@ -60,12 +53,8 @@ class GaussianKernel:
 class SincKernel:
     """A circular low-pass filter, which makes ringing. `cutoff` in radians per pixel."""
 
-    size: int
-    cutoff: float
-
-    def __post_init__(self):
-        _check_size(self.size)
-        require(0 < self.cutoff <= math.pi, "cutoff must be positive and at most pi", self.cutoff)
+    size: Size
+    cutoff: Annotated[float, Range(0.01, math.pi)]
 
     def weights(self) -> np.ndarray:
         """Return the kernel, [size, size]."""
@@ -77,10 +66,6 @@ class SincKernel:
 
 
 Kernel = GaussianKernel | SincKernel
-
-
-def _check_size(size: int) -> None:
-    require(size > 0 and size % 2 == 1, "the size of a kernel must be odd and positive", size)
 
 
 def _offsets(size: int) -> tuple[np.ndarray, np.ndarray]:

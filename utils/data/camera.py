@@ -7,19 +7,19 @@ pixels of the step's input.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import cv2
 import numpy as np
 
 from config import SCALE
 from utils.data.blur_kernels import Kernel, apply_kernel, filter_image
-from utils.data.degradations import Degradation, NoiseDraw, compress_jpeg, degrade, usm_sharpen
+from utils.data.degradations import Degradation, Mode, NoiseDraw, Quality, Seed, compress_jpeg, degrade, usm_sharpen
 from utils.data.noise import Tone
 from utils.errors import require
 from utils.image.io import to_float
-from utils.image.resizing import RESIZE_MODES, resize_to
-from utils.plain_data import from_plain, to_plain
+from utils.image.resizing import resize_to
+from utils.plain_data import Range, from_plain, to_plain
 
 DISPLAY_GAMMA = 2.2  # between linear sensor values and stored ones
 # bilinear demosaicing: kernels that interpolate the missing samples of a colour
@@ -64,12 +64,8 @@ class Blur:
 class MotionBlur:
     """A linear camera motion of `length` pixels; `angle` in radians from x towards y (downwards)."""
 
-    length: float
-    angle: float
-
-    def __post_init__(self):
-        require(0 < self.length <= 200 and math.isfinite(self.angle),
-                "length must be positive and at most 200, angle finite", f"{self.length}, {self.angle}")
+    length: Annotated[float, Range(0.1, 200)]
+    angle: Annotated[float, Range(-math.pi, math.pi)]
 
     def weights(self) -> np.ndarray:
         """Return the kernel: the path, rasterised with bilinear weights into an odd square, with sum 1."""
@@ -93,12 +89,8 @@ class MotionBlur:
 class ColourFringe:
     """Lateral chromatic aberration: red and blue are magnified about the middle by these factors."""
 
-    red: float
-    blue: float
-
-    def __post_init__(self):
-        require(0.9 <= self.red <= 1.1 and 0.9 <= self.blue <= 1.1, "red and blue must be from 0.9 to 1.1",
-                f"{self.red}, {self.blue}")
+    red: Annotated[float, Range(0.9, 1.1)]
+    blue: Annotated[float, Range(0.9, 1.1)]
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Magnify red and blue; the border is replicated."""
@@ -118,10 +110,7 @@ class ColourFringe:
 class Shrink:
     """Downscale by 4; only `area` does not alias."""
 
-    mode: str
-
-    def __post_init__(self):
-        require(self.mode in RESIZE_MODES, f"mode is one of {', '.join(RESIZE_MODES)}", self.mode)
+    mode: Mode
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Downscale."""
@@ -136,13 +125,9 @@ class CameraNoise:
     signal-dependent, spatially correlated and coloured.
     """
 
-    shot: float
-    read: float
-    seed: int
-
-    def __post_init__(self):
-        require(0 <= self.shot <= 1 and 0 <= self.read <= 1 and self.seed >= 0,
-                "shot and read must be from 0 to 1, seed at least 0", f"{self.shot}, {self.read}, {self.seed}")
+    shot: Annotated[float, Range(0, 1)]
+    read: Annotated[float, Range(0, 1)]
+    seed: Seed
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Add noise and demosaic."""
@@ -161,13 +146,9 @@ class CameraNoise:
 class Jpeg:
     """JPEG (libjpeg, 4:2:0) whose block grid starts `top` and `left` pixels outside the image, as after a crop."""
 
-    quality: int
-    top: int = 0
-    left: int = 0
-
-    def __post_init__(self):
-        require(1 <= self.quality <= 100 and 0 <= self.top < 16 and 0 <= self.left < 16,
-                "quality must be from 1 to 100, top and left from 0 to 15", f"{self.quality}, {self.top}, {self.left}")
+    quality: Quality
+    top: Annotated[int, Range(0, 15)] = 0
+    left: Annotated[int, Range(0, 15)] = 0
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Compress and decompress."""

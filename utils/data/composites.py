@@ -37,6 +37,11 @@ class Person(NamedTuple):
     alpha: np.ndarray
     face: np.ndarray
 
+    @property
+    def face_width(self) -> float:
+        """Width of the face in pixels."""
+        return float(self.face[2] - self.face[0])
+
 
 class Composite(NamedTuple):
     """A composed photo, and the boxes of its faces [n, 4]."""
@@ -70,7 +75,9 @@ def cut_out(portrait: np.ndarray, face: np.ndarray, *, face_width: float = CUT_F
     # the soft edge lies inside of the mask, so that no background shows at it
     alpha = np.clip(2 * cv2.GaussianBlur(inside.astype(np.float32), (0, 0), EDGE_SIGMA) - 1, 0, 1)
     seen_through = np.clip(2 - distance / BACKGROUND_DISTANCE, 0, 1).astype(np.float32)
-    alpha = np.where(_may_be_hair(inside, face), alpha * (1 - seen_through), alpha)
+    depth = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 3)
+    may_be_hair = (depth < HAIR_BAND) & (np.arange(len(inside))[:, None] < face[3])  # at the edge, above the chin
+    alpha = np.where(may_be_hair, alpha * (1 - seen_through), alpha)
     rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
     part = slice(rows[0], None), slice(columns[0], columns[-1] + 1)
     return Person(portrait[part].copy(), alpha[part].copy(), face - np.tile([columns[0], rows[0]], 2))
@@ -79,8 +86,7 @@ def cut_out(portrait: np.ndarray, face: np.ndarray, *, face_width: float = CUT_F
 def cut_portrait(path: Path, detect: Detector, *, face_width: float = CUT_FACE_WIDTH) -> tuple[Person, np.ndarray]:
     """Cut the person with the most confident face out of a portrait, as `cut_out`.
 
-    Returns:
-        The person, and the landmarks [5, 2] of the face in the person's image.
+    Returns the person, and the landmarks [5, 2] of the face in the person's image.
 
     Raises:
         UserError: the file cannot be read.
@@ -90,10 +96,9 @@ def cut_portrait(path: Path, detect: Detector, *, face_width: float = CUT_FACE_W
     found = detect(photo.pixels, path.name)
     if not found:
         raise ValueError("no face is found in it")
-    face = found[0]
-    person = cut_out(quantize(photo.pixels), face.box, face_width=face_width)
-    ratio = _face_width(person) / (face.box[2] - face.box[0])
-    return person, (face.landmarks - face.box[:2]) * ratio + person.face[:2]
+    person = cut_out(quantize(photo.pixels), found[0].box, face_width=face_width)
+    ratio = person.face_width / (found[0].box[2] - found[0].box[0])
+    return person, (found[0].landmarks - found[0].box[:2]) * ratio + person.face[:2]
 
 
 def _initial_labels(distance: np.ndarray, face: np.ndarray) -> np.ndarray:
@@ -109,12 +114,6 @@ def _initial_labels(distance: np.ndarray, face: np.ndarray) -> np.ndarray:
     mask[((columns - x) / across) ** 2 + ((rows - y) / down) ** 2 < 1] = cv2.GC_FGD
     mask[(rows > y) & (np.abs(columns - x) < across / 2)] = cv2.GC_FGD  # the neck
     return mask
-
-
-def _may_be_hair(inside: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """Return where the person's edge may be hair: a band inside of it, from the chin upwards."""
-    depth = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 3)
-    return (depth < HAIR_BAND) & (np.arange(len(inside))[:, None] < face[3])
 
 
 def _background(portrait: np.ndarray) -> np.ndarray:
@@ -149,8 +148,7 @@ def put_before(person: Person, scene: np.ndarray, margin: int, rng: np.random.Ge
     The scene is resized to fill the image, and by up to 1.4 times more. `margin` pixels are added on every side; below,
     the shoulders are replicated.
 
-    Returns:
-        [h + 2 * margin, w + 2 * margin, 3] uint8: the person's first pixel is at (`margin`, `margin`).
+    Returns uint8 [h + 2 * margin, w + 2 * margin, 3]: the person's first pixel is at (`margin`, `margin`).
     """
     height, width = (side + 2 * margin for side in person.alpha.shape)
     ratio = max(height / scene.shape[0], width / scene.shape[1]) * rng.uniform(1, 1.4)
@@ -188,22 +186,17 @@ def compose(scene: np.ndarray, people: Sequence[Person], rng: np.random.Generato
     height, width = scene.shape[:2]
     least, largest = FACE_WIDTHS
     largest = max(least, min(largest, width / (SLOT * len(people))))
-    image, faces = scene.astype(np.float32), []
-    widths = [min(rng.uniform(least, largest), MAX_PERSON_HEIGHT * height * _face_width(person) / person.image.shape[0])
+    image, faces, left = scene.astype(np.float32), [], 0.0
+    widths = [min(rng.uniform(least, largest), MAX_PERSON_HEIGHT * height * person.face_width / person.image.shape[0])
               for person in people]
     free = max(0.0, width - SLOT * sum(widths)) * rng.dirichlet(np.ones(len(people) + 1))
-    left = 0.0
     for person, face_width, gap in zip(people, widths, free, strict=False):
         left += gap
-        ratio = face_width / _face_width(person)
+        ratio = face_width / person.face_width
         place = round(left + SLOT * face_width / 2 - ratio * (person.face[0] + person.face[2]) / 2)
         faces.append(_paste(image, person, ratio, place))
         left += SLOT * face_width
     return Composite(np.rint(image).astype(np.uint8), np.stack(faces))
-
-
-def _face_width(person: Person) -> float:
-    return float(person.face[2] - person.face[0])
 
 
 def _paste(image: np.ndarray, person: Person, ratio: float, left: int) -> np.ndarray:
@@ -214,8 +207,7 @@ def _paste(image: np.ndarray, person: Person, ratio: float, left: int) -> np.nda
     weighted, alpha = (cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in (weighted, person.alpha))
     top = height - size[1]
     box = person.face * np.tile(np.array(size) / person.alpha.shape[::-1], 2) + np.tile([left, top], 2)
-    columns = slice(max(0, left), min(width, left + size[0]))
-    rows = slice(max(0, top), height)
+    rows, columns = slice(max(0, top), height), slice(max(0, left), min(width, left + size[0]))
     own = slice(rows.start - top, None), slice(columns.start - left, columns.stop - left)
     image[rows, columns] = image[rows, columns] * (1 - alpha[own][:, :, None]) + weighted[own]
     return np.clip(box, 0, [width, height, width, height])

@@ -4,7 +4,9 @@ The images of one task share a `Degradation` (`sample_degradation`); every image
 (`sample_noise`). `degrade` is a pure function of both. Images are float32 RGB [h, w, 3] in [0, 1].
 """
 
+import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -12,10 +14,13 @@ import numpy as np
 from config import SCALE, DegradationConfig, DegradationStage
 from utils.data.blur_kernels import Kernel, SincKernel, apply_kernel, filter_separably, sample_kernel
 from utils.data.noise import NOISE_TYPES, Tone, add_noise
-from utils.errors import require
 from utils.image.io import quantize, to_float
 from utils.image.resizing import RESIZE_MODES, resize_by, resize_to
+from utils.plain_data import Range
 
+Mode = Annotated[str, tuple(RESIZE_MODES)]
+Quality = Annotated[int, Range(1, 100)]  # of JPEG
+Seed = Annotated[int, Range(0, math.inf)]
 USM_SIZE = 51  # taps, for which OpenCV chooses a sigma of 8
 USM_WEIGHT = 0.5
 USM_THRESHOLD = 10 / 255
@@ -29,16 +34,10 @@ class StageDegradation:
     """
 
     kernel: Kernel | None
-    resize_factor: float
-    resize_mode: str
-    noise_type: str
-    jpeg_quality: int
-
-    def __post_init__(self):
-        require(0 < self.resize_factor <= 16, "resize_factor must be positive and at most 16", self.resize_factor)
-        _check_mode("resize_mode", self.resize_mode)
-        require(self.noise_type in NOISE_TYPES, f"noise_type is one of {', '.join(NOISE_TYPES)}", self.noise_type)
-        require(1 <= self.jpeg_quality <= 100, "jpeg_quality must be from 1 to 100", self.jpeg_quality)
+    resize_factor: Annotated[float, Range(0.01, 16)]
+    resize_mode: Mode
+    noise_type: Annotated[str, NOISE_TYPES]
+    jpeg_quality: Quality
 
 
 @dataclass(frozen=True)
@@ -52,23 +51,17 @@ class Degradation:
     first: StageDegradation
     second: StageDegradation
     final_sinc: SincKernel | None
-    final_resize_mode: str
+    final_resize_mode: Mode
     jpeg_last: bool
     tone: Tone | None = None
-
-    def __post_init__(self):
-        _check_mode("final_resize_mode", self.final_resize_mode)
 
 
 @dataclass(frozen=True)
 class StageNoise:
     """`strength`: sigma in range 255, or the scale of Poisson noise. `gray`: the same noise in all channels."""
 
-    strength: float
+    strength: Annotated[float, Range(0, 255)]
     gray: bool
-
-    def __post_init__(self):
-        require(0 <= self.strength <= 255, "strength must be from 0 to 255", self.strength)
 
 
 @dataclass(frozen=True)
@@ -77,14 +70,7 @@ class NoiseDraw:
 
     first: StageNoise
     second: StageNoise
-    seed: int
-
-    def __post_init__(self):
-        require(self.seed >= 0, "seed must be at least 0", self.seed)
-
-
-def _check_mode(name: str, mode: str) -> None:
-    require(mode in RESIZE_MODES, f"{name} is one of {', '.join(RESIZE_MODES)}", mode)
+    seed: Seed
 
 
 def sample_degradation(rng: np.random.Generator, settings: DegradationConfig) -> Degradation:

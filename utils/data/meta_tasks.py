@@ -4,12 +4,11 @@ Every task is a function of the seed, the iteration, the number of the task, and
 same data bit for bit, and tasks can be divided among machines. `degrade_together` draws the degradation of a task.
 """
 
-import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import count, islice
 from typing import NamedTuple, TypeVar
 
 import cv2
@@ -17,7 +16,7 @@ import numpy as np
 
 from config import SCALE, TrainingConfig
 from model.meta_learner import Task
-from utils.data.degradations import Degradation, degrade, sample_degradation, sample_noise, usm_sharpen
+from utils.data.degradations import degrade, sample_degradation, sample_noise, usm_sharpen
 from utils.data.tfrecords import Images
 from utils.face.patches import log_gradient
 from utils.face.restorers import Restorer
@@ -52,7 +51,7 @@ def prefetch(function: Callable[[int], Item], start: int, *, num_workers: int, n
     try:
         first = start + (num_ahead or 2 * num_workers)
         pending = deque(pool.submit(function, number) for number in range(start, first))
-        for number in itertools.count(first):
+        for number in count(first):
             item = pending.popleft().result()
             pending.append(pool.submit(function, number))
             yield item
@@ -70,8 +69,7 @@ class TaskSource:
 
     def __init__(self, faces: Images, scenes: Images, config: TrainingConfig, restore: Restorer | None):
         """Set up. `restore`: the face restorer; None: the ground truth replaces restored faces."""
-        self.faces, self.scenes, self.config = faces, scenes, config
-        self._restore = restore
+        self.faces, self.scenes, self.config, self._restore = faces, scenes, config, restore
 
     def batches(self, start: int, tasks: range) -> Iterator[Task]:
         """Return an endless iterator of meta-batches from iteration `start` on, prefetched in other threads.
@@ -131,15 +129,10 @@ def degrade_together(faces: list[np.ndarray], scenes: list[np.ndarray], config: 
     `sharpen`: sharpen the scenes first, as training does.
     """
     degradation = sample_degradation(rng, config.degradation)
-    face_lq = [_degrade(to_float(face), degradation, rng, config) for face in faces]
     targets = [usm_sharpen(to_float(scene)) if sharpen else to_float(scene) for scene in scenes]
-    scene_lq = [_degrade(target, degradation, rng, config) for target in targets]
+    face_lq, scene_lq = ([degrade(image, degradation, sample_noise(rng, degradation, config.degradation))
+                          for image in images] for images in (map(to_float, faces), targets))
     return Degraded(*map(np.stack, (faces, face_lq, scenes, scene_lq, targets)))
-
-
-def _degrade(image: np.ndarray, degradation: Degradation, rng: np.random.Generator,
-             config: TrainingConfig) -> np.ndarray:
-    return degrade(image, degradation, sample_noise(rng, degradation, config.degradation))
 
 
 def restore_faces(restore: Restorer | None, images: Degraded) -> np.ndarray:
@@ -157,7 +150,6 @@ def restore_faces(restore: Restorer | None, images: Degraded) -> np.ndarray:
 
 def _crop(rng: np.random.Generator, lq: np.ndarray, *hq: np.ndarray, side: int) -> tuple[np.ndarray, ...]:
     """Draw a square and crop it from an LQ image and from its HQ versions, where it is `side` pixels wide."""
-    lq_side = side // SCALE
-    top, left = (int(rng.integers(0, length - lq_side + 1)) for length in lq.shape[:2])
-    return (lq[top:top + lq_side, left:left + lq_side],
-            *(image[top * SCALE:top * SCALE + side, left * SCALE:left * SCALE + side] for image in hq))
+    top, left = (int(rng.integers(0, length - side // SCALE + 1)) for length in lq.shape[:2])
+    return tuple(image[top * ratio:top * ratio + width, left * ratio:left * ratio + width]
+                 for image, ratio, width in ((lq, 1, side // SCALE), *((image, SCALE, side) for image in hq)))

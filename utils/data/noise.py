@@ -6,14 +6,16 @@ tables of quantiles, several times as fast as NumPy's own generators.
 
 import functools
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
 from scipy.special import ndtri, pdtr
 
-from utils.errors import require
+from utils.plain_data import Range
 
 NOISE_TYPES = ("gaussian", "poisson")
+Gain = Annotated[float, Range(0, 10)]
 LEVELS = 256
 NORMAL_BITS, POISSON_BITS = 16, 12  # log2 of the number of quantiles, which reach 4.3 and 3.7 standard deviations
 
@@ -22,15 +24,10 @@ NORMAL_BITS, POISSON_BITS = 16, 12  # log2 of the number of quantiles, which rea
 class Tone:
     """Colour gains, then a power, clipped to [0, 1]. `gamma` below 1 brightens."""
 
-    gamma: float
-    red: float
-    green: float
-    blue: float
-
-    def __post_init__(self):
-        require(0.1 <= self.gamma <= 10, "gamma must be from 0.1 to 10", self.gamma)
-        gains = (self.red, self.green, self.blue)
-        require(all(0 < gain <= 10 for gain in gains), "red, green and blue must be positive and at most 10", gains)
+    gamma: Annotated[float, Range(0.1, 10)]
+    red: Gain
+    green: Gain
+    blue: Gain
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the image with wrong exposure and colours."""

@@ -1,11 +1,11 @@
 """Test sets: GT/<stem>.png and its degraded version LQ/<stem>.png for every photo of a folder.
 
-degradations.json states the steps that were applied to each photo, report.csv what became of it.
+degradations.json states the steps for each photo, report.csv what became of it.
 """
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,12 +52,10 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
                        overwrite: bool = False, skip_existing: bool = False, num_workers: int = 0) -> dict[str, int]:
     """Degrade the photos of a folder. One that fails gets a row in the report and does not stop the others.
 
-    What is drawn for a photo depends on the seed and its stem only.
-
     Args:
         input_dir: clean photos.
         output_dir: gets GT/, LQ/, degradations.json and report.csv.
-        settings: ignored if there is a `source`.
+        settings: ignored if there is a `source`. What is drawn for a photo depends on the seed and its stem only.
         source: a degradations.json, whose steps are applied to the photos of the same stems.
         overwrite: replace existing results.
         skip_existing: keep existing results, which must have been made with the same settings.
@@ -78,38 +76,31 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
                         "Give --overwrite or --skip_existing.")
     check_writable(output_dir)
     if source:
-        settings, entries = read_degradations(source)
+        settings, entries = _read_degradations(source)
     else:
         entries = {photo.stem: steps_to_plain(_draw_steps(settings, photo.stem)) for photo in photos}
     record, finished = output_dir / DEGRADATIONS, present if skip_existing else []
     if finished:
-        earlier_settings, earlier = read_degradations(record)
+        earlier_settings, earlier = _read_degradations(record)
         require(earlier_settings == settings, f"{record} must have the settings of this run; else give --overwrite or "
                 "another --output_dir", to_plain(earlier_settings))
         entries = {**entries, **earlier}
     entries = {photo.stem: entries[photo.stem] for photo in photos if photo.stem in entries}
-    _write_degradations(record, settings, entries)  # before the photos, so that an interrupted run leaves it too
-    run = partial(_process, output_dir=output_dir, settings=settings, entries=entries, source=source or record)
-    with Report(output_dir / REPORT, COLUMNS, keep=("done",) if skip_existing else ()) as report:
+    with atomic_path(record) as temporary:
+        temporary.write_text(json.dumps({**to_plain(settings), "photos": entries}, indent=1) + "\n", encoding="utf-8")
+    process = partial(_process, output_dir=output_dir, settings=settings, entries=entries, source=source or record)
+    waiting, counts = sorted(set(photos) - set(finished)), {"existing": len(finished), "done": 0, "error": 0}
+    with (Report(output_dir / REPORT, COLUMNS, keep=("done",) if skip_existing else ()) as report,
+          ThreadPoolExecutor(num_workers or os.cpu_count()) as pool,
+          Progress(len(waiting), description="photos", unit="photo") as progress):
         report.add_present(photo.name for photo in finished)
-        failed = _process_all(sorted(set(photos) - set(finished)), run, report, num_workers)
-    if failed:
-        _write_degradations(record, settings, {stem: steps for stem, steps in entries.items() if stem not in failed})
-    return {"existing": len(finished), "done": len(photos) - len(finished) - len(failed), "error": len(failed)}
-
-
-def _process_all(photos: list[Path], run: Callable[[Path], dict], report: Report, num_workers: int) -> set[str]:
-    """Process photos in several threads; return the stems of those that failed."""
-    failed = set()
-    with (ThreadPoolExecutor(num_workers or os.cpu_count()) as pool,
-          Progress(len(photos), description="photos", unit="photo") as progress):
-        for photo, row in zip(photos, pool.map(run, photos), strict=True):
+        for photo, row in zip(waiting, pool.map(process, waiting), strict=True):
             if row["status"] == "error":
                 progress.write(f"error: {shown_name(photo)}: {' '.join(row['reason'].splitlines())}")
-                failed.add(photo.stem)
+            counts[row["status"]] += 1
             report.add(row)
             progress.update(note=shown_name(photo))
-    return failed
+    return counts
 
 
 def _draw_steps(settings: SynthesisSettings, stem: str) -> list:
@@ -117,12 +108,8 @@ def _draw_steps(settings: SynthesisSettings, stem: str) -> list:
     return [Sharpen(), *steps] if settings.usm else steps
 
 
-def read_degradations(path: Path) -> tuple[SynthesisSettings, dict[str, Any]]:
-    """Read a degradations.json: the settings, and by the photo's stem its steps for `steps_from_plain`.
-
-    Raises:
-        UserError: the file is missing or of another kind.
-    """
+def _read_degradations(path: Path) -> tuple[SynthesisSettings, dict[str, Any]]:
+    """Read a degradations.json: the settings, and by the photo's stem its steps for `steps_from_plain`."""
     try:
         content = json.loads(read_bytes(path))
         photos = dict(content.pop("photos"))
@@ -130,11 +117,6 @@ def read_degradations(path: Path) -> tuple[SynthesisSettings, dict[str, Any]]:
         raise UserError(f"{path} must be a degradations.json of synthesize_testset.py, with `photos`: {error}."
                         ) from error
     return from_plain(SynthesisSettings, content, str(path)), photos
-
-
-def _write_degradations(path: Path, settings: SynthesisSettings, entries: Mapping[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({**to_plain(settings), "photos": entries}, indent=1) + "\n", encoding="utf-8")
 
 
 def _process(photo: Path, *, output_dir: Path, settings: SynthesisSettings, entries: Mapping[str, Any],

@@ -17,7 +17,7 @@ import google_crc32c
 import numpy as np
 
 from utils.errors import UserError, require
-from utils.files import atomic_path
+from utils.files import atomic_path, read_errors
 
 USUAL_SIZES = {256: "face", 400: "scene"}  # pixels; of the published records
 HEADER_SIZE, FOOTER_SIZE = 12, 4  # bytes around the data of a record: its length with a checksum, its own checksum
@@ -38,8 +38,9 @@ def _encode(image: np.ndarray) -> bytes:
     """Return the record of an image."""
     import tensorflow as tf
 
-    label = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image.tobytes()]))
-    data = tf.train.Example(features=tf.train.Features(feature={"label": label})).SerializeToString()
+    example = tf.train.Example()
+    example.features.feature["label"].bytes_list.value.append(image.tobytes())
+    data = example.SerializeToString()
     length = struct.pack("<Q", len(data))
     return length + _checksum(length) + data + _checksum(data)
 
@@ -77,13 +78,9 @@ def record_files(path: Path) -> list[Path]:
 
 
 def _read(path: Path, start: int, num_bytes: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            return file.read(num_bytes)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions."
-                        ) from error
+    with read_errors(path), path.open("rb") as file:
+        file.seek(start)
+        return file.read(num_bytes)
 
 
 class ImageRecords:
@@ -95,12 +92,10 @@ class ImageRecords:
     """
 
     def __init__(self, path: Path | str, size: int | None = None, *, skip_corrupt: bool = False):
-        """Open a record and check its first image.
+        """Open a record, as `record_files`, and check its first image.
 
-        Args:
-            path: as for `record_files`.
-            size: side of the images in pixels; None: that of the first image.
-            skip_corrupt: leave out a truncated last image, and let `read_or_next` leave out damaged ones.
+        `size` None: that of the first image. `skip_corrupt`: leave out a truncated last image, and let `read_or_next`
+        leave out damaged ones.
 
         Raises:
             UserError: a file is missing, no TFRecord, truncated (without `skip_corrupt`), or of another image size.
@@ -195,7 +190,7 @@ def divide_record(path: str, validation_path: str, size: int, data: Any) -> tupl
     `size` is the side of the images in pixels, `data` as `config.DataConfig`.
 
     Raises:
-        UserError: a record is missing, damaged, of another image size, or has too few images to divide.
+        UserError: as `ImageRecords`, or there are too few images to divide.
     """
     records = ImageRecords(path, size, skip_corrupt=data.skip_corrupt)
     if validation_path:
@@ -216,7 +211,7 @@ def write_image_records(path: Path | str, images: Iterable[np.ndarray], size: in
                         shuffle_seed: int | None = None) -> int:
     """Write images, uint8 RGB [size, size, 3], as a record of one file, atomically; return their number.
 
-    With a `shuffle_seed` their order is random, and the record takes its size twice on the disk while it is written.
+    With a `shuffle_seed` their order is random, and while it is written the record takes its size twice on the disk.
 
     Raises:
         UserError: there is no image, or the file cannot be written.

@@ -16,7 +16,6 @@ from utils.data.blur_kernels import (
     filter_image,
     sample_kernel,
 )
-from utils.errors import UserError
 
 FIRST = DegradationConfig().first
 
@@ -63,16 +62,6 @@ def test_weights_without_any_symmetry_are_not_turned(size):
     weights = np.random.default_rng(size).random((size, size)) / size**2
     expected = ndimage.correlate(IMAGE.astype(float), weights[:, :, None], mode="mirror")
     np.testing.assert_allclose(filter_image(IMAGE, weights), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("gauss", 7, 1.0, 1.0), "iso, aniso"), (("iso", 8, 1.0, 1.0), "odd"), (("iso", 7, 0.0, 0.0), "sigma_x"),
-    (("aniso", 7, 1.0, float("nan")), "sigma_y"), (("iso", 7, 1.0, 2.0), "sigma_x"),
-    (("aniso", 7, 1.0, 2.0, float("inf")), "rotation"), (("plateau_iso", 7, 1.0, 1.0, 0.0, 0.0), "beta"),
-    ((7, 3.2), "cutoff"), ((7, float("nan")), "cutoff")])
-def test_impossible_kernel_is_refused(arguments, message):
-    with pytest.raises(UserError, match=message):
-        (GaussianKernel if isinstance(arguments[0], str) else SincKernel)(*arguments)
 
 
 def draw(count, stage):

@@ -1,6 +1,7 @@
 """Steps that degrade test photos: their values and statistics, and that JSON keeps them."""
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -117,29 +118,24 @@ def test_steps_keep_the_range_and_leave_their_input_alone(step):
 
 
 @pytest.mark.parametrize(("data", "message"), [
-    ({}, "steps .* list"), ([], "none"), ([{"step": "Sharpen"}], "none"),
-    ([{"step": "Shrink", "mode": "area"}] * 2, "Shrink, Shrink"), (["Sharpen"], r"steps\[0\]"),
-    ([{"step": "Sharpen"}, {"step": "Zoom"}], r"steps\[1\].*'Zoom'"), ([{"step": []}], r"steps\[0\]"),
-    ([{"step": "Jpeg", "quality": 0, "top": 0, "left": 0}], r"steps\[0\]: quality"),
-    ([{"step": "Jpeg", "quality": 10, "top": 16, "left": 0}], r"steps\[0\].* top"),
+    ({}, "steps .* list"), ([], "none"), ([{"step": "Shrink", "mode": "area"}] * 2, "Shrink, Shrink"),
+    (["Sharpen"], r"steps\[0\]"), ([{"step": "Sharpen"}, {"step": "Zoom"}], r"steps\[1\].*'Zoom'"),
+    ([{"step": "Jpeg", "quality": 10, "top": 16, "left": 0}], r"steps\[0\].top"),
     ([{"step": "Jpeg", "top": 1}], r"steps\[0\] lacks quality"),
-    ([{"step": "MotionBlur", "length": 0, "angle": 0}], r"steps\[0\]: length"),
-    ([{"step": "ColourFringe", "red": 2, "blue": 1}], r"steps\[0\]: red and blue"),
-    ([{"step": "CameraNoise", "shot": 2, "read": 0, "seed": 0}], r"steps\[0\]: shot and read"),
-    ([{"step": "Shrink", "mode": "nearest"}], r"steps\[0\]: mode"),
-    ([{"step": "Blur", "kernel": None}], r"steps\[0\]\.kernel"),
-])
+    ([{"step": "MotionBlur", "length": 0, "angle": 0}], r"steps\[0\].length"),
+    ([{"step": "Blur", "kernel": None}], r"steps\[0\]\.kernel")])
 def test_fault_in_a_list_of_steps_is_named(data, message):
     with pytest.raises(UserError, match=message):
         steps_from_plain(data, "steps")
 
 
 @pytest.mark.parametrize(("path", "value"), [
-    ("degradation.first.kernel.sigma_x", "2"), ("degradation.first.kernel.kind", "round"),
+    ("degradation.first.kernel.sigma_x", "2"), ("degradation.first.kernel.sigma_y", 0.0),
+    ("degradation.first.kernel.kind", "round"), ("degradation.first.kernel.size", 8),
     ("degradation.first.resize_factor", 0.0), ("degradation.first.resize_mode", "nearest"),
     ("degradation.second.noise_type", "salt"), ("degradation.second.jpeg_quality", 101),
-    ("degradation.final_sinc.cutoff", 4.0), ("degradation.final_resize_mode", "x"), ("degradation.jpeg_last", None),
-    ("noise.seed", -1), ("noise.first.strength", -1.0), ("noise.second.gray", 2)])
+    ("degradation.final_sinc.cutoff", float("nan")), ("degradation.final_resize_mode", "x"),
+    ("degradation.jpeg_last", None), ("noise.seed", -1), ("noise.first.strength", -1.0), ("noise.second.gray", 2)])
 def test_wrong_value_of_the_training_degradation_is_named(path, value):
     [entry] = steps_to_plain([TWO_STAGE])
     *parents, key = path.split(".")
@@ -147,7 +143,7 @@ def test_wrong_value_of_the_training_degradation_is_named(path, value):
     for parent in parents:
         target = target[parent]
     target[key] = value
-    with pytest.raises(UserError, match="kind of a kernel" if key == "kind" else key):
+    with pytest.raises(UserError, match=re.escape(f"steps[0].{path}")):
         steps_from_plain([entry], "steps")
 
 

@@ -6,7 +6,6 @@ import pytest
 from tests.helpers.degradations import REFERENCE
 from utils.data import noise as noise_module
 from utils.data.noise import Tone, add_noise, gaussian_noise, poisson_noise
-from utils.errors import UserError
 
 IMAGE = (REFERENCE["noise_img"] / 255).astype(np.float32)
 GAUSSIAN_SIGMA, POISSON_SCALE = 20.0, 2.0  # of the reference
@@ -90,9 +89,3 @@ def test_tone_is_gain_then_power():
     image = np.float32([[[0.5, 0.5, 0.9], [0.0, 1.0, 0.25]]])
     expected = np.float32([[[0.25, 0.16, 1.0], [0.0, 0.64, 0.25]]])
     np.testing.assert_allclose(Tone(2.0, 1.0, 0.8, 2.0)(image), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("values", [(0.05, 1.0, 1.0, 1.0), (1.0, 0.0, 1.0, 1.0), (1.0, 1.0, 1.0, 11.0)])
-def test_tone_outside_of_its_ranges_is_refused(values):
-    with pytest.raises(UserError, match="gamma" if values[0] < 0.1 else "red, green and blue"):
-        Tone(*values)
