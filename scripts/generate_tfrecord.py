@@ -52,8 +52,7 @@ class Crops(NamedTuple):
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse and check the command line."""
     parser = ArgumentParser(__doc__.split("\n\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{faces,scenes,verify}",
-                                     parser_class=_make_subparser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{faces,scenes,verify}")
     faces = commands.add_parser("faces", description="Shrink whole portraits to squares; of those that are not square, "
                                 "the middle.", help="whole portraits, shrunk")
     scenes = commands.add_parser("scenes", description="Cut photos into overlapping crops.", help="crops of photos")
@@ -78,12 +77,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         require(args.stride >= 1, "--stride must be at least 1", args.stride)
         require(all(0 < scale <= 1 for scale in args.scales), "--scales must be above 0 and at most 1", args.scales)
     return args
-
-
-def _make_subparser(*, prog: str, description: str, **_) -> ArgumentParser:
-    parser = ArgumentParser(description)
-    parser.prog = prog
-    return parser
 
 
 def _add_common(parser: ArgumentParser, size: int) -> None:

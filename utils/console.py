@@ -121,8 +121,8 @@ class _HelpFormatter(argparse.HelpFormatter):
 class ArgumentParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and whose help states the defaults."""
 
-    def __init__(self, description: str):
-        super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+    def __init__(self, description: str, **options):
+        super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError for a wrong command line."""

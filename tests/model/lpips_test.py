@@ -55,13 +55,6 @@ def test_distances_are_those_of_the_original_training_code():
                                rtol=1e-5)
 
 
-def test_pairs_of_a_batch_are_measured_apart(params):
-    image_a, image_b = pair(0)
-    together = lpips(params, tf.concat([image_a, image_b, image_b], 0), tf.concat([image_b, image_b, image_a], 0))
-    apart = lpips(params, image_a, image_b)[0]
-    np.testing.assert_allclose(together, [apart, 0, apart], rtol=1e-5)
-
-
 @pytest.mark.parametrize("side", [0, 1])
 def test_gradient_equals_a_float64_directional_difference(params, side):
     params = {name: tf.cast(value, tf.float64) for name, value in params.items()}
@@ -81,16 +74,6 @@ def test_gradient_equals_a_float64_directional_difference(params, side):
     difference = (distance(step) - distance(-step)) / (2 * step)
     np.testing.assert_allclose(tape.gradient(value, shift), difference, rtol=1e-4)
     assert abs(difference) > 1e-4
-
-
-def test_gradient_is_finite_where_no_feature_is_active(params):
-    params = {**params, "conv3/bias": tf.fill([384], -1e6)}
-    image_a, image_b = pair(0)
-    with tf.GradientTape() as tape:
-        tape.watch([image_a, image_b])
-        distance = lpips(params, image_a, image_b)
-    gradients = tape.gradient(distance, [image_a, image_b])
-    assert all(np.isfinite(gradient).all() and np.abs(gradient).max() > 0 for gradient in gradients)
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-25])  # of which the square is zero in float32

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import skimage
 
-from model.layers import fold_batch_norm
-from model.resnet import BATCH_NORM_EPSILON, resnet50
+from model.resnet import resnet50
 from model.retinaface import (
     Detections,
     compile_retinaface,
@@ -132,22 +131,6 @@ def test_graph_is_traced_once_for_photos_of_any_size(forward):
         assert [output.shape[1] for output in outputs] == [len(prior_boxes(height, width))] * 3
         assert all(np.isfinite(output).all() for output in outputs)
     assert forward.experimental_get_tracing_count() == 1
-
-
-def test_folded_convolution_equals_convolution_and_then_norm():
-    rng = np.random.default_rng(0)
-    kernel, image = rng.normal(size=(5, 3, 3, 3)), rng.normal(size=(8, 9, 3))
-    gain, offset, mean = rng.normal(size=(3, 5))
-    variance = rng.uniform(0, 2, 5)
-
-    def convolve(hwio):
-        padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
-        return sum(padded[i:i + 8, j:j + 9] @ hwio[i, j].astype(np.float64) for i in range(3) for j in range(3))
-
-    expected = gain * (convolve(kernel.transpose(2, 3, 1, 0)) - mean) / np.sqrt(variance + 1e-5) + offset
-    weight, bias = fold_batch_norm(kernel, gain, offset, mean, variance, epsilon=BATCH_NORM_EPSILON)
-    assert weight.dtype == bias.dtype == np.float32
-    np.testing.assert_allclose(convolve(weight) + bias, expected, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("percent", [30, 40, 70])
