@@ -16,11 +16,11 @@ def generator(seed=0):
     return np.random.Generator(np.random.SFC64(seed))
 
 
-def draw(kind, image=IMAGE, *, gray=False, count=DRAWS, strength=None):
+def draw(kind, *, gray):
     rng = generator()
-    make, usual = (gaussian_noise, GAUSSIAN_SIGMA) if kind == "gauss" else (poisson_noise, POISSON_SCALE)
-    fields = [make(rng, image, strength or usual, gray=gray) for _ in range(count)]
-    return np.broadcast_to(np.stack(fields), (count, *image.shape))
+    make, strength = (gaussian_noise, GAUSSIAN_SIGMA) if kind == "gauss" else (poisson_noise, POISSON_SCALE)
+    fields = [make(rng, IMAGE, strength, gray=gray) for _ in range(DRAWS)]
+    return np.broadcast_to(np.stack(fields), (DRAWS, *IMAGE.shape))
 
 
 def draw_clipped(kind):
