@@ -3,16 +3,15 @@
 import argparse
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, interruptible, run_cli, shown_name
 from utils.errors import require
 from utils.files import check_writable
 from utils.image.io import add_pixel_limit
 from utils.image.listing import ImageGroup, group_images, list_images
-from utils.metrics.niqe import NIQE_LUMAS, load_niqe, niqe
+from utils.metrics.niqe import NIQE_LUMAS
 from utils.metrics.plot import plot_images
 from utils.metrics.suite import (
     FAILED,
@@ -22,9 +21,10 @@ from utils.metrics.suite import (
     UNMEASURED,
     ImageMeter,
     choose_metrics,
+    load_functions,
     measure_all,
 )
-from utils.metrics.summary import Summary, equality_remarks, format_table, summarize, write_csv, write_json
+from utils.metrics.summary import Summary, format_table, summarize, write_csv, write_json
 from utils.tensorflow_setup import start_tensorflow
 
 DEFAULT_CACHE = Path("~/.cache/metaf2n-tf")
@@ -74,7 +74,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; gives the exit status."""
+    """Run the tool; returns the exit status."""
     args = parse_args(argv)
     groups = group_images(args.result_dir, truth_dir=args.gt_dir, other_dir=args.compare,
                           allow_missing=args.allow_missing)
@@ -87,20 +87,21 @@ def main(argv: list[str] | None = None) -> int:
         gpus = start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
         if args.gpu not in (None, "-1") and not gpus:
             print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
-    meter = _open_meter(args, names)
+    meter = ImageMeter(load_functions(names, args.weights_dir, niqe_luma=args.niqe_luma), args.crop_to_common)
     set_names = [name for name in names if METRICS[name].of_sets]
-    set_meter = _open_set_meter(args, reference) if set_names else None  # bad references end it before the long work
+    set_meter = _open_set_meter(args, reference) if set_names else None  # a damaged reference ends it before the work
     compare = args.compare is not None
-    rows = _measure_images(groups, meter, args.output_dir / CSV_NAME, meter.columns(compare=compare))
-    summaries = {name: summarize(name, rows, compare=compare, seed=args.seed)
-                 for name in names if name not in set_names}
+    rows = _measure_images(groups, meter, args.output_dir / CSV_NAME, compare=compare)
+    summaries = {name: summarize(name, rows, compare=compare, seed=args.seed) for name in meter.functions}
     if set_meter:
         unreadable = {path for row in rows for path in row["unreadable"]}
         results, others = ([path for path in paths if path and path not in unreadable] for paths in zip(
             *((group.result, group.other) for group in groups), strict=True))
-        summaries.update(_measure_sets(set_meter, results, others if compare else None, set_names, len(reference)))
-    summaries.update({name: Summary(reason=reason) for name, reason in obstacles.items()})
-    _report(args, meter, rows, {name: summaries[name] for name in METRICS if name in summaries}, len(reference))
+        summaries |= _measure_sets(set_meter, results, others if compare else None, set_names, len(reference))
+    summaries |= {name: Summary(reason=reason) for name, reason in obstacles.items()}
+    _report(args, rows, {name: summaries[name] for name in METRICS if name in summaries}, len(reference))
+    if args.plot is not None:
+        plot_images(args.plot, rows, list(meter.functions), compare=compare)
     lacking = args.metrics is not None and any(summaries[name].mean is None for name in names)
     return EXIT_USER_ERROR if lacking or any(row["status"] == FAILED for row in rows) else 0
 
@@ -113,27 +114,11 @@ def _check_outputs(args: argparse.Namespace, names: list[str]) -> None:
         require(not path.is_dir(), "an output file must not be a folder. Remove it, or choose another place", path)
     if args.plot is None:
         return
-    for option in ("result_dir", "gt_dir", "fid_ref_dir", "compare"):
-        folder = getattr(args, option)
-        require(folder is None or folder.resolve() != args.plot.parent.resolve(),
-                f"--plot must not lie in --{option}, where it would count as an image", args.plot)
+    inputs = [folder.resolve() for folder in (args.result_dir, args.gt_dir, args.fid_ref_dir, args.compare) if folder]
+    require(args.plot.parent.resolve() not in inputs, "--plot must not lie in a folder of images, where it would count "
+            "as one", args.plot)
     require(not all(METRICS[name].of_sets for name in names), "--plot draws metrics of single images",
             f"--metrics {args.metrics}")
-
-
-def _open_meter(args: argparse.Namespace, names: list[str]) -> ImageMeter:
-    measure_niqe = measure_lpips = None
-    if "niqe" in names:
-        model, luma = load_niqe(args.weights_dir), NIQE_LUMAS[args.niqe_luma]
-
-        def measure_niqe(image: np.ndarray) -> float:
-            return niqe(luma(image), model)
-
-    if "lpips" in names:
-        from utils.metrics.lpips import load_lpips, make_lpips_distance
-
-        measure_lpips = make_lpips_distance(load_lpips(args.weights_dir))
-    return ImageMeter(names, args.crop_to_common, measure_niqe, measure_lpips)
 
 
 def _open_set_meter(args: argparse.Namespace, reference: list[Path]):
@@ -148,17 +133,15 @@ def _open_set_meter(args: argparse.Namespace, reference: list[Path]):
 def _measure_sets(meter, results: list[Path], others: list[Path] | None, names: list[str], num_reference: int
                   ) -> dict[str, Summary]:
     """Compare the results, and the other results if there are any, with the reference; one does not need the other."""
+    def measure(files: list[Path]) -> dict[str, Summary]:
+        found = interruptible(meter.measure, files, names, advance=progress.update)
+        return {name: Summary(mean=value, count=0 if value is None else len(files), deviation=deviation, reason=reason)
+                for name, (value, deviation, reason) in found.items()}
+
     with Progress(len(results) + len(others or []), description="features", unit="image") as progress:
-        found, other_found = ({} if files is None else
-                              interruptible(meter.measure, files, names, advance=progress.update)
-                              for files in (results, others))
-    summaries = {}
-    for name in names:
-        value, deviation, reason = found[name]
-        other, _, other_reason = other_found.get(name, (None, None, ""))
-        summaries[name] = Summary(mean=value, count=0 if value is None else len(results), deviation=deviation,
-                                  reason=reason, other=other, other_count=0 if other is None else len(others),
-                                  other_reason=other_reason)
+        summaries = measure(results)
+        if others is not None:
+            summaries = {name: replace(summaries[name], other=other) for name, other in measure(others).items()}
     fewest = min(len(results), len(others or results), num_reference)
     if "fid" in names and summaries["fid"].mean is not None and fewest < FEWEST_FOR_FID:
         print(f"note: FID of {fewest} images depends strongly on their number: compare it only between folders of "
@@ -166,7 +149,7 @@ def _measure_sets(meter, results: list[Path], others: list[Path] | None, names: 
     return summaries
 
 
-def _measure_images(groups: list[ImageGroup], meter: ImageMeter, report: Path, columns: list[str]) -> list[dict]:
+def _measure_images(groups: list[ImageGroup], meter: ImageMeter, report: Path, *, compare: bool) -> list[dict]:
     """Measure the images and write their `report`; one that fails gets a row and does not stop the others."""
     rows = []
     try:
@@ -178,7 +161,7 @@ def _measure_images(groups: list[ImageGroup], meter: ImageMeter, report: Path, c
                 progress.update()
     finally:  # Ctrl-C leaves what was finished
         if rows:
-            write_csv(report, rows, columns)
+            write_csv(report, rows, meter.columns(compare=compare))
     incomplete = [row for row in rows if row["status"] in (PARTIAL, UNMEASURED)]
     if incomplete:  # they may be all, and their reasons alike
         print(f"note: {len(incomplete)} of {len(rows)} images lack values, see metrics.csv. The first is "
@@ -186,24 +169,17 @@ def _measure_images(groups: list[ImageGroup], meter: ImageMeter, report: Path, c
     return rows
 
 
-def _report(args: argparse.Namespace, meter: ImageMeter, rows: list[dict], summaries: dict[str, Summary],
-            num_reference: int) -> None:
-    """Write and print the results."""
-    compare = args.compare is not None
+def _report(args: argparse.Namespace, rows: list[dict], summaries: dict[str, Summary], num_reference: int) -> None:
+    """Write metrics.json and print the table."""
     outcomes = {status: sum(row["status"] == status for row in rows)
                 for status in (MEASURED, PARTIAL, UNMEASURED, FAILED)}
     settings = {name: value if isinstance(value, (bool, int, str, type(None))) else str(value)
                 for name, value in vars(args).items()}
     write_json(args.output_dir / JSON_NAME, summaries, settings=settings,
                counts={**outcomes, "images": len(rows), "reference": num_reference})
-    print(f"{args.result_dir}" + f" against {args.gt_dir}" * (args.gt_dir is not None)
-          + f"; FID and KID against {args.fid_ref_dir}" * (num_reference > 0) + f"; other: {args.compare}" * compare)
-    print("\n".join([format_table(summaries, num_reference=num_reference, compare=compare), *equality_remarks(rows)]))
-    if args.plot is not None:
-        plot_images(args.plot, rows, meter.columns(compare=False), compare=compare)
+    print(format_table(summaries, num_reference=num_reference, compare=args.compare is not None))
     counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
-    print(f"{len(rows)} image{'s' * (len(rows) != 1)}: {counts}. Written: {args.output_dir / CSV_NAME}, "
-          f"{JSON_NAME}{f', {args.plot}' if args.plot else ''}")
+    print(f"{len(rows)} image{'s' * (len(rows) != 1)}: {counts}. Written: {args.output_dir / CSV_NAME}, {JSON_NAME}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 
 from scripts.benchmarks.inference import Setting
 from scripts.benchmarks.timing import Rows
-from utils.image.io import quantize, write_png
+from utils.image.io import quantize, to_float, write_png
 
 NUM_IMAGES = 40  # pairs per metric that is measured image by image
 NUM_FEATURE_IMAGES = 16  # for Inception
@@ -24,10 +24,12 @@ def metrics(setting: Setting) -> Rows:
     from utils.metrics.fid import extract_features, make_feature_extractor
     from utils.metrics.lpips import make_lpips_distance
     from utils.metrics.niqe import NUM_FEATURES, NiqeModel, niqe, yiq_luma
-    from utils.metrics.suite import ImageMeter, measure_all
+    from utils.metrics.suite import PAIR_FUNCTIONS, ImageMeter, measure_all
 
     photo, rng = setting.photo, np.random.default_rng(0)
     lpips, model = make_lpips_distance(init_lpips(0)), NiqeModel(np.zeros(NUM_FEATURES), np.eye(NUM_FEATURES))
+    functions = {**PAIR_FUNCTIONS, "niqe": lambda image: niqe(yiq_luma(image), model),
+                 "lpips": lambda image, truth: lpips(to_float(image), to_float(truth))}
     size = f"{photo.shape[1]}x{photo.shape[0]}"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -37,7 +39,7 @@ def metrics(setting: Setting) -> Rows:
             write_png(folder / "truth" / f"{index}.png", quantize(photo))
         groups = group_images(folder / "result", truth_dir=folder / "truth")
         for names in SETS:
-            meter = ImageMeter(names, niqe=lambda image: niqe(yiq_luma(image), model), lpips=lpips)
+            meter = ImageMeter({name: functions[name] for name in names})
             rate = _images_per_second(lambda count, meter=meter: list(measure_all(groups[:count], meter)), NUM_IMAGES)
             yield f"{', '.join(names)}: images of {size} per second", f"{rate:.1f}"
         extract, files = make_feature_extractor(init_inception(0)), [group.result for group in groups]

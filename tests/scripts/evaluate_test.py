@@ -10,7 +10,6 @@ import pytest
 import skimage.data
 
 from scripts import evaluate as tool
-from tests.helpers.pictures import blue
 from tests.helpers.portraits import FACE, draw_portrait, texture
 from tests.reference_restorer import identity_restorer
 from tests.small_networks import small_generator
@@ -57,22 +56,21 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(*extra, variants=VARIANTS, scenes=True):
+def run(*extra, rows=VARIANTS, scenes=True):
     sources = ["--scenes", "scenes", "--portraits", "portraits"] if scenes else []
     return tool.main([*sources, "--output_dir", "out", "--model", "model", "--base", "base", "--restorer", "r.npz",
-                      "--weights_dir", "weights", "--presets", "ood-jpeg", "--variants", *variants, *extra])
+                      "--weights_dir", "weights", "--presets", "ood-jpeg", "--rows", *rows, *extra])
 
 
 def read_scores(folder):
     with (folder / "out" / "scores.csv").open(newline="") as file:
-        return {(row["set"], row["photo"], row["variant"]): row for row in csv.DictReader(file)}
+        return {(row["set"], row["photo"], row["row"]): row for row in csv.DictReader(file)}
 
 
 def test_a_run_writes_tables_scores_plots_and_pictures(place, capsys):
     assert run() == 0
     scores = read_scores(place)
-    photos = ("a", "astronaut", "empty")
-    assert set(scores) == {("ood-jpeg", photo, variant) for photo in photos for variant in VARIANTS}
+    assert set(scores) == {("ood-jpeg", photo, row) for photo in ("a", "astronaut", "empty") for row in VARIANTS}
     assert {row["num_faces"] for (_, photo, _), row in scores.items() if photo == "empty"} == {"0"}
     truth, image = (quantize(read_image(place / "out" / "ood-jpeg" / name / "a.png").pixels)
                     for name in ("GT", "adapted"))
@@ -99,15 +97,10 @@ def test_a_run_writes_tables_scores_plots_and_pictures(place, capsys):
     expected = np.mean([float(scores["ood-jpeg", photo, "adapted"]["psnr_y"])
                         - float(scores["ood-jpeg", photo, "other-faces"]["psnr_y"]) for photo in ("a", "astronaut")])
     assert difference["psnr_y"]["mean"] == pytest.approx(expected, abs=1e-3)
-    output = capsys.readouterr().out
     table = (place / "out" / "table.md").read_text()
-    assert table in output
+    assert table in capsys.readouterr().out
     assert all(f"* {name}: {value}\n" in table for name, value in content["made"].items())
-    assert "--output_dir out --model model" in content["made"]["command"]
-    assert "2 faces in 2 of 3 photos; none found, and so un-adapted in every variant: empty" in output
-    assert "LPIPS is left out: it needs" in output
-    assert blue(place / "out" / "gains.png").sum() > 50
-    assert blue(place / "out" / "own_and_other.png").sum() > 20
+    assert read_image(place / "out" / "gains.png").pixels.std() > 0.02
     pictures = quantize(read_image(place / "out" / "pictures.png").pixels)
     top = LABEL_HEIGHT + MARGIN
     np.testing.assert_array_equal(pictures[top:top + 128, :164], quantize(read_image(
@@ -138,24 +131,21 @@ def test_a_killed_run_continues_to_the_results_of_an_uninterrupted_one(place, mo
         assert (Path("out") / name).read_bytes() == (Path("whole") / name).read_bytes(), name
 
 
-def test_an_interrupted_run_goes_on_and_other_settings_are_refused(place):
-    run(variants=["bicubic", "adapted"])
-    before = {path: path.read_bytes() for path in (place / "out" / "ood-jpeg").glob("*/*.png")}
-    (place / "out" / "ood-jpeg" / "adapted" / "a.png").unlink()
-    (place / "out" / "ood-jpeg" / "bicubic" / "a.png").write_bytes(
-        (place / "out" / "ood-jpeg" / "GT" / "a.png").read_bytes())
-    assert run(variants=["bicubic", "adapted", "unadapted"]) == 0
-    changed = {path.parent.name for path, content in before.items() if path.read_bytes() != content}
-    assert changed == {"bicubic"}
-    assert "adapted" in {variant for _, _, variant in read_scores(place)}
-    with pytest.raises(UserError, match=r"out holds an evaluation with other settings \(seed\)"):
+def test_only_missing_results_are_made_and_other_settings_are_refused(place):
+    run(rows=["bicubic", "adapted"])
+    before = {path: path.stat().st_mtime_ns for path in (place / "out" / "ood-jpeg").rglob("*.png")}
+    missing = place / "out" / "ood-jpeg" / "adapted" / "a.png"
+    missing.unlink()
+    assert run(rows=["bicubic", "adapted", "unadapted"]) == 0
+    assert [path for path, written in before.items() if path.stat().st_mtime_ns != written] == [missing]
+    with pytest.raises(UserError, match="seed"):
         run("--seed", "1")
     write_png(place / "scenes" / "b.png", texture(5, 130, 165, 0, 255).astype(np.uint8))
-    with pytest.raises(UserError, match=r"settings \(scenes\)"):
+    with pytest.raises(UserError, match="scenes"):
         run()
-    assert run("--overwrite", variants=["bicubic"]) == 0
+    assert run("--overwrite", rows=["bicubic"]) == 0
     assert {photo for _, photo, _ in read_scores(place)} == {"a", "astronaut", "b", "empty"}
-    assert not (place / "out" / "ood-jpeg" / "adapted").exists()
+    assert not missing.exists()
 
 
 def test_nothing_inside_of_what_was_adapted_to_counts(place, monkeypatch):
@@ -164,7 +154,7 @@ def test_nothing_inside_of_what_was_adapted_to_counts(place, monkeypatch):
         return find(photo, name) + [extra] * (name == "a.png" and photo.shape[1] < 100)  # in the degraded photo
 
     monkeypatch.setattr(tool, "open_detector", lambda *_, **__: contextlib.nullcontext(find_more))
-    assert run(variants=["bicubic", "unadapted"]) == 0
+    assert run(rows=["bicubic", "unadapted"]) == 0
     before = read_scores(place)
     assert before["ood-jpeg", "a", "bicubic"]["num_faces"] == "2"
     for row in ("bicubic", "unadapted"):  # the first is spoilt inside, the second outside
@@ -172,7 +162,7 @@ def test_nothing_inside_of_what_was_adapted_to_counts(place, monkeypatch):
         image = quantize(read_image(path).pixels)
         image[4:36 + 10 * (row == "unadapted"), 4:36] = 0
         write_png(path, image)
-    assert run(variants=["bicubic", "unadapted"]) == 0
+    assert run(rows=["bicubic", "unadapted"]) == 0
     after = read_scores(place)
     assert after["ood-jpeg", "a", "bicubic"] == before["ood-jpeg", "a", "bicubic"]
     assert after["ood-jpeg", "a", "unadapted"]["psnr_y"] != before["ood-jpeg", "a", "unadapted"]["psnr_y"]
@@ -181,128 +171,92 @@ def test_nothing_inside_of_what_was_adapted_to_counts(place, monkeypatch):
 def test_a_photo_whose_faces_fail_is_left_out_and_tried_again(place, monkeypatch, capsys):
     def fail(photo, name):
         if name == "a.png" and photo.shape[1] < 100:
-            raise UserError("the detector failed")
+            raise UserError("the detector is tired")
         return find(photo, name)
 
     monkeypatch.setattr(tool, "open_detector", lambda *_, **__: contextlib.nullcontext(fail))
     assert run() == 2
     assert {photo for _, photo, _ in read_scores(place)} == {"astronaut", "empty"}
-    assert {variant for _, _, variant in read_scores(place)} == set(VARIANTS) - {"other-faces"}  # there is no partner
-    assert "a.png: the detector failed" in capsys.readouterr().err
+    assert {row for _, _, row in read_scores(place)} == set(VARIANTS) - {"other-faces"}  # there is no partner
+    assert "a.png" in capsys.readouterr().err
     monkeypatch.setattr(tool, "open_detector", lambda *_, **__: contextlib.nullcontext(find))
     assert run() == 0
     assert set(read_scores(place)) == {
-        ("ood-jpeg", photo, variant) for photo in ("a", "astronaut", "empty") for variant in VARIANTS}
-
-
-def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(place, capsys):
-    run(variants=["bicubic", "unadapted"])
-    (place / "out" / "ood-jpeg" / "bicubic" / "a.png").write_bytes(b"no picture")
-    record = place / "out" / "photos" / "photos.json"
-    content = json.loads(record.read_text())
-    content["faces"]["empty"] = [[0, 0, 200, 200]]
-    record.write_text(json.dumps(content))
-    assert run(variants=["bicubic", "unadapted"]) == 2
-    assert {(photo, variant) for _, photo, variant in read_scores(place)} == {
-        ("a", "unadapted"), ("astronaut", "bicubic"), ("astronaut", "unadapted")}
-    captured = capsys.readouterr()
-    assert "error: cannot read the image out/ood-jpeg/bicubic/a.png" in captured.err
-    assert "empty.png has no scores: its faces leave nothing of it" in captured.err
-    assert "2 errors." in captured.out
+        ("ood-jpeg", photo, row) for photo in ("a", "astronaut", "empty") for row in VARIANTS}
 
 
 def test_a_photo_that_cannot_be_read_is_named_stops_nothing_and_gives_status_2(place, capsys):
     (place / "scenes" / "broken.png").write_bytes(b"no picture")
-    assert run(variants=["bicubic"]) == 2
+    assert run(rows=["bicubic"]) == 2
     assert {photo for _, photo, _ in read_scores(place)} == {"a", "astronaut", "empty"}
-    captured = capsys.readouterr()
-    assert "error: cannot read the image" in captured.err
-    assert "1 error." in captured.out
+    assert "broken.png" in capsys.readouterr().err
     assert json.loads((place / "out" / "summary.json").read_text())["made"]["errors"] == 1
 
 
 def test_without_folders_the_only_photo_is_degraded_several_times(place, capsys):
-    assert run("--photos", "3", variants=["bicubic", "adapted", "other-faces", "unadapted"], scenes=False) == 0
+    assert run("--photos", "3", rows=["bicubic", "adapted", "other-faces", "unadapted"], scenes=False) == 0
     scores = read_scores(place)
     assert {photo for _, photo, _ in scores} == {"astronaut-1", "astronaut-2", "astronaut-3"}
-    assert len({score["psnr_y"] for (_, _, name), score in scores.items() if name == "bicubic"}) == 3
-    output = capsys.readouterr().out
-    assert "degraded 3 times by each preset" in output
-    assert "## ood-jpeg: over 3 degradations of one photo" in output
-    assert "## Own faces against the same face, degraded differently" in output
+    assert len({row["psnr_y"] for (_, _, name), row in scores.items() if name == "bicubic"}) == 3
+    assert "[+" not in capsys.readouterr().out
     summary = json.loads((place / "out" / "summary.json").read_text())["sets"]["ood-jpeg"]
-    assert summary["variants"]["adapted"]["against"]["unadapted"]["psnr_y"]["low"] is None
+    assert summary["rows"]["adapted"]["against"]["unadapted"]["psnr_y"]["low"] is None
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    (["--scenes", "x"], "--portraits and --scenes go together"), (["--scenes_match", "x"], "choose from --scenes"),
-    (["--input_dir", "x", "--portraits_exclude", "y"], "choose from --portraits"),
-    (["--input_dir_match", "x"], "choose from --input_dir"),
-    (["--input_dir", "x", "--scenes", "y", "--portraits", "z"], "--input_dir takes the place of"),
-    (["--photos", "0"], "--photos"), (["--seed", "-1"], "--seed"), (["--variants", "magic"], "invalid choice"),
-    (["--learning_rate", "0"], "--learning_rate"), (["--learning_rate", "inf"], "--learning_rate must be .*finite"),
-    (["--restorer", "magic"], "--restorer is one of"),
-    (["--people", "("], "--people must be a regular expression")])
-def test_wrong_values_are_refused_by_name(flags, message):
-    with pytest.raises(UserError, match=message):
+@pytest.mark.parametrize(("flags", "named"), [
+    (["--scenes", "x"], "--portraits"), (["--scenes_match", "x"], "--scenes_match"),
+    (["--input_dir", "x", "--portraits_exclude", "y"], "--portraits_exclude"),
+    (["--input_dir", "x", "--scenes", "y", "--portraits", "z"], "--input_dir"),
+    (["--photos", "0"], "--photos"), (["--seed", "-1"], "--seed"), (["--rows", "magic"], "--rows"),
+    (["--learning_rate", "0"], "--learning_rate"), (["--learning_rate", "inf"], "--learning_rate"),
+    (["--restorer", "magic"], "--restorer"), (["--people", "("], "--people")])
+def test_wrong_values_are_refused_by_name(flags, named):
+    with pytest.raises(UserError, match=named):
         tool.parse_args(flags)
 
 
 @pytest.mark.parametrize("ready", [False, True])
 def test_photos_whose_results_would_have_one_name_are_refused(place, ready):
     write_png(place / "scenes" / "inner" / "a.png", texture(5, 130, 165, 0, 255).astype(np.uint8))
-    with pytest.raises(UserError, match=r"photos must differ in their names.*2 photos a"):
+    with pytest.raises(UserError, match="2 photos a"):
         run(*["--input_dir", "scenes"] * ready, scenes=not ready)
-
-
-def test_a_scene_may_not_be_called_as_scikit_images_photo(place):
-    (place / "scenes" / "a.png").rename(place / "scenes" / "astronaut.png")
-    with pytest.raises(UserError, match="2 photos astronaut"):
-        run(variants=["bicubic"])
-
-
-@pytest.mark.parametrize("ready", [False, True])
-def test_only_so_many_photos_are_taken(place, ready):
-    assert run("--photos", "1", *["--input_dir", "scenes"] * ready, variants=["bicubic"], scenes=not ready) == 0
-    assert {photo for _, photo, _ in read_scores(place)} == {"a", *["astronaut"] * (not ready)}
 
 
 def test_the_control_takes_the_faces_of_somebody_else(place):
     for seed, name in enumerate(("anna_1", "anna_2", "bob_1")):
         write_png(place / "people" / f"{name}.png", texture(seed, 130, 165, 0, 255).astype(np.uint8))
-    assert run("--input_dir", "people", "--people", "^[a-z]+", variants=["unadapted", "adapted", "other-faces"],
+    assert run("--input_dir", "people", "--people", "^[a-z]+", rows=["unadapted", "adapted", "other-faces"],
                scenes=False) == 0
-    partners = {photo: score["partner"] for (_, photo, name), score in read_scores(place).items() if name == "adapted"}
+    partners = {photo: row["partner"] for (_, photo, name), row in read_scores(place).items() if name == "adapted"}
     assert partners == {"anna_1": "bob_1", "anna_2": "bob_1", "bob_1": "anna_1"}
 
 
-def test_photos_of_people_are_taken_as_they_are(place, capsys):
+def test_photos_of_people_are_taken_as_they_are(place):
     write_png(place / "others" / "b.png", texture(5, 130, 165, 0, 255).astype(np.uint8))
-    assert run("--input_dir", "scenes", "others", variants=["bicubic", "adapted", "other-faces"], scenes=False) == 0
+    assert run("--input_dir", "scenes", "others", rows=["bicubic", "adapted", "other-faces"], scenes=False) == 0
     assert {photo for _, photo, _ in read_scores(place)} == {"a", "b", "empty"}
     clean, truth = (quantize(read_image(path).pixels) for path in (
         place / "scenes" / "a.png", place / "out" / "ood-jpeg" / "GT" / "a.png"))
     np.testing.assert_array_equal(truth, clean[:clean.shape[0] // 4 * 4, :clean.shape[1] // 4 * 4])
     own = json.loads((place / "out" / "summary.json").read_text())["sets"]["ood-jpeg"]["own_against_other"]
     assert own["adapted - other-faces"]["psnr_y"]["low"] is not None
-    assert "another photo's faces" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"settings \(input\)"):
-        run("--input_dir", "scenes", variants=["bicubic", "adapted", "other-faces"], scenes=False)
+    with pytest.raises(UserError, match="input"):
+        run("--input_dir", "scenes", rows=["bicubic", "adapted", "other-faces"], scenes=False)
 
 
-def test_weights_to_compare_with_are_needed_for_their_variant_alone(place):
+def test_weights_to_compare_with_are_needed_for_their_row_alone(place):
     (place / "base.index").rename(place / "later.index")
-    assert run(variants=["bicubic", "unadapted"]) == 0
+    assert run(rows=["bicubic", "unadapted"]) == 0
     with pytest.raises(UserError, match="base"):
-        run(variants=["bicubic", "base", "unadapted"])
+        run(rows=["bicubic", "base", "unadapted"])
     (place / "later.index").rename(place / "base.index")
-    assert run(variants=["bicubic", "base", "unadapted"]) == 0
-    assert {variant for _, _, variant in read_scores(place)} == {"bicubic", "base", "unadapted"}
+    assert run(rows=["bicubic", "base", "unadapted"]) == 0
+    assert {row for _, _, row in read_scores(place)} == {"bicubic", "base", "unadapted"}
 
 
 def test_a_second_evaluation_in_the_same_folder_is_refused(place):
     (place / "out").mkdir()
     with exclusive(place / "out" / ".evaluation.lock", "out"), pytest.raises(
             UserError, match="another process is working on out"):
-        run(variants=["bicubic"])
+        run(rows=["bicubic"])
     assert list((place / "out").iterdir()) == []

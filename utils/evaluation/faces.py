@@ -1,4 +1,4 @@
-"""Face pairs of an evaluation: restored, restored with the original alignment, and cut from the ground truth."""
+"""The faces of an evaluation's photos: restored as a user's, in the original's alignment, and the true ones."""
 
 import shutil
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ FOLDERS = ("Face_LQ", "Face_HQ")
 
 
 class Prepared(NamedTuple):
-    """`boxes`: of the faces, [n, 4] in pixels of the clean photo, by stem; `errors`: a line per failed photo."""
+    """`boxes`: of the faces, [n, 4] in pixels of the clean photo, by stem; `errors`: a line per photo that failed."""
 
     boxes: dict[str, np.ndarray]
     errors: list[str]
@@ -30,15 +30,15 @@ class Prepared(NamedTuple):
 
 def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, detect: Detector, restore: Restorer,
                   detector: str, restorer: str) -> Prepared:
-    """Write the faces of all photos, except those that faces.csv lists as done.
+    """Write the faces of all photos; those that faces.csv says are done stay, those that failed are tried again.
 
     Args:
-        photos: degraded.
-        truth_dir: holds the photo of the same name at four times the size.
-        folder: receives `restored/`, `legacy/`, `oracle/` (with the same boxes) and faces.csv.
-        detect: the face detector.
-        restore: the face restorer.
-        detector: its name, for faces.csv.
+        photos: degraded ones.
+        truth_dir: has the photo of the same name, four times the size.
+        folder: gets `restored/`, `legacy/`, `oracle/` with the same boxes, and faces.csv.
+        detect: finds faces.
+        restore: restores them.
+        detector: its name.
         restorer: likewise.
     """
     for kind in (RESTORED, LEGACY, ORACLE):
@@ -83,7 +83,7 @@ def _prepare(photo: Path, truth: Path, folder: Path, detect: Detector, restore: 
     """Write the faces of one photo; returns its rows of the report."""
     faces = detect(read_image(photo).pixels, photo.name)
     rows = []
-    for kind in (LEGACY, RESTORED):  # the returned rows are those of the last
+    for kind in (LEGACY, RESTORED):  # the rows of the latter are kept
         options = PreparationSettings(detector=detector, restorer=restorer, legacy_alignment=kind == LEGACY)
         preparer = FacePreparer(lambda *_: faces, restore, folder / kind, options)
         rows = preparer.prepare(photo, lambda _: None)

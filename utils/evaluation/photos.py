@@ -1,33 +1,35 @@
-"""The clean photos of an evaluation: given ones, or people composed into scenes and scikit-image's astronaut."""
+"""The photos that an evaluation degrades: given ones, or people composed into scenes and scikit-image's photograph."""
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.console import Progress, shown_name
+from utils.console import Progress
 from utils.data.composites import Composite, Person, compose, cut_portrait, draw_number
 from utils.errors import FatalError, UserError
-from utils.face.alignment import SAME_FACE_IOU, box_overlap
+from utils.face.alignment import box_overlap
 from utils.face.detection import Detector
-from utils.files import atomic_path, read_bytes
+from utils.files import read_bytes, write_text
 from utils.image.io import quantize, read_image, to_float, write_png
 from utils.image.listing import Source, person_of, photo_rng
 
 OWN_PHOTO = "astronaut"  # the portrait of Eileen Collins (NASA, public domain)
 RECORD = "photos.json"
+SAME_FACE = 0.3  # intersection over union of two boxes
 EVERYONE = re.compile("(.*)")
 
 
 class Photos(NamedTuple):
-    """Faces and people of the photos, by stem.
+    """The photos, by stem.
 
-    `faces`: boxes [n, 4] in pixels of the clean photo; `people`: names of the people in it; `errors`: a line per
-    file that cannot be used; `left_out`: a line per portrait from which nobody can be cut out.
+    `faces` are boxes [n, 4] in pixels of the clean photo, `people` the names of the people in it; `errors` are lines on
+    files that cannot be used, `left_out` on portraits from which nobody can be cut out.
     """
 
     faces: dict[str, np.ndarray]
@@ -38,85 +40,71 @@ class Photos(NamedTuple):
 
 def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Source], detect: Detector, *,
                 seed: int, num_draws: int = 1, people: re.Pattern = EVERYONE, ready: Sequence[Source] = ()) -> Photos:
-    """Write `folder/<stem>.png`: a composite per scene and scikit-image's astronaut; or the `ready` photos.
+    """Write `folder/<stem>.png`: a composite per scene and scikit-image's photo; or the `ready` photos as they are.
 
-    All portraits are used equally often. Draws depend on the seed and the name of the scene; the choice of people also
-    on the other files. A file that fails is named on the terminal and skipped. Photos of an earlier complete call are
-    kept.
+    A file that fails is named in a line on the terminal and stops nothing. A finished folder is left as it is. Who
+    stands in front of a scene depends on the seed and on all files, the rest on the seed and the scene's name.
 
     Args:
-        folder: receives the photos and their record.
-        scenes: may be empty: scikit-image's astronaut only.
-        portraits: one person each, in front of an even background; needed if there are scenes.
-        detect: the face detector, also for faces that a scene already contains.
-        seed: of all draws.
-        num_draws: copies of the astronaut, each to be degraded differently.
-        people: the part of a portrait's name that matches identifies the person; nobody is put into a photo twice.
-        ready: photos of people, used unchanged instead of all others.
+        folder: gets the photos and photos.json.
+        scenes: may be none.
+        portraits: of one person each, in front of an even background; all are used equally often.
+        detect: finds faces.
+        seed: of all that is drawn.
+        num_draws: copies of scikit-image's photo.
+        people: what of a file's name matches it is the same for photos of one person.
+        ready: photos of people.
 
     Raises:
-        UserError: there are scenes but no usable portrait, or no usable photo, or a damaged record.
+        UserError: no photo, or no portrait, can be used.
     """
-    if (folder / RECORD).exists():
+    with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):  # missing or damaged
         return _read_record(folder / RECORD)
     photos = Photos({}, {}, [], [])
-    stems = [] if ready else [OWN_PHOTO] if num_draws == 1 else [f"{OWN_PHOTO}-{n}" for n in range(1, num_draws + 1)]
-    with Progress(len(ready) + len(scenes) + len(stems), description="photos", unit="photo") as progress:
-        sampler = PortraitSampler(portraits, people, seed, _cutter(detect, photos, progress.write))
-        for source in (*ready, *scenes):
-            stem = source.path.stem
+    own = [OWN_PHOTO] if num_draws == 1 else [f"{OWN_PHOTO}-{n}" for n in range(1, num_draws + 1)]
+    with Progress(len(ready or [*scenes, *own]), description="photos", unit="photo") as progress:
+        sampler = PortraitSampler(portraits, people, seed, cache(partial(_cut, detect, photos, progress.write)))
+        jobs = [(source.path.stem, partial(_take, source.path, people)) for source in ready] or [
+            *((source.path.stem, partial(_compose, source.path, sampler, seed)) for source in scenes),
+            *((stem, _own_photo) for stem in own)]
+        for stem, make in jobs:
             try:
-                composite, names = (_take(source.path, people) if ready else _compose(source.path, sampler, seed))
+                composite, names = make()
                 photos.faces[stem] = _write(folder / f"{stem}.png", composite, detect)
                 photos.people[stem] = names
             except FatalError:
                 raise
             except UserError as error:
-                _note_error(error, photos, progress.write)
-            progress.update(1, shown_name(source.path))
-        for stem in stems:
-            photos.faces[stem] = _write(folder / f"{stem}.png", _own_photo(), detect)
-            photos.people[stem] = [OWN_PHOTO]
+                photos.errors.append(str(error))
+                progress.write(f"error: {error}")
             progress.update(1, stem)
     if not photos.faces:
         raise FatalError("none of the photos can be used; the lines above say why. Check --input_dir.")
-    with atomic_path(folder / RECORD) as temporary:
-        plain = {**photos._asdict(), "faces": {stem: boxes.tolist() for stem, boxes in photos.faces.items()}}
-        temporary.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+    plain = {**photos._asdict(), "faces": {stem: boxes.tolist() for stem, boxes in photos.faces.items()}}
+    write_text(folder / RECORD, json.dumps(plain, indent=1) + "\n")
     return photos
 
 
 def _read_record(path: Path) -> Photos:
+    content = json.loads(read_bytes(path))
+    return Photos({stem: np.array(boxes, np.float64).reshape(-1, 4) for stem, boxes in content["faces"].items()},
+                  {stem: list(content["people"][stem]) for stem in content["faces"]},
+                  list(content["errors"]), list(content["left_out"]))
+
+
+def _cut(detect: Detector, photos: Photos, write: Callable[[str], None], portrait: Source) -> Person | None:
+    """Cut somebody out of a portrait; None and a line where that fails."""
     try:
-        content = json.loads(read_bytes(path))
-        return Photos(**{**content, "faces": {stem: np.array(boxes, np.float64).reshape(-1, 4)
-                                              for stem, boxes in content["faces"].items()}})
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise UserError(f"{path} is damaged. Give --overwrite, or another --output_dir.") from error
-
-
-def _note_error(error: UserError, photos: Photos, say: Callable[[str], None]) -> None:
-    photos.errors.append(" ".join(str(error).splitlines()))
-    say(f"error: {photos.errors[-1]}")
-
-
-def _cutter(detect: Detector, photos: Photos, say: Callable[[str], None]) -> Callable[[Source], Person | None]:
-    """Return a cached function that cuts the person out of a portrait, or returns None and prints why."""
-
-    @cache
-    def cut(portrait: Source) -> Person | None:
-        try:
-            return cut_portrait(portrait.path, detect)[0]
-        except FatalError:
-            raise
-        except UserError as error:
-            _note_error(error, photos, say)
-        except ValueError as error:
-            photos.left_out.append(f"{portrait.path} is left out: {error}")
-            say(f"note: {photos.left_out[-1]}")
-        return None
-
-    return cut
+        return cut_portrait(portrait.path, detect)[0]
+    except FatalError:
+        raise
+    except UserError as error:
+        photos.errors.append(str(error))
+        write(f"error: {error}")
+    except ValueError as error:
+        photos.left_out.append(f"{portrait.path} is left out: {error}")
+        write(f"note: {photos.left_out[-1]}")
+    return None
 
 
 class PortraitSampler:
@@ -148,12 +136,7 @@ class PortraitSampler:
 
 
 def _compose(path: Path, sampler: PortraitSampler, seed: int) -> tuple[Composite, list[str]]:
-    """Return a composite, and the names of the people in it.
-
-    Raises:
-        FatalError: no portrait is left.
-        UserError: the scene cannot be used.
-    """
+    """Return a composite, and the names of the people in it."""
     scene, rng = quantize(read_image(path).pixels), photo_rng(seed, path.stem)
     people = sampler.sample(draw_number(scene.shape[1], rng))
     if not people:
@@ -166,23 +149,18 @@ def _compose(path: Path, sampler: PortraitSampler, seed: int) -> tuple[Composite
 
 
 def _take(path: Path, people: re.Pattern) -> tuple[Composite, list[str]]:
-    """Return a photo unchanged, and the name of the person in it.
-
-    Raises:
-        UserError: it cannot be read.
-    """
     return Composite(quantize(read_image(path).pixels), np.zeros((0, 4))), [person_of(path.stem, people)]
 
 
-def _own_photo() -> Composite:
+def _own_photo() -> tuple[Composite, list[str]]:
     import skimage.data  # takes a while
 
-    return Composite(skimage.data.astronaut(), np.zeros((0, 4)))
+    return Composite(skimage.data.astronaut(), np.zeros((0, 4))), [OWN_PHOTO]
 
 
 def _write(path: Path, composite: Composite, detect: Detector) -> np.ndarray:
-    """Write a photo; returns the boxes of its faces: the composed and the detected ones."""
+    """Write a photo and return the boxes of its faces: those that are known, and others that are found."""
     others = [face.box for face in detect(to_float(composite.image), path.name)
-              if not any(box_overlap(face.box, box) > SAME_FACE_IOU for box in composite.faces)]
+              if not any(box_overlap(face.box, box) > SAME_FACE for box in composite.faces)]
     write_png(path, composite.image)
     return np.array([*composite.faces, *others], np.float64).reshape(-1, 4)

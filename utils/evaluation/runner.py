@@ -16,29 +16,27 @@ from utils.image.io import quantize, read_image, resize_bicubic, write_png
 from utils.inference.restoration import PhotoPipeline, PipelineSettings
 from utils.report import Report
 
-COLUMNS = ("file", "variant", "status", "seconds", "faces_of", "faces", "patches", "mask_mean", "mask_min", "mask_max",
+COLUMNS = ("file", "row", "status", "seconds", "faces_of", "faces", "patches", "mask_mean", "mask_min", "mask_max",
            *(f"loss_{step}" for step in range(6)), "learning_rates", "reason")
 STATUSES = ("done", "base", "adapted", "error")  # of a result
 
 
 class OtherFaces:
-    """A face folder that returns, for every photo, the faces of another one."""
+    """A folder of faces in which every photo finds those of its partner; none if it has none."""
 
     def __init__(self, faces: FaceFolder, partners: Mapping[str, str]):
-        """Map the photos to `partners`, by stem."""
         self.folder = faces.folder
         self._faces, self._partners = faces, partners
 
     def pairs(self, stem: str) -> list[FacePair]:
-        """Return the faces of the photo's partner; none if it has no partner."""
+        """Return the faces of the photo's partner."""
         return self._faces.pairs(self._partners[stem]) if stem in self._partners else []
 
 
 def find_partners(num_faces: Mapping[str, int], people: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Return, for every photo with faces, another photo with faces; nothing if there is only one.
+    """Return, for every photo with faces, the photo whose faces it gets as the control; none if there is but one.
 
-    The next photo (cyclically) with other people and as many faces; else with other people; else with as many faces;
-    else any.
+    It is the next one, in a circle, preferably with other people, and then with as many faces.
 
     Args:
         num_faces: by stem, in order.
@@ -46,10 +44,10 @@ def find_partners(num_faces: Mapping[str, int], people: Mapping[str, Sequence[st
     """
     there = [stem for stem, count in num_faces.items() if count]
 
-    def mismatch(stem: str, other: str) -> tuple[bool, bool]:
+    def unlikeness(stem: str, other: str) -> tuple[bool, bool]:
         return not set(people[stem]).isdisjoint(people[other]), num_faces[stem] != num_faces[other]
 
-    return {stem: min(there[index + 1:] + there[:index], key=lambda other, stem=stem: mismatch(stem, other))
+    return {stem: min(there[index + 1:] + there[:index], key=lambda other, stem=stem: unlikeness(stem, other))
             for index, stem in enumerate(there) if len(there) > 1}
 
 
@@ -62,63 +60,63 @@ class VariantRunner:
 
         Args:
             names: keys of `VARIANTS`.
-            folder: of the set; holds `faces/`, receives `<variant>/<stem>.png` and results.csv.
-            networks: the compiled `BASE` and `MODEL`; each is traced once for all variants.
+            folder: of the set; has `faces/`, and gets `<variant>/<stem>.png` and rows.csv.
+            networks: the compiled `BASE` and `MODEL`.
             photos: the degraded photos, sorted.
-            people: names of the people in each photo, by stem.
+            people: who is in them, names by stem.
             seed: of the patches.
-            learning_rate: of the inner steps.
+            learning_rate: of the steps.
         """
         self._folder = folder
         kinds = {kind: FaceFolder(folder / "faces" / kind) for kind in (RESTORED, LEGACY, ORACLE)}
         self.num_faces = {photo.stem: len(kinds[RESTORED].pairs(photo.stem)) for photo in photos}
         self.partners = find_partners(self.num_faces, people)
-        self.seconds = 0.0  # spent on the results of all photos that were run, earlier calls included
-        unmasked = copy.copy(networks[MODEL])  # shares the traced functions
+        self.seconds = 0.0  # that the results of the photos that were run took, in earlier calls, too
+        unmasked = copy.copy(networks[MODEL])  # shares what is traced
         unmasked.mask = None
         self._pipelines = {}
         for name in names:
             variant = VARIANTS[name]
             if variant.network != BICUBIC:
-                resolver = networks[variant.network] if variant.masked else unmasked
-                faces = kinds.get(variant.faces)
+                faces = kinds[variant.faces]
                 adaptation = replace(variant.adaptation, seed=seed, learning_rate=learning_rate)
                 self._pipelines[name] = PhotoPipeline(
-                    resolver, OtherFaces(faces, self.partners) if variant.other else faces, folder / name,
+                    networks[variant.network] if variant.masked else unmasked,
+                    OtherFaces(faces, self.partners) if variant.other else faces, folder / name,
                     PipelineSettings(adaptation, UpscalingConfig(), backtrack=variant.backtrack))
         self.photos, self._names = photos, names
-        self.report = Report(folder / "results.csv", COLUMNS, keep=STATUSES)
+        self.report = Report(folder / "rows.csv", COLUMNS, keep=STATUSES)
 
     def path(self, name: str, stem: str) -> Path:
-        """Return the file of a result."""
+        """Return where a result is written."""
         return self._folder / name / f"{stem}.png"
 
     def applies(self, name: str) -> bool:
-        """Return whether a variant can be run: the control needs two photos with faces."""
+        """Return whether a variant has results: there is no control without two photos with faces."""
         return not VARIANTS[name].other or bool(self.partners)
 
     def _faces_of(self, name: str, stem: str) -> str:
-        """Return the stem of the photo to whose faces a result is adapted; empty if to none."""
+        """Return the photo whose faces a result is made with; empty if it is made with none."""
         if not VARIANTS[name].adaptation.num_steps or not self.num_faces[stem]:
             return ""
         return self.partners[stem] if VARIANTS[name].other else stem
 
-    def run(self, photo: Path, on_variant: Callable[[str], None]) -> list[str]:
-        """Compute the missing results of a photo, and those adapted to the faces of a former partner.
+    def run(self, photo: Path, on_result: Callable[[str], None]) -> list[str]:
+        """Make the results of a photo that are missing, or were made with the faces of what is no longer its partner.
 
         Args:
             photo: one of the degraded photos.
-            on_variant: called with the name of each variant after it was run or skipped.
+            on_result: called with the name of each variant when it is done.
 
         Returns:
-            A line per failed result.
+            A line for each result that failed.
         """
-        rows = {row["variant"]: row for row in self.report.earlier(photo.name)}
+        rows = {row["row"]: row for row in self.report.earlier(photo.name)}
         errors = []
         for name in self._names:
             if self.applies(name) and not self._is_done(name, photo.stem, rows.get(name, {})):
                 self.path(name, photo.stem).unlink(missing_ok=True)
-                row = {"file": photo.name, "variant": name, "faces_of": self._faces_of(name, photo.stem)}
+                row = {"file": photo.name, "row": name, "faces_of": self._faces_of(name, photo.stem)}
                 started = time.perf_counter()
                 try:
                     self._restore(name, photo, row)
@@ -126,15 +124,15 @@ class VariantRunner:
                     raise
                 except UserError as error:
                     row.update(status="error", reason=str(error))
-                    errors.append(f"{photo} {name}: {' '.join(str(error).splitlines())}")
+                    errors.append(f"{photo} {name}: {error}")
                 rows[name] = {**row, "seconds": time.perf_counter() - started}
                 self.report.add(*rows.values())
-            on_variant(name)
+            on_result(name)
         self.seconds += sum(float(row["seconds"] or 0) for row in rows.values())
         return errors
 
     def _is_done(self, name: str, stem: str, row: dict) -> bool:
-        """Return whether a result exists and was adapted to the right faces."""
+        """Return whether a result is there and made with the right faces, by its row of the report."""
         known = row.get("faces_of", "" if VARIANTS[name].other else self._faces_of(name, stem))
         return self.path(name, stem).exists() and known == self._faces_of(name, stem)
 

@@ -1,4 +1,4 @@
-"""The settings of an evaluation, stored with its results: an interrupted one continues with the same settings only."""
+"""What an evaluation was made with: an interrupted one continues with the same settings only."""
 
 import hashlib
 import json
@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError
-from utils.files import atomic_path, read_bytes
+from utils.files import read_bytes, write_text
 from utils.image.listing import Source
 from utils.weights.manifest import sha256_of
 
-SETTINGS = "evaluation.json"
-FORMAT = 3  # of the output folder; counted up when the same settings give other results
+SETTINGS = "settings.json"
+FORMAT = 2  # of the output folder; counted up when results change that were made with the same settings
 
 
 def digest_sources(sources: Sequence[Source]) -> list[list[str]]:
-    """Return names and SHA-256 of files, in order; a file that cannot be read fails later, when it is used."""
+    """Return names and SHA-256 of files, in order; "unreadable" for one that cannot be read."""
     digests = []
     for source in sources:
         try:
@@ -39,44 +39,34 @@ def digest_params(params: Mapping[str, np.ndarray]) -> str:
 
 
 def check_settings(path: Path, settings: Mapping, made: Sequence[Path], *, overwrite: bool) -> None:
-    """Write the settings, unless results in the folder were made with others.
+    """Write the settings, unless the results in the folder were made with others; None agrees with any value.
 
     Args:
         path: of the settings.
-        settings: plain data that results depend on. None: not used by the variants of this call; equals any value.
+        settings: what results depend on; plain data.
         made: existing folders and files of results.
         overwrite: remove these first.
 
     Raises:
-        UserError: the stored settings differ or are damaged, or there are results without settings.
+        UserError: the folder's settings differ, are damaged or another program's, or its results have none.
     """
-    earlier = _read(path)
-    if made and earlier is None:
-        raise UserError(f"{made[0]} exists without {path}: no evaluation wrote it. Choose another --output_dir, "
-                        "or remove it.")
+    earlier = {}
+    if made or path.exists():
+        try:
+            earlier = dict(json.loads(read_bytes(path)))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is missing or damaged, but {path.parent} is not empty. Choose another "
+                            "--output_dir, or remove it.") from error
+        if not {"seed", "scenes"} <= earlier.keys():
+            raise UserError(f"{path} is not an evaluation's, and is left alone. Choose another --output_dir.")
     settings = {"format": FORMAT, **json.loads(json.dumps(settings))}
-    if made and earlier is not None and not overwrite:
+    if made and not overwrite:
         settings = {key: earlier.get(key) if value is None else value for key, value in settings.items()}
-    differing = [] if earlier is None else [
-        key for key in {**settings, **earlier}
-        if key not in settings or key not in earlier or earlier[key] not in (settings[key], None)]
-    if made and differing and not overwrite:
-        raise UserError(f"{path.parent} holds an evaluation with other settings ({', '.join(differing)}). Give the "
-                        "same ones, --overwrite, or another --output_dir.")
-    if overwrite:
-        for result in made:
-            if result.is_dir():
-                shutil.rmtree(result)
-            else:
-                result.unlink()
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-
-
-def _read(path: Path) -> dict | None:
-    if not path.exists():
-        return None
-    try:
-        return dict(json.loads(read_bytes(path)))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged. Remove it and its folder, or choose another --output_dir.") from error
+        differing = [key for key in {**settings, **earlier} if key not in settings or key not in earlier
+                     or earlier[key] not in (settings[key], None)]
+        if differing:
+            raise UserError(f"{path.parent} holds an evaluation with other settings ({', '.join(differing)}). Use the "
+                            "same ones, --overwrite, or another --output_dir.")
+    for result in made if overwrite else ():
+        shutil.rmtree(result) if result.is_dir() else result.unlink()
+    write_text(path, json.dumps(settings, indent=1) + "\n")

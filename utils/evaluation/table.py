@@ -1,7 +1,9 @@
-"""Summaries and tables of an evaluation: means, and paired differences with bootstrap intervals."""
+"""Means and paired differences of an evaluation's scores, and their tables.
+
+With fewer than two pairs a difference has no interval.
+"""
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,141 +14,117 @@ from utils.files import atomic_path
 from utils.metrics.bootstrap import paired_difference
 from utils.metrics.suite import METRICS
 
-BASELINES = ("unadapted", "base", "bicubic")  # in the table of differences
+BASELINES = ("unadapted", "base", "bicubic")  # that variants are compared with
 OWN_AND_OTHER = (("adapted", "other-faces"), ("oracle", "other-oracle"))
-DIGITS = {"psnr_y": 2, "ssim": 4, "niqe": 2, "lpips": 4}
-SMALL_DIGITS = {"psnr_y": 3, "ssim": 5, "niqe": 3, "lpips": 5}  # of differences between own and other faces
-Summary = dict  # of one set, as in summary.json
+DIGITS = {"psnr_y": 2, "ssim": 4, "niqe": 2, "lpips": 4}  # one more for differences between own and other faces
 
 
 def summarize_set(scores: Sequence[dict], metrics: Sequence[str], *, with_faces: Sequence[str],
-                  paired: Sequence[str], intervals: bool = True) -> Summary:
+                  paired: Sequence[str], intervals: bool = True) -> dict:
     """Average the scores of one set and compare its variants, photo by photo.
 
     Args:
-        scores: a dict per photo and variant, with `photo`, `variant` and values.
+        scores: a dict per photo and variant, with `photo`, `row` (the variant) and values.
         metrics: names of the values.
         with_faces: the photos in which faces were found.
-        paired: photos that were also adapted to another photo's faces.
-        intervals: False if all photos are degradations of a single one, and so no sample of photos.
+        paired: those that were also adapted to the faces of another photo.
+        intervals: whether the photos are a sample, so that differences have intervals.
+
+    Returns:
+        Plain data, as the sets in summary.json.
     """
     values: dict[str, dict[str, dict]] = {}  # by variant and photo
     for score in scores:
-        values.setdefault(score["variant"], {})[score["photo"]] = score
-    variants = {}
-    for name, photos in values.items():
-        means = {metric: _mean(photos, metric) for metric in metrics}
-        against = {baseline: {metric: _compare(photos, values[baseline], metric, intervals) for metric in metrics}
-                   for baseline in BASELINES if baseline in values and baseline != name}
-        variants[name] = {"photos": len(photos), "means": means, "against": against}
-    photos = sorted({score["photo"] for score in scores})
-    own = {f"{name} - {other}": {metric: _compare(values[name], values[other], metric, intervals, only=paired)
-                                 for metric in metrics}
-           for name, other in OWN_AND_OTHER if paired and name in values and other in values}
+        values.setdefault(score["row"], {})[score["photo"]] = score
+
+    def compare(variant: str, other: str, only: Sequence[str]) -> dict[str, dict | None]:
+        return {metric: _compare(values[variant], values[other], metric, only, intervals) for metric in metrics}
+
+    rows, photos = {}, sorted({score["photo"] for score in scores})
+    for name, own in values.items():
+        found = {metric: [score[metric] for score in own.values() if metric in score] for metric in metrics}
+        rows[name] = {"photos": len(own),
+                      "means": {metric: float(np.mean(there)) if there else None for metric, there in found.items()},
+                      "against": {baseline: compare(name, baseline, photos) for baseline in BASELINES
+                                  if baseline in values and baseline != name}}
+    own_and_other = {f"{variant} - {other}": compare(variant, other, paired) for variant, other in OWN_AND_OTHER
+                     if paired and variant in values and other in values}
     return {"photos": len(photos), "photos_without_faces": [photo for photo in photos if photo not in with_faces],
-            "variants": variants, "own_against_other": own}
+            "rows": rows, "own_against_other": own_and_other}
 
 
-def _mean(photos: Mapping[str, dict], metric: str) -> float | None:
-    there = [score[metric] for score in photos.values() if metric in score]
-    return float(np.mean(there)) if there else None
-
-
-def _compare(photos: Mapping[str, dict], others: Mapping[str, dict], metric: str, intervals: bool, *,
-             only: Sequence[str] | None = None) -> dict | None:
-    """Compare two variants over the photos that have a value in both; None if there is none."""
-    chosen = [photo for photo in photos if photo in others and metric in photos[photo] and metric in others[photo]
-              and (only is None or photo in only)]
-    if not chosen:
+def _compare(scores: Mapping[str, dict], others: Mapping[str, dict], metric: str, only: Sequence[str],
+             intervals: bool) -> dict | None:
+    """Compare two variants over those photos that have a value in both; None if there is none."""
+    pairs = [(scores[photo][metric], others[photo][metric]) for photo in scores
+             if photo in only and photo in others and metric in scores[photo] and metric in others[photo]]
+    if not pairs:
         return None
-    found = paired_difference(*([side[photo][metric] for photo in chosen] for side in (photos, others)))
-    low, high = (end if intervals and math.isfinite(end) else None for end in found[1:])
-    return {"mean": found.mean, "low": low, "high": high, "photos": len(chosen)}
+    mean, *ends = paired_difference(*zip(*pairs, strict=True))
+    low, high = (end if intervals and math.isfinite(end) else None for end in ends)
+    return {"mean": mean, "low": low, "high": high, "photos": len(pairs)}
 
 
 def format_made(made: Mapping[str, object]) -> str:
-    """Return the inputs and settings of an evaluation as Markdown."""
+    """Return what an evaluation was made with as Markdown."""
     return "# Evaluation\n\n" + "\n".join(f"* {name}: {value}" for name, value in made.items()) + "\n"
 
 
-def format_tables(summaries: Mapping[str, Summary], metrics: Sequence[str], *, one_photo: bool = False) -> str:
-    """Return Markdown tables: per set means and differences, then own against other faces of all sets.
+def format_tables(summaries: Mapping[str, dict], metrics: Sequence[str], base: str) -> str:
+    """Return Markdown tables: means and differences of every set; own faces against another photo's, of all sets.
 
-    With `one_photo` all photos of a set are degradations of a single one.
+    Args:
+        summaries: of `summarize_set`, by set.
+        metrics: names of the values.
+        base: the name of the base network.
     """
-    parts, control = [], "the same face, degraded differently" if one_photo else "another photo's faces"
-    for name, summary in summaries.items():
-        without = summary["photos_without_faces"]
+    names = {"base": base}
+    labels = [METRICS[metric].label + " (lower is better)" * (not METRICS[metric].higher_is_better)
+              for metric in metrics]
+    parts, own = [], []
+    for preset, summary in summaries.items():
+        rows, without = summary["rows"], summary["photos_without_faces"]
         remark = f"; in {len(without)} no face was found: {', '.join(without)}" if without else ""
-        photos = "over {} degradations of one photo" if one_photo else "{} photos"
-        parts += [f"## {name}: {photos.format(summary['photos'])}{remark}", _means_table(summary, metrics)]
-        if any(found["against"] for found in summary["variants"].values()):
-            parts += ["Mean differences over degradations of one photo:" if one_photo else
-                      "Differences, with 95 % bootstrap intervals over the photos:",
-                      _differences_table(summary, metrics)]
-    parts += [f"## Own faces against {control}", _own_table(summaries, metrics)]
+        means = [[names.get(name, name), str(row["photos"]), *(_number(row["means"][metric], DIGITS[metric])
+                                                               for metric in metrics)] for name, row in rows.items()]
+        parts += [f"## {preset}: {summary['photos']} photos{remark}", _table(["row", "photos", *labels], means)]
+        columns = [(metric, baseline) for metric in metrics for baseline in BASELINES if baseline in rows]
+        if any(row["against"] for row in rows.values()):
+            header = [f"{METRICS[metric].label} - {names.get(baseline, baseline)}" for metric, baseline in columns]
+            lines = [[names.get(name, name), *(_cell(row["against"].get(baseline, {}).get(metric), DIGITS[metric])
+                                               for metric, baseline in columns)] for name, row in rows.items()]
+            parts += ["Differences [95 % bootstrap intervals over the photos]:", _table(["row", *header], lines)]
+        for pair, found in summary["own_against_other"].items():
+            count = max((difference["photos"] for difference in found.values() if difference), default=0)
+            own.append([preset, pair, str(count), *(_cell(found[metric], DIGITS[metric] + 1) for metric in metrics)])
+    parts += ["## Own faces against another photo's faces", _table(["set", "difference", "photos", *labels], own)]
     return "\n\n".join(parts) + "\n"
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table with aligned columns."""
-    widths = [max(len(line[column]) for line in (header, *lines)) for column in range(len(header))]
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     rows = [header, ["-" * width for width in widths], *lines]
     return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
                      for row in rows)
 
 
-def _means_table(summary: Summary, metrics: Sequence[str]) -> str:
-    header = ["variant", "photos", *(_label(metric) for metric in metrics)]
-    lines = [[name, str(found["photos"]), *(
-        "n/a" if found["means"][metric] is None else f"{found['means'][metric]:.{DIGITS[metric]}f}"
-        for metric in metrics)] for name, found in summary["variants"].items()]
-    return _table(header, lines)
-
-
-def _label(metric: str) -> str:
-    better = "" if METRICS[metric].higher_is_better else " (lower is better)"
-    return f"{METRICS[metric].label}{better}"
-
-
-def _differences_table(summary: Summary, metrics: Sequence[str]) -> str:
-    baselines = [baseline for baseline in BASELINES if baseline in summary["variants"]]
-    header = ["variant", *(f"{METRICS[metric].label} - {baseline}" for metric in metrics for baseline in baselines)]
-    lines = [[name, *(_cell(found["against"].get(baseline, {}).get(metric), DIGITS[metric])
-                      for metric in metrics for baseline in baselines)] for name, found in summary["variants"].items()]
-    return _table(header, lines)
-
-
-def _own_table(summaries: Mapping[str, Summary], metrics: Sequence[str]) -> str:
-    header = ["set", "difference", "photos", *(_label(metric) for metric in metrics)]
-    lines = []
-    for name, summary in summaries.items():
-        for pair, found in summary["own_against_other"].items():
-            count = max((difference["photos"] for difference in found.values() if difference), default=0)
-            lines.append([name, pair, str(count), *(_cell(found[metric], SMALL_DIGITS[metric]) for metric in metrics)])
-    return _table(header, lines) if lines else "There are no two photos with faces in a set, or no such variants."
+def _number(value: float | None, digits: int, sign: str = "") -> str:
+    return "n/a" if value is None else f"{value:{sign}.{digits}f}"
 
 
 def _cell(difference: dict | None, digits: int) -> str:
     if difference is None:
         return ""
-    text = f"{difference['mean']:+.{digits}f}"
-    if difference["low"] is None:
-        return text
-    return f"{text} [{difference['low']:+.{digits}f}, {difference['high']:+.{digits}f}]"
+    mean, low, high = (_number(difference[key], digits, "+") for key in ("mean", "low", "high"))
+    return mean if difference["low"] is None else f"{mean} [{low}, {high}]"
 
 
 def write_scores(path: Path, scores: Sequence[dict], metrics: Sequence[str]) -> None:
     """Write a line per set, photo and variant."""
-    columns = ["set", "photo", "variant", "num_faces", "partner", "partner_faces", *metrics]
+    columns = ["set", "photo", "row", "num_faces", "partner", "partner_faces", *metrics]
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in score.items()}
                          for score in scores)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write plain data as JSON."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""How sure a difference of means is, from the images that were measured."""
+"""The bootstrap interval of a mean of paired differences."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,13 +20,9 @@ class Difference(NamedTuple):
 
 def paired_difference(values: Sequence[float], others: Sequence[float], *, seed: int = 0,
                       num_resamples: int = NUM_RESAMPLES) -> Difference:
-    """Estimate mean(values - others) and its 95 % percentile bootstrap interval over the images (Efron, 1979).
+    """Return mean(values - others) and its 95 % percentile bootstrap interval over the images (Efron, 1979).
 
-    Args:
-        values: finite, one per image; not empty.
-        others: of the same images.
-        seed: of the resamples.
-        num_resamples: how often as many images are drawn with replacement.
+    Both are finite, one value per image, and not empty.
     """
     differences = np.subtract(values, others)
     count = len(differences)

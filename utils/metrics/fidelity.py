@@ -1,4 +1,4 @@
-"""Image quality metrics against a reference. Images are uint8 RGB [h, w, 3] of one size; PSNR is in dB."""
+"""PSNR (in dB) and SSIM. Images are uint8 RGB [h, w, 3]; two of different sizes are a ValueError."""
 
 import cv2
 import numpy as np
@@ -15,8 +15,7 @@ SSIM_STABILIZERS = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 def luma(image: np.ndarray, *, weights: np.ndarray = LUMA) -> np.ndarray:
     """Return the luma [h, w] in 16..235, rounded to whole numbers, as float64; `weights` are those of the channels.
 
-    Some colours lie halfway between two numbers, and the order of the arithmetic, which is the original script's,
-    decides where they go.
+    Some colours lie halfway between two numbers: the order of operations, which decides, is the original script's.
     """
     return np.rint(image.astype(np.float64) @ weights / PEAK + LUMA_OFFSET)
 
@@ -25,22 +24,16 @@ def psnr_y(image: np.ndarray, reference: np.ndarray, *, keep: np.ndarray | None 
     """Return the PSNR of the luma (peak 255), over all pixels or those to `keep` [h, w] bool; inf where they are equal.
 
     Raises:
-        ValueError: the sizes differ, or no pixel is kept.
+        ValueError: no pixel is kept.
     """
     _check_sizes(image, reference, "PSNR")
-    if keep is None:
-        return _psnr(luma(image), luma(reference))
-    if not keep.any():
+    if keep is not None and not keep.any():
         raise ValueError("PSNR needs a pixel to keep. Received: none.")
-    return _psnr(luma(image)[keep], luma(reference)[keep])
+    return _psnr(*(luma(side) if keep is None else luma(side)[keep] for side in (image, reference)))
 
 
 def psnr_rgb(image: np.ndarray, reference: np.ndarray) -> float:
-    """Return the PSNR of all samples (peak 255); inf for equal images.
-
-    Raises:
-        ValueError: the sizes differ.
-    """
+    """Return the PSNR of all samples (peak 255); inf for equal images."""
     _check_sizes(image, reference, "PSNR")
     return _psnr(image.astype(np.float64), reference.astype(np.float64))
 
@@ -48,10 +41,7 @@ def psnr_rgb(image: np.ndarray, reference: np.ndarray) -> float:
 def psnr_paper(image: np.ndarray, reference: np.ndarray) -> float:
     """Return the PSNR of the original script, which takes red for blue in the luma.
 
-    It is 100 dB where that is equal, or nearly so: a single pixel in 154,000 that differs by 1 does not count.
-
-    Raises:
-        ValueError: the sizes differ.
+    It is 100 dB where the mean squared error of the luma in 0..1 is below 1e-10.
     """
     _check_sizes(image, reference, "PSNR")
     left, right = (luma(side, weights=LUMA[::-1]) for side in (image, reference))
@@ -66,14 +56,11 @@ def _psnr(image: np.ndarray, reference: np.ndarray) -> float:
 def ssim(image: np.ndarray, reference: np.ndarray, *, keep: np.ndarray | None = None) -> float:
     """Return the mean structural similarity of the luma (Wang et al., 2004); 1 for equal images.
 
-    The window is Gaussian with sigma 1.5 in 11x11 pixels, and lies wholly inside of the image; variances are those of
-    the window, not unbiased estimates; the peak is 255. These are scikit-image's figures for `gaussian_weights=True,
-    sigma=1.5, use_sample_covariance=False, data_range=255`, several times as fast.
-
-    With `keep` [h, w] bool only windows count that see nothing but pixels to keep.
+    As scikit-image's with `gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255`, several
+    times as fast. With `keep` [h, w] bool only windows that see nothing but pixels to keep count.
 
     Raises:
-        ValueError: the sizes differ, a side is shorter than 11 pixels, or no window is kept.
+        ValueError: a side is shorter than 11 pixels, or no window is kept.
     """
     _check_sizes(image, reference, "SSIM")
     if min(image.shape[:2]) < SSIM_WINDOW:
@@ -88,21 +75,16 @@ def ssim(image: np.ndarray, reference: np.ndarray, *, keep: np.ndarray | None = 
                   / ((mean_left * mean_left + mean_right * mean_right + c1) * (variances + c2)))
     if keep is None:
         return float(similarity.mean())
-    counted = _inner_windows(keep)
+    margin = SSIM_WINDOW // 2
+    counted = cv2.erode(keep.astype(np.uint8), np.ones((SSIM_WINDOW, SSIM_WINDOW), np.uint8)).astype(bool)
+    counted = counted[margin:-margin, margin:-margin]
     if not counted.any():
         raise ValueError(f"SSIM needs {SSIM_WINDOW}x{SSIM_WINDOW} pixels to keep. Received: fewer.")
     return float(similarity[counted].mean())
 
 
-def _inner_windows(keep: np.ndarray) -> np.ndarray:
-    """Tell which windows lie inside of a mask: bool [h, w] -> [h - 10, w - 10]."""
-    margin = SSIM_WINDOW // 2
-    inner = cv2.erode(keep.astype(np.uint8), np.ones((SSIM_WINDOW, SSIM_WINDOW), np.uint8))
-    return inner[margin:-margin, margin:-margin].astype(bool)
-
-
 def _window_means(values: np.ndarray) -> np.ndarray:
-    """Weigh the values under the window at all places where it lies inside: float64 [h, w] -> [h - 10, w - 10]."""
+    """Return the means under the Gaussian window where it lies inside: float64 [h, w] -> [h - 10, w - 10]."""
     window = cv2.getGaussianKernel(SSIM_WINDOW, SSIM_SIGMA, cv2.CV_64F)
     margin = SSIM_WINDOW // 2
     return cv2.sepFilter2D(values, cv2.CV_64F, window, window)[margin:-margin, margin:-margin]

@@ -14,15 +14,7 @@ LPIPS_WEIGHTS = "lpips"  # name in the manifest
 
 
 def load_lpips(weights_dir: Path | str | None = None, *, alternative: str = "") -> dict[str, tf.Tensor]:
-    """Load LPIPS v0.1 with AlexNet.
-
-    Args:
-        weights_dir: where the weights are looked up.
-        alternative: a sentence on how to do without them, for the message when they are missing.
-
-    Raises:
-        UserError: a file is missing, damaged or of another network.
-    """
+    """Load LPIPS v0.1 with AlexNet; `alternative` and errors as of `load_params`."""
     return load_params(LPIPS_WEIGHTS, lpips_params, weights_dir=weights_dir, alternative=alternative)
 
 

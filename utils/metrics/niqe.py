@@ -1,7 +1,6 @@
-"""NIQE: how far an image's statistics are from those of natural photographs (Mittal et al., 2013). No reference needed.
+"""NIQE (Mittal et al., 2013), without a reference, in float64.
 
-Everything is computed in float64. An image is cut from its upper left corner into whole blocks of 96x96 pixels, without
-overlap; what is left over at the right and at the bottom does not count.
+The image is cut from its upper left corner into blocks of 96x96 pixels; what is left over does not count.
 """
 
 from collections.abc import Callable
@@ -59,26 +58,21 @@ def load_niqe(weights_dir: Path | str | None = None) -> NiqeModel:
 
 
 def yiq_luma(image: np.ndarray) -> np.ndarray:
-    """Return the luma [h, w] of uint8 RGB in 0..255, full range, rounded to whole numbers, as float64.
+    """Return the full-range luma [h, w] of uint8 RGB in 0..255, rounded to whole numbers, as float64.
 
-    Pyiqa measures NIQE on it, and computes it in float32. One pixel in a thousand lies halfway between two numbers, and
-    how that type rounds decides; NIQE follows in its fourth digit.
+    Computed in float32 as by pyiqa: one pixel in a thousand lies halfway between two numbers, and rounding decides.
     """
     red, green, blue = (image[:, :, channel].astype(np.float32) / np.float32(255) for channel in range(3))
     gray = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
     return np.rint(gray * np.float32(255)).astype(np.float64)
 
 
-# which luma NIQE is measured on; BasicSR takes that of BT.601 in its limited range
+# BasicSR's is BT.601 limited range
 NIQE_LUMAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"pyiqa": yiq_luma, "basicsr": luma}
 
 
 def niqe(gray: np.ndarray, model: NiqeModel) -> float:
-    """Return the NIQE of a luma image; the lower, the more natural. Large flat areas make it imprecise.
-
-    Args:
-        gray: [h, w] float64 in 0..255.
-        model: statistics of natural photographs.
+    """Return the NIQE of a luma image [h, w], float64 in 0..255; lower is better. Large flat areas make it imprecise.
 
     Raises:
         ValueError: the image is smaller than two blocks, or too flat.
@@ -97,14 +91,9 @@ def niqe(gray: np.ndarray, model: NiqeModel) -> float:
 
 
 def niqe_features(gray: np.ndarray) -> np.ndarray:
-    """Measure the blocks of a luma image.
+    """Return the features [blocks, 36] of a luma image [h, w], float64 in 0..255; the blocks row by row.
 
-    Args:
-        gray: [h, w] float64 in 0..255.
-
-    Returns:
-        [blocks, 36] float64, the blocks row by row; the first 18 features belong to the image, the others to its half.
-        What cannot be measured in a block without contrast is nan.
+    The first 18 features are of the image, the others of its half. Those of a block without contrast are nan.
 
     Raises:
         ValueError: the image is smaller than two blocks.
@@ -153,10 +142,9 @@ def _block_features(blocks: np.ndarray) -> list[np.ndarray]:
 
 
 def _fit_asymmetric_gaussian(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fit a generalised Gaussian with two widths to every [b, b] of [n, b, b], by its moments (Lasmar et al., 2009).
+    """Fit an asymmetric generalised Gaussian to every [b, b] of [n, b, b] by its moments (Lasmar et al., 2009).
 
-    Returns:
-        Shape, left and right width, each [n]; nan where one side has no values.
+    Returns shape, left and right width, each [n]; nan where one side has no values.
     """
     squares = values * values
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,6 +1,5 @@
-"""Which metrics there are, what they need, and their values for every image of a folder."""
+"""The metrics, what each needs, and their values for every image of a folder."""
 
-import difflib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import UserError
-from utils.image.io import quantize, read_image
+from utils.errors import UserError, require
+from utils.image.io import quantize, read_image, to_float
 from utils.image.listing import ImageGroup
 from utils.metrics.fidelity import psnr_paper, psnr_rgb, psnr_y, ssim
+from utils.metrics.niqe import NIQE_LUMAS, load_niqe, niqe
 from utils.weights.manifest import get_entry, how_to_get, load_manifest, status
 
 NUM_WORKERS = min(16, os.cpu_count() or 1)  # threads that decode and measure
@@ -60,7 +60,11 @@ def choose_metrics(wanted: str | None, *, has_truth: bool, num_images: int, num_
     Raises:
         UserError: a name is unknown, a wanted metric is impossible, or all are.
     """
-    names = list(METRICS) if wanted is None else _parse_names(wanted)
+    names = list(METRICS)
+    if wanted is not None:
+        names = list(dict.fromkeys(part.strip().lower() for part in wanted.strip(" ,").split(",")))
+        unknown = [name for name in names if name not in METRICS]
+        require(not unknown, f"--metrics knows {','.join(METRICS)}", repr(wanted))
     fewest = min(num_images, num_reference)
     reasons = {name: _obstacle(METRICS[name], has_truth, num_reference, fewest, weights_dir) for name in names}
     obstacles = {name: reason for name, reason in reasons.items() if reason}
@@ -70,22 +74,12 @@ def choose_metrics(wanted: str | None, *, has_truth: bool, num_images: int, num_
     return [name for name in names if name not in obstacles], obstacles
 
 
-def _parse_names(text: str) -> list[str]:
-    names = [part.strip().lower() for part in text.strip(" ,").split(",")]
-    for name in names:
-        if name not in METRICS:
-            close = difflib.get_close_matches(name, METRICS, n=1)
-            guess = f" Did you mean {close[0]}?" if close else ""
-            raise UserError(f"--metrics knows {','.join(METRICS)}. Received: {name!r}.{guess}")
-    return list(dict.fromkeys(names))
-
-
 def _obstacle(metric: Metric, has_truth: bool, num_reference: int, fewest: int, weights_dir: Path | None) -> str:
     """Return why a metric is impossible, or nothing. `fewest`: images on either side of FID and KID."""
     if metric.needs_truth and not has_truth:
-        return "it compares with the ground truth: give --gt_dir"
+        return "it compares with the ground truth: add --gt_dir"
     if metric.of_sets and not num_reference:
-        return "it compares with a folder of good photographs: give --fid_ref_dir"
+        return "it compares with a folder of good photographs: add --fid_ref_dir"
     if metric.of_sets and fewest < FEWEST_IN_SET:
         return f"it needs at least {FEWEST_IN_SET} images on each side"
     if metric.weights:
@@ -97,24 +91,41 @@ def _obstacle(metric: Metric, has_truth: bool, num_reference: int, fewest: int, 
     return ""
 
 
+def load_functions(names: Sequence[str], weights_dir: Path | None = None, *, niqe_luma: str = "pyiqa"
+                   ) -> dict[str, Callable[..., float]]:
+    """Return the functions of those metrics among `names` that measure single images, in their order.
+
+    They take uint8 RGB images [h, w, 3]: the result and, if the metric needs it, the ground truth; they raise
+    ValueError where there is no such value.
+
+    Raises:
+        UserError: a weight file is missing or damaged.
+    """
+    functions = dict(PAIR_FUNCTIONS)
+    if "niqe" in names:
+        model, luma = load_niqe(weights_dir), NIQE_LUMAS[niqe_luma]
+        functions["niqe"] = lambda image: niqe(luma(image), model)
+    if "lpips" in names:
+        from utils.metrics.lpips import load_lpips, make_lpips_distance
+
+        distance = make_lpips_distance(load_lpips(weights_dir))
+        functions["lpips"] = lambda image, truth: distance(to_float(image), to_float(truth))
+    return {name: functions[name] for name in names if name in functions}
+
+
 @dataclass(frozen=True)
 class ImageMeter:
-    """Measures images, one group of files at a time.
+    """Measures groups of images by the `functions` of `load_functions`.
 
-    `metrics`: names (those of sets are ignored); `crop_to_common`: compare images of different sizes in their common
-    upper left part; `niqe` of uint8 RGB [h, w, 3] and `lpips` of two float32 RGB images in [0, 1], if they are among
-    the metrics, raise ValueError for images without such a value.
+    `crop_to_common`: compare images of different sizes in their common upper left part.
     """
 
-    metrics: Sequence[str]
+    functions: dict[str, Callable[..., float]]
     crop_to_common: bool = False
-    niqe: Callable[[np.ndarray], float] | None = None
-    lpips: Callable[[np.ndarray, np.ndarray], float] | None = None
 
     def columns(self, *, compare: bool) -> list[str]:
         """Return the names of the values in a row; with `compare` also those of the other result."""
-        names = [name for name in self.metrics if not METRICS[name].of_sets]
-        return names + [name + OTHER for name in names] * compare
+        return [*self.functions, *(name + OTHER for name in self.functions if compare)]
 
     def measure(self, group: ImageGroup) -> dict:
         """Measure a group of files; alpha is ignored, 16 bits are rounded to 8.
@@ -126,7 +137,7 @@ class ImageMeter:
             `unreadable`: the files that could not be read.
         """
         row = {"file": group.result.name if group.result else group.stem, "gt": group.truth.name if group.truth else ""}
-        needs_truth = any(METRICS[name].needs_truth for name in self.metrics)
+        needs_truth = any(METRICS[name].needs_truth for name in self.functions)
         files = {"": group.result, OTHER: group.other, "truth": group.truth if needs_truth else None}
         images, failures = _read_all(files)
         if "" in images:
@@ -138,14 +149,20 @@ class ImageMeter:
         for suffix in (side for side in ("", OTHER) if side in images):
             pair = (cropped[suffix], cropped["truth"]) if "truth" in images else None
             if pair and pair[0].shape != pair[1].shape:
-                errors.append(_size_message(files[suffix], *pair))
+                errors.append(f"{files[suffix]} is {_size(pair[0])}, its ground truth {_size(pair[1])}. Fix the files, "
+                              "or compare their common upper left part with --crop_to_common.")
                 pair = None
-            found, problems = self._measure(images[suffix], pair)
-            values.update({name + suffix: value for name, value in found.items()})
-            reasons += [f"other: {problem}" if suffix else problem for problem in problems if problem not in reasons]
+            for name, function in self.functions.items():
+                arguments = pair if METRICS[name].needs_truth else (images[suffix],)
+                try:
+                    if arguments:
+                        values[name + suffix] = function(*arguments)
+                except ValueError as error:  # the image is too small for it, or flat
+                    if str(error) not in reasons:  # both results may be too small
+                        reasons.append(f"other: {error}" if suffix else str(error))
         outcome = FAILED if errors else MEASURED if not reasons else PARTIAL if values else UNMEASURED
         if any(cropped[role].shape != image.shape for role, image in images.items()):
-            reasons.append("cropped to {1}x{0}.".format(*cropped["truth"].shape))
+            reasons.append(f"cropped to {_size(cropped['truth'])}.")
         return {**row, **values, "status": outcome, "reason": " ".join(errors + reasons),
                 "unreadable": [files[role] for role in failures]}
 
@@ -155,29 +172,9 @@ class ImageMeter:
         height, width = np.min([image.shape[:2] for image in images.values()], axis=0)
         return {role: image[:height, :width] for role, image in images.items()}
 
-    def _measure(self, image: np.ndarray, pair: tuple[np.ndarray, np.ndarray] | None
-                 ) -> tuple[dict[str, float], list[str]]:
-        """Return the values, and why others are missing; without a `pair` only those of the image alone."""
-        values, problems = {}, []
-        for name in self.columns(compare=False):
-            if METRICS[name].needs_truth and pair is None:
-                continue
-            try:
-                if name == "niqe":
-                    values[name] = self.niqe(image)
-                elif name == "lpips":
-                    values[name] = self.lpips(*(side.astype(np.float32) / np.float32(255) for side in pair))
-                else:
-                    values[name] = PAIR_FUNCTIONS[name](*pair)
-            except ValueError as error:  # the image is too small for it, or flat
-                problems.append(str(error))
-        return values, problems
 
-
-def _size_message(path: Path, image: np.ndarray, truth: np.ndarray) -> str:
-    (height, width), (true_height, true_width) = image.shape[:2], truth.shape[:2]
-    return (f"{path} is {width}x{height}, its ground truth {true_width}x{true_height}. Fix the files, or compare "
-            "their common upper left part with --crop_to_common.")
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
 
 
 def _read_all(files: dict[str, Path | None]) -> tuple[dict[str, np.ndarray], dict[str, str]]:

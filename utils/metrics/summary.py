@@ -1,4 +1,4 @@
-"""Means of what was measured, as a table for people and as files for programs."""
+"""Means and differences of what was measured, as a table for people and as files for programs."""
 
 import csv
 import json
@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.files import atomic_path
+from utils.files import atomic_path, write_text
 from utils.metrics.bootstrap import Difference, paired_difference
-from utils.metrics.fidelity import PAPER_PSNR_OF_EQUAL
 from utils.metrics.suite import METRICS, OTHER
 
 Rows = Sequence[dict]
@@ -23,22 +22,18 @@ class Summary:
     """One metric over a folder.
 
     `mean` over `count` images (for FID and KID: of the sets) is None when there is nothing to measure, and `reason`
-    says why. `deviation` is KID's over its subsets. `other`, `other_count` and `other_reason` are those of --compare.
-    `difference` is the result's mean less the other's, over `pairs` images; that leaves out `unpaired` images, which
-    have a value on one side only, and `infinite` ones, which have an infinite value on either.
+    says why. `deviation` is KID's over its subsets. `other` is the summary of --compare, `difference` the result's mean
+    less the other's over `pairs` images; `left_out` images have no finite value on both sides.
     """
 
     mean: float | None = None
     count: int = 0
     deviation: float | None = None
     reason: str = ""
-    other: float | None = None
-    other_count: int = 0
-    other_reason: str = ""
+    other: "Summary | None" = None
     difference: Difference | None = None
     pairs: int = 0
-    unpaired: int = 0
-    infinite: int = 0
+    left_out: int = 0
 
 
 def summarize(name: str, rows: Rows, *, compare: bool = False, seed: int = 0) -> Summary:
@@ -46,18 +41,19 @@ def summarize(name: str, rows: Rows, *, compare: bool = False, seed: int = 0) ->
 
     PSNR of equal images is inf, and so is then the mean; differences leave such images out.
     """
-    values, others = ([row[column] for row in rows if column in row] for column in (name, name + OTHER))
-    summary = Summary(mean=float(np.mean(values)) if values else None, count=len(values),
-                      reason="" if values else NOTHING_MEASURED)
+    summary = _average(rows, name)
     if not compare:
         return summary
-    pairs = [(row[name], row[name + OTHER]) for row in rows if name in row and name + OTHER in row]
-    finite = [pair for pair in pairs if all(map(math.isfinite, pair))]
-    return replace(summary, other=float(np.mean(others)) if others else None, other_count=len(others),
-                   other_reason="" if others else NOTHING_MEASURED,
-                   difference=paired_difference(*zip(*finite, strict=True), seed=seed) if finite else None,
-                   pairs=len(finite), unpaired=len(values) + len(others) - 2 * len(pairs),
-                   infinite=len(pairs) - len(finite))
+    either = [(row.get(name, math.nan), row.get(name + OTHER, math.nan)) for row in rows
+              if name in row or name + OTHER in row]
+    pairs = [pair for pair in either if all(map(math.isfinite, pair))]
+    return replace(summary, other=_average(rows, name + OTHER), pairs=len(pairs), left_out=len(either) - len(pairs),
+                   difference=paired_difference(*zip(*pairs, strict=True), seed=seed) if pairs else None)
+
+
+def _average(rows: Rows, column: str) -> Summary:
+    values = [row[column] for row in rows if column in row]
+    return Summary(mean=float(np.mean(values)), count=len(values)) if values else Summary(reason=NOTHING_MEASURED)
 
 
 def format_table(summaries: dict[str, Summary], *, num_reference: int = 0, compare: bool = False) -> str:
@@ -76,56 +72,37 @@ def format_table(summaries: dict[str, Summary], *, num_reference: int = 0, compa
                        for index, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
              for line in lines]
     table.insert(1, "-" * max(map(len, table)))
-    remarks = [remark for name, summary in summaries.items() for remark in _remarks(METRICS[name].label, summary)]
-    return "\n".join([*table, *remarks])
-
-
-def _remarks(label: str, summary: Summary) -> list[str]:
-    remarks = [f"{label}: n/a: {summary.reason}"] if summary.mean is None else []
-    if summary.other_reason not in ("", summary.reason):
-        remarks.append(f"{label}: n/a for the other result: {summary.other_reason}")
-    left_out = [f"{count} with {what}" for count, what in ((summary.unpaired, "a value on one side only"),
-                                                           (summary.infinite, "an infinite value")) if count]
-    if left_out:
-        remarks.append(f"{label}: the difference is that of {summary.pairs} image{'s' * (summary.pairs != 1)}; left "
-                       f"out: {', '.join(left_out)}")
-    return remarks
+    for name, summary in summaries.items():
+        label = METRICS[name].label
+        if summary.reason:
+            table.append(f"{label}: n/a: {summary.reason}")
+        if summary.other and summary.other.reason not in ("", summary.reason):
+            table.append(f"{label}: n/a for the other result: {summary.other.reason}")
+        if summary.left_out:
+            table.append(f"{label}: the difference leaves out {summary.left_out} images without a finite value on both "
+                         "sides")
+    return "\n".join(table)
 
 
 def _cells(name: str, summary: Summary, num_reference: int, compare: bool) -> list[str]:
     metric = METRICS[name]
 
-    def shown(value: float | None, *, sign: str = "") -> str:
-        if value is None or math.isnan(value):
-            return "n/a"
-        return f"{round(value, metric.digits) + 0.0:{sign}.{metric.digits}f}"  # no negative zeros
+    def shown(value: float | None, sign: str = "") -> str:
+        return "n/a" if value is None else f"{round(value, metric.digits) + 0.0:{sign}.{metric.digits}f}"  # no -0.0
 
     result = shown(summary.mean)
     if summary.deviation is not None:
         result += f" ± {shown(summary.deviation)}"
     count = f"{summary.count} : {num_reference}" if metric.of_sets and summary.count else str(summary.count)
-    if compare and summary.other_count != summary.count:
-        count += f" (other: {summary.other_count})"
+    other = summary.other or Summary()
+    if compare and other.count != summary.count:
+        count += f" (other: {other.count})"
     cells = [metric.label, "higher" if metric.higher_is_better else "lower", result, count]
     if not compare:
         return cells
-    if summary.difference is None:
-        return [*cells, shown(summary.other), "n/a", ""]
-    mean, low, high = summary.difference
-    interval = f"[{shown(low, sign='+')}, {shown(high, sign='+')}]" if math.isfinite(low) else ""
-    return [*cells, shown(summary.other), shown(mean, sign="+"), interval]
-
-
-def equality_remarks(rows: Rows) -> list[str]:
-    """Say how many images have the PSNR of equal ones, for each PSNR and side where there are some."""
-    remarks = []
-    for suffix, what in (("", "results"), (OTHER, "other results")):
-        for name, equal in (("psnr_y", math.inf), ("psnr_rgb", math.inf), ("psnr_paper", PAPER_PSNR_OF_EQUAL)):
-            count = sum(row.get(name + suffix) == equal for row in rows)
-            if count:
-                remarks.append(f"{METRICS[name].label}: {count} of {len(rows)} {what} do not differ from the ground "
-                               f"truth in it: {equal:.0f} dB")
-    return remarks
+    mean, low, high = summary.difference or (None, math.nan, math.nan)
+    interval = f"[{shown(low, '+')}, {shown(high, '+')}]" if math.isfinite(low) else ""
+    return [*cells, shown(other.mean), shown(mean, "+"), interval]
 
 
 def write_json(path: Path, summaries: dict[str, Summary], *, settings: dict, counts: dict[str, int]) -> None:
@@ -142,17 +119,16 @@ def write_json(path: Path, summaries: dict[str, Summary], *, settings: dict, cou
             entry["deviation"] = summary.deviation
         if summary.reason:
             entry["reason"] = summary.reason
-        if summary.other is not None:
-            entry |= {"other_mean": _number(summary.other), "other_images": summary.other_count}
-        elif summary.other_reason:
-            entry |= {"other_mean": None, "other_images": 0, "other_reason": summary.other_reason}
-        if summary.difference is not None:
+        if summary.other:
+            entry |= {"other_mean": _number(summary.other.mean), "other_images": summary.other.count}
+            if summary.other.reason:
+                entry["other_reason"] = summary.other.reason
+        if summary.difference:
             mean, low, high = map(_number, summary.difference)
             entry["difference"] = {"mean": mean, "interval": [low, high], "images": summary.pairs}
         metrics[name] = entry
-    text = json.dumps({"settings": settings, "counts": counts, "metrics": metrics}, indent=2, allow_nan=False)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    content = {"settings": settings, "counts": counts, "metrics": metrics}
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def _number(value: float | None) -> float | str | None:

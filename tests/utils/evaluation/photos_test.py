@@ -97,23 +97,26 @@ def test_scenes_too_narrow_are_errors(folders):
     write_png(folders / "scenes" / "narrow.png", np.zeros((200, 130, 3), np.uint8))
     photos = make(folders, Detector())
     [line] = photos.errors
-    assert "narrow.png cannot be used: a scene must be at least 131 pixels wide" in line
+    assert "narrow.png" in line
     assert photos.left_out == []
     assert "narrow" not in photos.faces
 
 
-def test_a_damaged_record_is_named(folders):
-    make(folders, Detector())
-    for content in ("{", "[]", '{"faces": {"a": [[1]]}}'):
+def test_with_a_damaged_record_the_same_photos_are_made_again(folders):
+    first, before = make(folders, Detector()), stored(folders)
+    for content in ("{", "[]", '{"faces": {"a": [[1]]}}', '{"faces": {}}'):
         (folders / "out" / "photos.json").write_text(content)
-        with pytest.raises(UserError, match=r"photos\.json"):
-            make(folders, Detector())
+        again = make(folders, Detector())
+        assert {stem: boxes.tolist() for stem, boxes in again.faces.items()} == {
+            stem: boxes.tolist() for stem, boxes in first.faces.items()}
+    for stem, image in stored(folders).items():
+        np.testing.assert_array_equal(image, before[stem])
 
 
 def test_portraits_without_anybody_are_refused(folders):
     for path in (folders / "portraits").iterdir():
         path.rename(path.with_name(f"nobody-{path.name}"))
-    with pytest.raises(UserError, match="nobody can be cut out of any portrait"):
+    with pytest.raises(UserError, match="--portraits"):
         make(folders, Detector())
 
 
@@ -148,24 +151,24 @@ def test_a_photo_in_which_faces_cannot_be_looked_for_leaves_nothing_behind(folde
 def test_ready_photos_of_which_none_can_be_used_are_an_error(folders):
     (folders / "ready").mkdir()
     (folders / "ready" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"none of the photos can be used.*Check --input_dir"):
+    with pytest.raises(UserError, match="--input_dir"):
         make_photos(folders / "out", [], [], Detector(), seed=0, ready=list_sources([folders / "ready"]))
     assert not (folders / "out" / "photos.json").exists()
 
 
 def test_all_portraits_are_used_equally_often_and_nobody_is_in_a_photo_twice():
-    sampler = make_sampler(range(14))
+    sampler = deal_from(range(14))
     numbers = (3, 2, 1, 3, 3, 2) * 10
-    sampled = [sampler.sample(number) for number in numbers]
-    assert [len(chosen) for chosen in sampled] == list(numbers)
-    assert all(person.startswith(name + "_") for chosen in sampled for name, person in chosen.items())
-    counts = Counter(person for chosen in sampled for person in chosen.values())
+    dealt = [sampler.sample(number) for number in numbers]
+    assert [len(chosen) for chosen in dealt] == list(numbers)
+    assert all(person.startswith(name + "_") for chosen in dealt for name, person in chosen.items())
+    counts = Counter(person for chosen in dealt for person in chosen.values())
     assert len(counts) == 14
     assert set(counts.values()) <= {9, 10, 11}
-    assert len(make_sampler(range(3)).sample(3)) == 2
+    assert len(deal_from(range(3)).sample(3)) == 2
 
 
-def make_sampler(numbers, cut=lambda source: source.path.stem):
+def deal_from(numbers, cut=lambda source: source.path.stem):
     """Return a sampler of two portraits of each person; who is cut out is the file's stem."""
     sources = [Source("", Path(f"person{number // 2}_{number % 2}.png"), 1) for number in numbers]
     return PortraitSampler(sources, re.compile("^[a-z0-9]+"), 0, cut)
@@ -178,13 +181,13 @@ def test_portraits_are_cut_when_they_are_needed_and_those_that_fail_are_not_aske
         asked.append(source.path.stem)
         return None if source.path.stem.endswith("_0") else source.path.stem
 
-    sampler = make_sampler(range(8), cut)
+    sampler = deal_from(range(8), cut)
     sampler.sample(1)
     assert len(asked) <= 5
     counts = Counter(person for _ in range(20) for person in sampler.sample(2).values())
     assert counts.keys() == {f"person{number}_1" for number in range(4)}
     assert {asked.count(f"person{number}_0") for number in range(4)} == {1}
-    assert make_sampler(range(2), lambda _: None).sample(1) == {}
+    assert deal_from(range(2), lambda _: None).sample(1) == {}
 
 
 def test_portraits_of_one_person_are_told_by_their_names(folders, monkeypatch):

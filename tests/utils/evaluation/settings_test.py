@@ -17,59 +17,43 @@ def begin(folder, settings=OURS, *, made=("iid",), overwrite=False):
                    overwrite=overwrite)
 
 
-def test_the_same_settings_keep_what_is_there(tmp_path):
+def test_the_same_settings_keep_results_and_others_are_named(tmp_path):
+    begin(tmp_path)
+    begin(tmp_path, {**OURS, "seed": 1})  # nothing was made yet
     begin(tmp_path)
     (tmp_path / "iid").mkdir()
     begin(tmp_path, {"seed": 0, "scenes": [("a.png", "12")]})
     assert (tmp_path / "iid").exists()
+    for settings, named in (({**OURS, "seed": 1}, r"\(seed\)"), ({"seed": 2, "scenes": []}, r"\(seed, scenes\)"),
+                            ({"seed": 0}, r"\(scenes\)"), ({**OURS, "format": 1}, r"\(format\)")):
+        with pytest.raises(UserError, match=named):
+            begin(tmp_path, settings)
     assert json.loads((tmp_path / SETTINGS).read_text()) == {"format": FORMAT, **OURS}
-
-
-def test_other_settings_are_an_error_and_are_named(tmp_path):
-    begin(tmp_path)
-    (tmp_path / "iid").mkdir()
-    with pytest.raises(UserError, match=r"other settings \(seed\)\. Give the same ones, --overwrite"):
-        begin(tmp_path, {**OURS, "seed": 1})
-    with pytest.raises(UserError, match=r"\(seed, scenes\)"):
-        begin(tmp_path, {"seed": 2, "scenes": []})
-    with pytest.raises(UserError, match=r"\(scenes\)"):
-        begin(tmp_path, {"seed": 0})
-    assert json.loads((tmp_path / SETTINGS).read_text()) == {"format": FORMAT, **OURS}
-
-
-def test_results_of_another_format_are_an_error(tmp_path):
-    (tmp_path / SETTINGS).write_text(json.dumps(OURS))
-    (tmp_path / "iid").mkdir()
-    with pytest.raises(UserError, match=r"\(format\)"):
-        begin(tmp_path)
 
 
 def test_overwriting_removes_results_and_nothing_else(tmp_path):
     begin(tmp_path)
     for name in ("iid", "mine"):
         (tmp_path / name).mkdir()
-    (tmp_path / "table.md").write_text("of other settings")
-    begin(tmp_path, {**OURS, "seed": 1}, made=("iid", "table.md"), overwrite=True)
-    assert not (tmp_path / "table.md").exists()
+    begin(tmp_path, {**OURS, "seed": 1}, overwrite=True)
     assert not (tmp_path / "iid").exists()
     assert (tmp_path / "mine").exists()
     assert json.loads((tmp_path / SETTINGS).read_text())["seed"] == 1
 
 
-def test_folders_that_no_evaluation_made_are_left_alone(tmp_path):
+@pytest.mark.parametrize("content", [None, "{", '{"editor.tabSize": 4}'])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_folders_that_no_evaluation_made_are_left_alone(tmp_path, content, overwrite):
     (tmp_path / "iid").mkdir()
-    with pytest.raises(UserError, match=r"iid exists without .*evaluation\.json"):
-        begin(tmp_path, overwrite=True)
+    if content:
+        (tmp_path / SETTINGS).write_text(content)
+    with pytest.raises(UserError, match=r"settings\.json"):
+        begin(tmp_path, overwrite=overwrite)
     assert (tmp_path / "iid").exists()
+    assert not content or (tmp_path / SETTINGS).read_text() == content
 
 
-def test_damaged_settings_are_an_error(tmp_path):
-    (tmp_path / SETTINGS).write_text("{")
-    with pytest.raises(UserError, match=r"evaluation\.json is damaged"):
-        begin(tmp_path)
-
-
-def test_what_no_result_depends_on_agrees_with_anything(tmp_path):
+def test_none_agrees_with_any_value(tmp_path):
     (tmp_path / "iid").mkdir()
     (tmp_path / SETTINGS).write_text(json.dumps({"format": FORMAT, **OURS, "base": None}))
     begin(tmp_path, {**OURS, "base": "abc"})
@@ -77,13 +61,9 @@ def test_what_no_result_depends_on_agrees_with_anything(tmp_path):
     assert json.loads((tmp_path / SETTINGS).read_text())["base"] == "abc"
     with pytest.raises(UserError, match=r"\(base\)"):
         begin(tmp_path, {**OURS, "base": "def"})
-    begin(tmp_path, {**OURS, "base": "def"}, made=())  # nothing is left that was made
-    assert json.loads((tmp_path / SETTINGS).read_text())["base"] == "def"
-    begin(tmp_path, {**OURS, "base": None}, overwrite=True)
-    assert json.loads((tmp_path / SETTINGS).read_text())["base"] is None
 
 
-def test_digests_tell_contents_apart(tmp_path):
+def test_digests_depend_on_contents(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     sources = [Source("inner/a", tmp_path / "a", 3), Source("b", tmp_path / "missing", 3)]
     assert digest_sources(sources) == [

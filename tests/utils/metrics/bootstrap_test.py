@@ -36,11 +36,6 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     assert 0.88 <= covered / 200 <= 0.98
 
 
-def test_pairing_removes_what_images_have_in_common():
-    others = np.array([10.0, 20.0, 30.0, 40.0])
-    assert paired_difference(others + 0.5, others) == pytest.approx((0.5, 0.5, 0.5))
-
-
 def test_equal_seeds_give_equal_intervals_and_signs_turn_with_the_sides():
     left, right = np.random.default_rng(3).normal(size=(2, 30))
     mean, low, high = paired_difference(left, right, seed=5)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import skimage.data
@@ -50,11 +49,6 @@ def test_psnr_is_that_worked_out_by_hand_either_way_round():
     assert psnr_rgb(half, black) == psnr_rgb(black, half) == pytest.approx(10 * np.log10(2))
 
 
-def test_psnr_of_all_samples_weighs_the_channels_alike():
-    for rgb in ((10, 0, 0), (0, 10, 0), (0, 0, 10)):
-        assert psnr_rgb(colour(*rgb), colour(0, 0, 0)) == pytest.approx(10 * np.log10(255**2 / (100 / 3)))
-
-
 def test_the_original_script_takes_red_for_blue():
     red, blue, black = colour(255, 0, 0), colour(0, 0, 255), colour(0, 0, 0)
     assert psnr_paper(red, black) == psnr_y(blue, black)
@@ -97,32 +91,9 @@ def test_similarity_is_that_of_scikit_image_down_to_its_smallest_size():
         assert ssim(image, spoilt) == pytest.approx(expected, abs=1e-12)
 
 
-def test_similarity_of_flat_images_is_that_of_their_brightness():
-    dark, bright = colour(0, 0, 0, size=(20, 20)), colour(255, 255, 255, size=(20, 20))
-    stabilizer = 2.55**2
-    assert ssim(dark, bright) == pytest.approx((2 * 16 * 235 + stabilizer) / (16**2 + 235**2 + stabilizer), abs=1e-12)
-
-
-def test_an_image_is_wholly_similar_to_itself_and_similarity_is_symmetric():
-    image = skimage.data.astronaut()
-    spoilt = noisy(image, 10)
-    assert ssim(image, image) == 1
-    assert ssim(image, spoilt) == pytest.approx(ssim(spoilt, image), abs=1e-15)
-
-
 def test_similarity_needs_the_window_inside_of_the_image():
     with pytest.raises(ValueError, match=r"at least 11x11 pixels\. Received: 40x10"):
         ssim(colour(0, 0, 0, size=(10, 40)), colour(0, 0, 0, size=(10, 40)))
-
-
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("photo", ["astronaut", "coffee", "cat"])
-def test_more_noise_and_more_blur_are_worse(name, photo):
-    measure, image = getattr(metrics, name), getattr(skimage.data, photo)()
-    for spoil in (noisy, lambda photograph, sigma: cv2.GaussianBlur(photograph, (0, 0), sigma / 4)):
-        values = [measure(spoil(image, sigma), image) for sigma in (2, 4, 8, 16, 32)]
-        assert np.all(np.diff(values) < 0)
-        assert np.isfinite(values).all()
 
 
 def test_psnr_of_some_pixels_is_that_worked_out_by_hand():

@@ -92,26 +92,6 @@ def test_what_does_not_fill_a_block_does_not_count():
     assert niqe(np.pad(more, ((0, 1), (0, 0))), MODEL) != niqe(whole, MODEL)
 
 
-@pytest.mark.parametrize("name", ["astronaut", "coffee", "cat"])
-def test_more_noise_is_less_natural_on_photographs(name):
-    photo = getattr(skimage.data, name)()
-    values = [niqe(yiq_luma(noisy(photo, "noise", sigma)), MODEL) for sigma in (8, 16, 32, 64)]
-    assert np.all(np.diff(values) > 0)
-
-
-@pytest.mark.parametrize("name", ["astronaut", "coffee", "cat"])
-def test_more_blur_is_less_natural_on_photographs(name):
-    photo = getattr(skimage.data, name)()
-    values = [niqe(yiq_luma(cv2.GaussianBlur(photo, (0, 0), sigma)), MODEL) for sigma in (1, 1.5, 2, 3, 4)]
-    assert np.all(np.diff(values) > 0)
-
-
-def test_an_image_with_flat_blocks_has_a_finite_value():
-    photo = skimage.data.astronaut().copy()
-    photo[:192] = 128
-    assert 0 < niqe(yiq_luma(photo), MODEL) < 50
-
-
 def test_small_and_flat_images_are_refused():
     gray = luma(IMAGES[0])
     assert np.isfinite(niqe(gray[:96, :192], MODEL))
@@ -122,12 +102,6 @@ def test_small_and_flat_images_are_refused():
         flat[192:] = gray[:8, :200]  # behind the last whole block
         with pytest.raises(ValueError, match=r"two blocks of 96x96 pixels with texture\. Received: a flat image\."):
             niqe(flat, MODEL)
-
-
-def test_images_without_two_blocks_of_texture_are_not_called_flat():
-    halves = np.repeat([[0.0, 255.0]], 96, axis=1).repeat(192, axis=0)
-    with pytest.raises(ValueError, match=r"with texture\. Received: no block with texture to measure\."):
-        niqe(halves, MODEL)
 
 
 def test_blocks_that_are_partly_flat_count_in_the_mean_where_they_have_values_but_not_in_the_covariance(monkeypatch):

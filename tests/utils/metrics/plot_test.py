@@ -1,7 +1,5 @@
 """The plot, read back as pixels, and the points that are handed to the drawing library."""
 
-import pytest
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from utils.image.io import read_image
@@ -28,25 +26,6 @@ def test_a_comparison_draws_the_result_over_the_other(monkeypatch, tmp_path):
     drawn = drawn_points(monkeypatch)
     plot_images(tmp_path / "plot.png", ROWS, ["psnr_y"], compare=True)
     assert drawn == [([28, 32], [30, 31])]
-
-
-@pytest.mark.parametrize("compare", [False, True])
-def test_panels_are_labelled_and_a_line_marks_the_mean_or_equality(monkeypatch, tmp_path, compare):
-    figures, close = [], pyplot.close
-    monkeypatch.setattr(pyplot, "close", figures.append)
-    plot_images(tmp_path / "plot.png", ROWS, ["psnr_y", "lpips"], compare=compare)
-    [figure] = figures
-    left, right = figure.axes
-    assert [panel.get_title() for panel in figure.axes] == ["PSNR-Y (dB), higher is better", "LPIPS, lower is better"]
-    [line] = left.get_lines()
-    if compare:
-        assert (left.get_xlabel(), left.get_ylabel()) == ("other", "result")
-        assert list(line.get_xdata()) == list(line.get_ydata()) == [28, 32]
-    else:
-        assert [panel.get_xlabel() for panel in figure.axes] == ["2 images", "0 images"]
-        assert set(line.get_ydata()) == {30.5}
-    assert not right.get_lines()
-    close(figure)
 
 
 def test_the_picture_shows_blue_points_even_where_a_metric_has_none(tmp_path):
