@@ -76,8 +76,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     networks.add_argument("--restorer", default="rrdb-face-tone", help="of the faces, as of generate_test_faces.py")
     networks.add_argument("--codeformer_fidelity", type=float, default=FIDELITY,
                           help="of a .onnx with such an input: 0 for quality, 1 for likeness")
-    networks.add_argument("--rows", "--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS),
-                          metavar="VARIANT", help=f"of {', '.join(VARIANTS)} (default: all)")
+    networks.add_argument("--variants", "--rows", nargs="+", choices=list(VARIANTS), default=list(VARIANTS),
+                          dest="rows", metavar="VARIANT", help=f"of {', '.join(VARIANTS)} (default: all)")
     networks.add_argument("--learning_rate", type=float, default=PUBLISHED.learning_rate, help="of the steps")
     networks.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     networks.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
