@@ -218,8 +218,8 @@ class RestorerOptimizationConfig:
     num_iterations: int = 12_000
     batch_size: int = 4
     learning_rate: float = 8e-4
-    final_share: float = 0.02  # of the learning rate, at the end
-    warm_up: int = 50  # iterations in which the rate rises
+    min_lr_ratio: float = 0.02  # of the learning rate, at the end
+    warmup_iters: int = 50  # iterations in which the rate rises
     init: str = "realesrgan-anime"  # whose blocks it begins with: as meta.init, or a face restorer's .npz
     beta1: float = 0.9
     beta2: float = 0.999
@@ -298,7 +298,7 @@ RESTORER_PRESETS: dict[str, dict[str, object]] = {
     "smoke": {
         "network.features": (8, 8, 8, 8), "network.blocks": (1, 0, 1, 0),
         "optimization.num_iterations": 4, "optimization.batch_size": 2, "optimization.init": "random",
-        "optimization.warm_up": 1, "data.num_validation": 2, "run.log_every": 1, "run.validate_every": 2,
+        "optimization.warmup_iters": 1, "data.num_validation": 2, "run.log_every": 1, "run.validate_every": 2,
         "run.validation_faces": 2, "run.image_faces": 1, "run.save_every": 2,
     },
 }

@@ -19,7 +19,7 @@ OUTPUT_GAIN = 0.01  # of the last layer's initial weights, so that the network b
 
 
 def face_restorer_shapes(architecture: FaceRestorerConfig) -> dict[str, tuple[int, ...]]:
-    """Give name -> shape (HWIO and bias) of every parameter, by scale: `8/conv_in/weight`, `8/body/0/...`, ..."""
+    """Return name -> shape (HWIO and bias) of every parameter, by scale: `8/conv_in/weight`, `8/body/0/...`, ..."""
     channels, coarser = {}, 0
     for stride, features, blocks in zip(architecture.strides, architecture.features, architecture.blocks, strict=True):
         positions = 0 if coarser else 2
@@ -67,7 +67,7 @@ def face_restorer(params: Params, faces: tf.Tensor, corners: tf.Tensor | None = 
 
 
 def _strides(names: Mapping[str, object]) -> list[int]:
-    """Give the strides of the scales that parameters belong to, the coarsest first."""
+    """Return the strides of the scales that parameters belong to, the coarsest first."""
     return sorted({int(name.split("/")[0]) for name in names if re.fullmatch(r"\d+/conv_in/weight", name)},
                   reverse=True)
 

@@ -12,7 +12,7 @@ from model.face_restorer import face_restorer
 from model.layers import Params
 from model.losses import frequency_loss, gradient_loss, l1_loss
 
-NETWORK, FIRST, SECOND = "restorer", "restorer/first", "restorer/second"  # its values, and Adam's two means
+NETWORK, FIRST, SECOND = "restorer", "restorer/first", "restorer/second"  # its values, and Adam's moments m and v
 
 
 class RestorerUpdate(NamedTuple):
@@ -23,11 +23,11 @@ class RestorerUpdate(NamedTuple):
     gradients: dict[str, tf.Tensor]
 
     def summary(self) -> dict[str, float]:
-        """Give one float per name."""
+        """Return one float per name."""
         return {**self.scalars, "gradient_norm": self.gradient_norm}
 
     def not_finite(self) -> list[str]:
-        """Give the names of the values that are infinite or NaN."""
+        """Return the names of the values that are infinite or NaN."""
         return [name for name, value in self.summary().items() if not math.isfinite(value)]
 
 
@@ -48,18 +48,18 @@ class RestorerTrainer:
                 self.variables[slot, name] = tf.Variable(tf.zeros_like(value), trainable=False)
 
     def params(self) -> dict[str, tf.Tensor]:
-        """Give the network's present parameters."""
+        """Return the network's parameters."""
         return {name: tf.convert_to_tensor(variable) for (kind, name), variable in self.variables.items()
                 if kind == NETWORK}
 
     def learning_rate(self) -> float:
-        """Give the rate of the coming update: it rises for `warm_up` iterations, then falls along half a cosine."""
+        """Return the rate of the next update: it rises for `warmup_iters` iterations, then falls by half a cosine."""
         settings = self.config.optimization
-        if self.iteration < settings.warm_up:
-            return settings.learning_rate * (self.iteration + 1) / settings.warm_up
-        length = max(1, settings.num_iterations - settings.warm_up)
-        progress = min(1.0, (self.iteration - settings.warm_up) / length)
-        share = settings.final_share + (1 - settings.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+        if self.iteration < settings.warmup_iters:
+            return settings.learning_rate * (self.iteration + 1) / settings.warmup_iters
+        length = max(1, settings.num_iterations - settings.warmup_iters)
+        progress = min(1.0, (self.iteration - settings.warmup_iters) / length)
+        share = settings.min_lr_ratio + (1 - settings.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
         return settings.learning_rate * share
 
     def compute(self, degraded: np.ndarray, target: np.ndarray, corners: np.ndarray) -> RestorerUpdate:
@@ -101,6 +101,6 @@ class RestorerTrainer:
 
 
 def _terms(loss: RestorerLossConfig) -> dict:
-    """Give the terms of the loss that count."""
+    """Return the terms of the loss that count."""
     terms = {"l1": l1_loss, "gradient": gradient_loss, "frequency": frequency_loss}
     return {name: term for name, term in terms.items() if getattr(loss, name)}

@@ -114,21 +114,21 @@ def test_values_that_are_not_finite_are_named(batch):
     (8, 1e-3 * 0.55), (11, 1e-3 * (0.1 + 0.9 * (0.5 - 0.5 * 0.9238795325))),  # the middle; 7/8
     (12, 1e-4), (13, 1e-4), (1000, 1e-4)])  # the end and beyond
 def test_the_rate_rises_then_falls_along_half_a_cosine(iteration, rate):
-    trainer = make(configure(learning_rate=1e-3, warm_up=4, num_iterations=12, final_share=0.1))
+    trainer = make(configure(learning_rate=1e-3, warmup_iters=4, num_iterations=12, min_lr_ratio=0.1))
     trainer.iteration = iteration
     assert trainer.learning_rate() == pytest.approx(rate, rel=1e-9)
 
 
-@pytest.mark.parametrize(("warm_up", "rates"), [(0, [1, 0.5, 0]), (2, [0.5, 1, 1]), (5, [0.2, 0.4, 0.6])])
-def test_the_rate_without_a_warm_up_and_with_one_as_long_as_training(warm_up, rates):
-    trainer = make(configure(learning_rate=1.0, warm_up=warm_up, num_iterations=2, final_share=0.0))
+@pytest.mark.parametrize(("warmup_iters", "rates"), [(0, [1, 0.5, 0]), (2, [0.5, 1, 1]), (5, [0.2, 0.4, 0.6])])
+def test_the_rate_without_a_warmup_iters_and_with_one_as_long_as_training(warmup_iters, rates):
+    trainer = make(configure(learning_rate=1.0, warmup_iters=warmup_iters, num_iterations=2, min_lr_ratio=0.0))
     for iteration, rate in enumerate(rates):
         trainer.iteration = iteration
         assert trainer.learning_rate() == pytest.approx(rate, abs=1e-12)
 
 
 def test_computing_changes_nothing_and_reports_the_rate_of_the_coming_step(batch):
-    trainer = make(configure(learning_rate=1e-3, warm_up=4))
+    trainer = make(configure(learning_rate=1e-3, warmup_iters=4))
     update = trainer.compute(*batch)
     assert (trainer.iteration, update.scalars["learning_rate"]) == (0, 0.25e-3)
     for name, value in small_restorer().items():
@@ -136,7 +136,7 @@ def test_computing_changes_nothing_and_reports_the_rate_of_the_coming_step(batch
 
 
 def test_steps_are_those_of_adam_by_hand(batch):
-    config = configure(learning_rate=1e-2, warm_up=2, num_iterations=100, clip_norm=0.0, beta1=0.8, beta2=0.9,
+    config = configure(learning_rate=1e-2, warmup_iters=2, num_iterations=100, clip_norm=0.0, beta1=0.8, beta2=0.9,
                        epsilon=1e-3)
     trainer, name = make(config), "conv_last/weight"
     value, first, second = small_restorer()[name].astype(np.float64), 0.0, 0.0
@@ -169,7 +169,7 @@ def test_a_traced_network_learns_one_pair_by_heart():
     rng = np.random.default_rng(2)
     target = rng.integers(60, 200, (1, 32, 32, 3), np.uint8)
     degraded = np.clip(target + np.array([-40, 25, 10]), 0, 255).astype(np.uint8)
-    trainer = make(configure(learning_rate=5e-3, warm_up=5, num_iterations=80), small_restorer(scale=0.5))
+    trainer = make(configure(learning_rate=5e-3, warmup_iters=5, num_iterations=80), small_restorer(scale=0.5))
     losses = []
     for _ in range(80):
         update = trainer.compute(degraded, target, CORNERS[:1])

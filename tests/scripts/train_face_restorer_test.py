@@ -110,7 +110,7 @@ def test_sigterm_saves_and_exits_with_0(place):
 
 def test_a_value_that_is_not_finite_is_named_and_its_batch_saved(place):
     with pytest.raises(UserError, match=r"iteration \d: .*loss = (nan|inf).*optimization.bfloat16=false"):
-        place.run(optimization__learning_rate="1e30", optimization__warm_up=0)
+        place.run(optimization__learning_rate="1e30", optimization__warmup_iters=0)
     [batch] = place.folder().glob("not_finite_*.npz")
     saved = np.load(batch)
     assert saved["degraded"].shape == saved["target"].shape == (2, 64, 64, 3)

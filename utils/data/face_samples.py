@@ -1,15 +1,24 @@
-"""Training samples of a face restorer: aligned faces, varied, degraded as part of a photo, and aligned again."""
+"""Training samples of a face restorer: aligned faces, varied, degraded as part of a photo, and aligned again.
+
+A sample is a function of the seed, its index and the record, so that resumed training sees the same data.
+"""
 
 import math
+from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from config import SCALE, DegradationConfig, JitterConfig
+from config import SCALE, DegradationConfig, JitterConfig, RestorerTrainingConfig
+from model.face_restorer import FACE_SIZE
 from utils.data.degradations import degrade, sample_degradation, sample_noise
+from utils.data.meta_tasks import PREFETCHED, prefetch, stack_items
+from utils.data.tfrecords import Images
 from utils.image.io import LUMA, quantize, to_float
 
+ORDER, DRAWS, VALIDATION = range(3)  # separate streams of random numbers under one seed
 INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC)  # of the alignment: face preparation's, and training's
 
 
@@ -62,7 +71,7 @@ def draw_face_sample(face: np.ndarray, size: int, patch_size: int, jitter: Jitte
 
 
 def _similarity(angle: float, scale: float, centre: tuple[float, float], moved_to: np.ndarray) -> np.ndarray:
-    """Give the matrix [3, 3] that turns and scales around `centre` and moves that; pixel edges are whole numbers."""
+    """Return the matrix [3, 3] that turns and scales around `centre` and moves that; pixel edges are whole numbers."""
     cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
     matrix = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0, 0, 1]])
     matrix[:2, 2] = np.asarray(moved_to) - matrix[:2, :2] @ centre
@@ -108,3 +117,48 @@ def _vary_colours(face: np.ndarray, jitter: JitterConfig, rng: np.random.Generat
     varied = cv2.pow(face, gamma) * gains
     gray = varied @ LUMA
     return np.clip(gray[:, :, None] + np.float32(saturation) * (varied - gray[:, :, None]), 0, 1)
+
+
+class FaceBatch(NamedTuple):
+    """Parts of aligned faces: `degraded` and `target` uint8 RGB [n, s, s, 3], `corners` [n, 2] int32."""
+
+    degraded: np.ndarray
+    target: np.ndarray
+    corners: np.ndarray
+
+
+class FaceSource:
+    """Draws batches from a record of aligned faces."""
+
+    def __init__(self, faces: Images, config: RestorerTrainingConfig):
+        """Set up."""
+        self.faces, self.config = faces, config
+
+    def batches(self, start: int) -> Iterator[FaceBatch]:
+        """Return batches without end, from iteration `start` on, prepared ahead in other threads."""
+        size = self.config.optimization.batch_size
+        samples = prefetch(lambda number: self.sample(number)[:3], start * size,
+                           num_workers=self.config.data.num_workers)
+        return prefetch(lambda _: FaceBatch(*stack_items(islice(samples, size))), start, num_workers=1,
+                        num_ahead=PREFETCHED)
+
+    def sample(self, number: int) -> FaceSample:
+        """Return sample `number` of an endless sequence that goes through all faces, each time in another order."""
+        config, seed = self.config, self.config.optimization.seed
+        rng = np.random.default_rng([seed, DRAWS, number])
+        degradation = config.mild_degradation if rng.random() < config.data.mild_share else config.degradation
+        return draw_face_sample(self.faces.shuffled(number, (seed, ORDER)), FACE_SIZE, config.data.patch_size,
+                                config.jitter, degradation, rng)
+
+
+def draw_validation_faces(faces: Images, config: RestorerTrainingConfig) -> list[FaceSample]:
+    """Draw the validation set, of whole faces: the same for every run with this record, seed and settings.
+
+    None is degraded mildly. If there are more faces than are wanted, they are taken evenly: those of one person are
+    next to each other.
+    """
+    step = max(1.0, faces.count / config.run.validation_faces)
+    streams = [np.random.default_rng([config.optimization.seed, VALIDATION, number])
+               for number in range(config.run.validation_faces)]
+    return [draw_face_sample(faces.read(int(number * step) % faces.count), FACE_SIZE, FACE_SIZE, config.jitter,
+                             config.degradation, rng) for number, rng in enumerate(streams)]

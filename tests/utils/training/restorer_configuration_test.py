@@ -15,11 +15,11 @@ resolve = partial(resolve_config, RESTORER_TRAINING)
 POSITIVE = ("optimization.num_iterations", "optimization.batch_size", "optimization.learning_rate",
             "optimization.epsilon", "data.face_size", "run.validation_faces", "run.log_every", "run.validate_every",
             "run.save_every", "run.keep_checkpoints")
-NOT_NEGATIVE = ("optimization.warm_up", "optimization.clip_norm", "optimization.seed", "loss.l1", "loss.gradient",
+NOT_NEGATIVE = ("optimization.warmup_iters", "optimization.clip_norm", "optimization.seed", "loss.l1", "loss.gradient",
                 "loss.frequency", "data.num_validation", "data.num_workers", "run.image_faces", "run.keep_every",
                 "jitter.rotation", "jitter.tilt", "jitter.gamma")
 WITHIN = {"optimization.beta1": "at least 0 and below 1", "optimization.beta2": "at least 0 and below 1",
-          "optimization.final_share": "between 0 and 1", "jitter.shift": "between 0 and 0.5",
+          "optimization.min_lr_ratio": "between 0 and 1", "jitter.shift": "between 0 and 0.5",
           "jitter.gain": "between 0 and 0.9", "jitter.gray_prob": "between 0 and 1"}
 NETWORK = ("network.strides=8,4,2", "network.features=8,8,6", "network.blocks=1,1,0")
 RANGES = {"scale_range": (0.1, 10), "saturation_range": (0, 10), "lq_size_range": (16, 1024)}
@@ -133,8 +133,8 @@ def test_rules_of_the_degradation_hold_here_too(setting, message):
     ["network.strides=4,2", "network.features=8,6", "network.blocks=2,0"],
     ["network.strides=32", "network.features=8", "network.blocks=3"], ["data.patch_size=8"],
     ["loss.l1=0", "loss.gradient=0.1"], ["loss.l1=0", "loss.frequency=0.1"], ["data.patch_size=512"],
-    ["optimization.warm_up=0"], ["optimization.clip_norm=0"], ["optimization.final_share=0"],
-    ["optimization.final_share=1"], ["run.image_faces=0", "data.num_validation=0"],
+    ["optimization.warmup_iters=0"], ["optimization.clip_norm=0"], ["optimization.min_lr_ratio=0"],
+    ["optimization.min_lr_ratio=1"], ["run.image_faces=0", "data.num_validation=0"],
     ["jitter.rotation=0", "jitter.tilt=0", "jitter.gamma=0", "jitter.shift=0", "jitter.gain=0", "jitter.gray_prob=1"]])
 def test_values_on_the_allowed_side_of_the_rules(settings):
     base = resolve("default", NETWORK)

@@ -10,8 +10,8 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from tests.reference_restorer import identity_restorer
 from utils.data.face_samples import FaceSample
-from utils.training import restorer_validation
-from utils.training.restorer_validation import RestorerValidator
+from utils.training import face_restorer
+from utils.training.face_restorer import RestorerValidator
 
 ROWS, COLUMNS = slice(100, 432), slice(136, 376)
 
@@ -26,7 +26,7 @@ def make_face(lq_size, seed=0, noise=8):
 def score(monkeypatch):
     """Give the validation of faces with a function in place of the network."""
     def evaluate(restore, faces, num_pictures=0):
-        monkeypatch.setattr(restorer_validation, "compile_face_restorer",
+        monkeypatch.setattr(face_restorer, "compile_face_restorer",
                             lambda _: lambda params, batch: np.stack([restore(face) for face in batch]))
         return RestorerValidator(faces, num_pictures).evaluate({})
 
@@ -105,7 +105,7 @@ def test_pictures_show_degraded_restored_and_true_faces_of_the_first(score):
 
 def test_the_restorer_is_compiled_once(monkeypatch):
     compiled = []
-    monkeypatch.setattr(restorer_validation, "compile_face_restorer",
+    monkeypatch.setattr(face_restorer, "compile_face_restorer",
                         lambda _: compiled.append(1) or (lambda params, batch: batch + params))
     validator = RestorerValidator([make_face(48, noise=3)], 0)
     scores = [validator.evaluate(np.uint8(number)).scores["psnr"] for number in (0, 5)]

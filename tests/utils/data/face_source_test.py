@@ -7,9 +7,8 @@ import pytest
 
 from model.face_restorer import FACE_SIZE
 from tests.workplace import picture
-from utils.data import restorer_data
-from utils.data.face_samples import FaceSample, draw_face_sample
-from utils.data.restorer_data import FaceBatch, FaceSource, draw_validation_faces
+from utils.data import face_samples
+from utils.data.face_samples import FaceBatch, FaceSample, FaceSource, draw_face_sample, draw_validation_faces
 from utils.data.tfrecords import ImageRecords, Images, write_image_records
 from utils.errors import UserError
 from utils.training.configuration import resolve_config
@@ -73,7 +72,7 @@ def test_samples_of_one_face_and_seeds_differ(images):
 
 def test_samples_are_drawn_as_the_configuration_says(images, monkeypatch):
     asked = []
-    monkeypatch.setattr(restorer_data, "draw_face_sample",
+    monkeypatch.setattr(face_samples, "draw_face_sample",
                         lambda *given: asked.append(given) or draw_face_sample(*given))
     config = configure("data.patch_size=128", "jitter.tilt=3", "degradation.final_sinc_prob=0", "data.mild_share=0")
     sample = FaceSource(images[0], config).sample(0)
@@ -83,19 +82,19 @@ def test_samples_are_drawn_as_the_configuration_says(images, monkeypatch):
 
 def test_that_share_of_the_samples_and_no_validation_face_is_degraded_mildly(images, monkeypatch):
     drawn = []
-    monkeypatch.setattr(restorer_data, "draw_face_sample", lambda *given: drawn.append(given[4]) or flat_pair(*given))
+    monkeypatch.setattr(face_samples, "draw_face_sample", lambda *given: drawn.append(given[4]) or flat_pair(*given))
     config = configure("data.mild_share=0.3", "run.validation_faces=5")
     for number in range(300):
         FaceSource(images[0], config).sample(number)
     assert set(drawn) == {config.degradation, config.mild_degradation}
     assert drawn.count(config.mild_degradation) == pytest.approx(90, abs=25)
     drawn.clear()
-    restorer_data.draw_validation_faces(images[1], config)
+    face_samples.draw_validation_faces(images[1], config)
     assert drawn == [config.degradation] * 5
 
 
 def test_every_epoch_visits_each_face_of_its_part_once_in_another_order(images, monkeypatch):
-    monkeypatch.setattr(restorer_data, "draw_face_sample", flat_pair)
+    monkeypatch.setattr(face_samples, "draw_face_sample", flat_pair)
     faces = [images[0].read(number).tobytes() for number in range(NUM_FACES)]
     drawn = [target.tobytes() for batch in take(FaceSource(images[0], configure()), 0, 7) for target in batch.target]
     epochs = [tuple(map(faces.index, drawn[first:first + NUM_FACES])) for first in (0, 7, 14)]
@@ -107,14 +106,14 @@ def test_every_epoch_visits_each_face_of_its_part_once_in_another_order(images, 
 def test_an_error_of_a_thread_arrives_as_it_was_raised_after_the_batches_before(images, monkeypatch, error):
     source = FaceSource(images[0], configure("data.num_workers=1"))
     faces = {images[0].read(number).tobytes(): number for number in range(NUM_FACES)}
-    broken = faces[images[0].shuffled(6, (5, restorer_data.ORDER)).tobytes()]  # the first of the third batch
+    broken = faces[images[0].shuffled(6, (5, face_samples.ORDER)).tobytes()]  # the first of the third batch
 
     def draw(face, *_):
         if faces[face.tobytes()] == broken:
             raise error
         return flat_pair(face)
 
-    monkeypatch.setattr(restorer_data, "draw_face_sample", draw)
+    monkeypatch.setattr(face_samples, "draw_face_sample", draw)
     batches = source.batches(0)
     assert len([next(batches), next(batches)]) == 2
     with pytest.raises(type(error)) as caught:
@@ -148,7 +147,7 @@ def test_validation_faces_are_whole_and_go_round_the_part_that_is_kept(images, m
     drawn = draw_validation_faces(images[1], configure("run.validation_faces=3"))
     assert [face.target.shape for face in drawn] == [(FACE_SIZE, FACE_SIZE, 3)] * 3
     assert [face.corner.tolist() for face in drawn] == [[0, 0]] * 3
-    monkeypatch.setattr(restorer_data, "draw_face_sample", flat_pair)
+    monkeypatch.setattr(face_samples, "draw_face_sample", flat_pair)
     kept = [images[1].records.read(NUM_FACES + number) for number in (0, 1, 0, 1, 0)]
     for face, expected in zip(draw_validation_faces(images[1], configure("run.validation_faces=5")), kept, strict=True):
         np.testing.assert_array_equal(face.target, expected)
