@@ -7,18 +7,16 @@ python scripts/download_weights.py realesrgan lpips
 import argparse
 import functools
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, run_cli
 from utils.weights.download import DownloadError, fetch
-from utils.weights.manifest import Entry, State, Variant, get_entry, how_to_get, load_manifest, status
+from utils.weights.manifest import Entry, Variant, get_entry, how_to_get, load_manifest, status
 
-HEADER = ("name", "file", "state", "MB", "source")
+ROW = "{:17} {:38} {:23} {:>7}  {}"  # of the table
 MB = 1_000_000
-ALREADY_THERE = "already there"
 say = functools.partial(print, flush=True)  # in step with the progress bars on standard error
 
 
@@ -47,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
     sources = {entry.name: fetch_entry(entry, args.weights_dir, force=args.force) for entry in entries}
     say()
-    print_table(row for entry in entries for row in rows(entry, args.weights_dir, sources[entry.name] or "none worked"))
+    print_table(entries, args.weights_dir, sources)
     failed = [entry for entry in entries if not sources[entry.name]]
     for entry in failed:
         if entry.by_hand:
@@ -57,8 +55,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def show(entries: list[Entry], weights_dir: Path | None, *, asked: list[Entry] | None) -> int:
-    """Print what is there and what needs it; `asked` is None when the user said nothing at all."""
-    print_table(row for entry in entries for row in rows(entry, weights_dir))
+    """Print what is there and what needs it; `asked`: the named entries, None when the command line is empty."""
+    print_table(entries, weights_dir, {})
     say()
     for entry in entries:
         say(f"{entry.name}: {entry.description}; needed by {', '.join(entry.needed_by)}; licence: {entry.licence}")
@@ -80,13 +78,13 @@ def fetch_entry(entry: Entry, weights_dir: Path | None, *, force: bool) -> str:
     """Fetch the first variant of an entry that can be had; return where from, empty when that failed."""
     fetchable = not (entry.manual or entry.in_repository)
     if is_there(entry, weights_dir) and not (force and fetchable):
-        return ALREADY_THERE
+        return "already there"
     if not fetchable:
         say(f"{entry.name}: {how_to_get(entry, weights_dir)}")
         return ""
     folder = entry.directory(weights_dir)
     for name, state in (item for found in status(entry, weights_dir) for item in found.states.items()):
-        if not state.usable and state is not State.MISSING:
+        if state.faulty:
             say(f"{entry.name}: {folder / name}: {state.value}")
     for variant in entry.variants:
         if labels := fetch_variant(entry.name, variant, folder):
@@ -97,56 +95,41 @@ def fetch_entry(entry: Entry, weights_dir: Path | None, *, force: bool) -> str:
 
 def fetch_variant(entry_name: str, variant: Variant, folder: Path) -> list[str]:
     """Fetch every file of a variant from the first source that works; return the sources, none when a file failed."""
-    labels = []
-    remaining = list(variant.files)
-    while remaining:
-        for source in variant.sources:
-            files = tuple(file for file in remaining if source.provides(file.name))
-            if remaining[0] not in files:
-                continue
-            names = " + ".join(file.name for file in files)
-            say(f"{entry_name}: {names} ({variant.description}) from {source.label}")
-            try:
-                fetch(source, files, folder)
-            except DownloadError as error:
-                say(f"{source.label} failed: {' '.join(str(error).split())}")
-                continue
-            labels.append(source.label)
-            remaining = [file for file in remaining if file not in files]
-            break
-        else:
-            return []
-    return labels
+    labels, remaining = [], variant.files
+    for source in variant.sources:
+        files = tuple(file for file in remaining if source.provides(file.name))
+        if not files:
+            continue
+        say(f"{entry_name}: {' + '.join(file.name for file in files)} ({variant.description}) from {source.label}")
+        try:
+            fetch(source, files, folder)
+        except DownloadError as error:
+            say(f"{source.label} failed: {error}")
+            continue
+        labels.append(source.label)
+        remaining = tuple(file for file in remaining if file not in files)
+    return [] if remaining else labels
 
 
-def rows(entry: Entry, weights_dir: Path | None, source: str = "") -> Iterator[tuple[str, ...]]:
-    """Return the table's rows for an entry: the variant that is there, or every alternative.
+def print_table(entries: list[Entry], weights_dir: Path | None, sources: dict[str, str]) -> None:
+    """Print a row per file of the variant that is there, or of every alternative.
 
-    `source` fills the last column; when empty, the possible sources do.
+    The last column shows the entry's value in `sources` ("none worked" if empty), or else the possible sources.
     """
-    statuses = status(entry, weights_dir)
-    complete = next((found for found in statuses if found.complete), None)
-    for found in [complete] if complete else statuses:
-        title = entry.name if complete or found is statuses[0] else "  or"
-        for file in found.variant.files:
-            state = found.states[file.name]
-            on_disk = state not in (State.MISSING, State.UNREADABLE)
-            size = (entry.directory(weights_dir) / file.name).stat().st_size if on_disk else file.bytes
-            labels = ", ".join(item.label for item in found.variant.sources if item.provides(file.name))
-            labels += " (no known hash)" * (not file.sha256)
-            yield (title, file.name, state.value, "?" if size is None else f"{size / MB:.2f}",
-                   "by hand" if entry.manual else "this repository" if entry.in_repository else source or labels)
-            title = ""
-
-
-def print_table(lines: Iterable[tuple[str, ...]]) -> None:
-    """Print rows under the header, columns aligned."""
-    table = [HEADER, *lines]
-    widths = [max(len(line[column]) for line in table) for column in range(len(HEADER))]
-    for line in table:
-        cells = [cell.rjust(width) if HEADER[column] == "MB" else cell.ljust(width)
-                 for column, (cell, width) in enumerate(zip(line, widths, strict=True))]
-        say("  ".join(cells).rstrip())
+    say(ROW.format("name", "file", "state", "MB", "source"))
+    for entry in entries:
+        statuses = status(entry, weights_dir)
+        for found in [found for found in statuses if found.complete][:1] or statuses:
+            title = entry.name if found.complete or found is statuses[0] else "  or"
+            for file in found.variant.files:
+                path = entry.directory(weights_dir) / file.name
+                size = path.stat().st_size if path.exists() else file.bytes
+                labels = ", ".join(item.label for item in found.variant.sources if item.provides(file.name))
+                labels += " (no known hash)" * (not file.sha256)
+                source = sources[entry.name] or "none worked" if entry.name in sources else labels
+                say(ROW.format(title, file.name, found.states[file.name].value, f"{size / MB:.2f}" if size else "?",
+                               "by hand" if entry.manual else "this repository" if entry.in_repository else source))
+                title = ""
 
 
 if __name__ == "__main__":

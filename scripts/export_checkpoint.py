@@ -15,16 +15,13 @@ from utils.errors import UserError
 from utils.tensorflow_setup import start_tensorflow
 from utils.weights.manifest import sha256_of
 
-# a checkpoint's prefix must not look like a file of another format
-TAKEN_ENDINGS = (".index", ".meta", ".data-00000-of-00001", ".pth", ".safetensors", ".bin", ".param")
+INDEX, DATA = ".index", ".data-00000-of-00001"
+# of files of other formats, which the prefix of a checkpoint must not look like
+TAKEN_ENDINGS = (INDEX, DATA, ".meta", ".pth", ".safetensors", ".bin", ".param")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse and check the command line.
-
-    Raises:
-        UserError: --output cannot be a file or prefix of ours, or another option does not fit it.
-    """
+    """Parse and check the command line."""
     parser = ArgumentParser(__doc__.split("\n\n")[0])
     parser.add_argument("--model_dir", required=True, help="weights, as for test.py")
     parser.add_argument("--output", type=Path, required=True, help="a file that ends in .npz: rounded to float16; "
@@ -39,17 +36,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def output_files(output: Path) -> list[Path]:
-    """Return the files that an export consists of."""
-    if output.suffix == ".npz":
-        return [output]
-    return [output.with_name(f"{output.name}{ending}") for ending in (".index", ".data-00000-of-00001")]
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; return the exit status."""
     args = parse_args(argv)
-    files = output_files(args.output)
+    as_npz = args.output.suffix == ".npz"
+    files = [args.output.with_name(args.output.name + ending) for ending in (("",) if as_npz else (INDEX, DATA))]
     there = [file for file in files if file.exists()]
     if there and not args.overwrite:
         raise UserError(f"{there[0]} is there already. Give --overwrite or another --output.")
@@ -67,18 +58,17 @@ def main(argv: list[str] | None = None) -> int:
         print(f"note: {weights.source} has no MaskNet, so the export has none", file=sys.stderr)
     if not weights.meta_trained:
         print("note: these weights are not meta-trained; test.py will not say so of the export", file=sys.stderr)
-    if args.output.suffix == ".npz":
+    if as_npz:
         save_super_resolver(args.output, weights.generator, weights.mask)
     else:
         write_tf1_checkpoint(args.output, checkpoint_tensors(weights.generator, weights.mask))
 
     blocks, *_ = rrdbnet_architecture({name: value.shape for name, value in weights.generator.items()})
-    generator = sum(value.size for value in weights.generator.values())
-    mask = sum(value.size for value in (weights.mask or {}).values())
+    generator, mask = (sum(value.size for value in (params or {}).values()) for params in weights[:2])
     size = sum(file.stat().st_size for file in files) / 2**20
-    print(f"wrote {args.output}: {blocks} block{'s' * (blocks != 1)}, {generator + mask:,} parameters "
-          f"({generator:,} of the generator, {mask:,} of MaskNet), {size:.2f} MiB")
-    if args.output.suffix == ".npz":
+    print(f"wrote {args.output}: {blocks} blocks, {generator + mask:,} parameters ({generator:,} of the generator, "
+          f"{mask:,} of MaskNet), {size:.2f} MiB")
+    if as_npz:
         print(f"sha256: {sha256_of(args.output)}")
     return 0
 

@@ -21,11 +21,12 @@ FILES = tuple(WeightFile(name, len(body), hashlib.sha256(body).hexdigest()) for 
 
 @dataclass
 class Page:
-    """What the server does at one address; `cut`: bytes after which the connection ends."""
+    """What the server does at one address; `cut`: bytes after which it ends the connection, or sends no more."""
 
     body: bytes = BODY
     status: int = 200
     cut: int | None = None
+    stalls: bool = False
     requests: list = field(default_factory=list)
 
 
@@ -40,6 +41,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         with contextlib.suppress(OSError):
             self.wfile.write(page.body[:page.cut])
+            if page.stalls:
+                self.rfile.read(1)  # until the client gives up
         return None
 
     def log_message(self, *_):
@@ -79,7 +82,7 @@ def make_package(archive: str, members: dict[str, bytes] | None = None) -> tuple
                 info.size = len(body)
                 opened.addfile(info, io.BytesIO(body))
     data = buffer.getvalue()
-    return data, PackageSource("pkg", "1.0", archive, len(data), hashlib.sha256(data).hexdigest(), ("--an-option",),
+    return data, PackageSource("pkg", "1.0", archive, hashlib.sha256(data).hexdigest(), ("--an-option",),
                                {name: f"pkg-1.0/models/{name}" for name in MEMBERS})
 
 

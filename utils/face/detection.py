@@ -72,7 +72,7 @@ def open_detector(name: str, *, min_confidence: float, weights_dir: Path | None 
 
 def _retinaface(weights_dir: Path | None, min_confidence: float) -> Detector:
     from model.retinaface import compile_retinaface, detect, retinaface_params_from_torch
-    from utils.weights.params import load_params
+    from utils.weights.state_dicts import load_params
 
     forward = compile_retinaface(load_params("retinaface", retinaface_params_from_torch, weights_dir=weights_dir))
 

@@ -19,7 +19,7 @@ from utils.errors import UserError, require
 from utils.files import read_bytes
 from utils.weights.manifest import find_weights, get_entry, load_manifest
 from utils.weights.npz import read_npz_weights, write_npz_weights
-from utils.weights.params import load_params
+from utils.weights.state_dicts import load_params
 
 Restorer = Callable[[np.ndarray], np.ndarray]
 Params = Mapping[str, np.ndarray]

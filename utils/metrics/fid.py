@@ -21,7 +21,7 @@ from utils.errors import UserError, require
 from utils.files import atomic_path, check_writable, read_bytes
 from utils.image.io import read_image, to_float
 from utils.metrics.suite import FEWEST_IN_SET
-from utils.weights.params import load_params
+from utils.weights.state_dicts import load_params
 
 BATCH_SIZE = 16  # images; two batches are in memory: one is decoded while another is computed
 NUM_READERS = min(4, os.cpu_count() or 1)  # threads that decode

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from model.layers import Params
 from model.lpips import SMALLEST_SIDE, lpips, lpips_params
-from utils.weights.params import load_params
+from utils.weights.state_dicts import load_params
 
 LPIPS_WEIGHTS = "lpips"  # name in the manifest
 

@@ -1,20 +1,17 @@
 """Weights of the super-resolver, from every format they come in; files are recognised by their content.
 
 TF1 name-based checkpoints (`PREFIX.index`, `PREFIX.data-00000-of-00001`) are what the original code writes and reads:
-generator parameters are called `MODEL/...` there, MaskNet's `Mask/...`; optimiser slots and the discriminator's
-variables are ignored. Our own .npz (float16) holds the same names of the networks alone; or, instead of the
-generator, its difference from Real-ESRGAN's weights (`utils.weights.ternary`), which are then needed, too.
+generator parameters are called `MODEL/...` there, MaskNet's `Mask/...`. Our own .npz (float16) holds the same names
+of the networks alone; or, instead of the generator, its difference from Real-ESRGAN's (`utils.weights.ternary`).
 """
 
 import difflib
-import math
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -26,9 +23,9 @@ from utils.errors import UserError, printable
 from utils.files import is_utf8, literal_prefix
 from utils.weights.manifest import find_weights, load_manifest
 from utils.weights.ncnn import is_ncnn_param, rrdbnet_state_from_ncnn
-from utils.weights.npz import Shapes, is_npz, not_finite, one_line, read_npz_weights, write_npz_weights
+from utils.weights.npz import is_npz, not_finite, read_npz_weights, write_npz_weights
 from utils.weights.state_dicts import load_state_dict
-from utils.weights.ternary import ARRAYS, decode_difference
+from utils.weights.ternary import decode_difference
 
 GENERATOR_SCOPE = "MODEL/"
 MASK_SCOPE = "Mask/"
@@ -38,26 +35,23 @@ DIFFERENCE_FORMAT = np.uint8(1)
 OPTIMIZER_SLOTS = ("/Adam", "/Adam_1")
 CHECKPOINT_ENDINGS = (".index", ".data-00000-of-00001", ".meta")
 REALESRGAN = "realesrgan"
-BASES = (REALESRGAN, f"{REALESRGAN}-anime")  # names in the weights manifest
 SUPER_RESOLVERS = (REALESRGAN, "metaf2n")  # beginnings of the names of super-resolvers in the weights manifest
 WHERE_TO_GET_ONE = ("Put a MetaF2N checkpoint there (pretrained_models/README.md says where they are), or give "
                     "`metaf2n-small` or `metaf2n-x4plus` (needs `realesrgan`) of this repository, or `realesrgan` "
                     "for Real-ESRGAN's weights, which are not meta-trained.")
-# names of RRDBNet in files of ESRGAN, and of BSRGAN and the first BasicSR, as patterns of today's
+# names of RRDBNet's layers in files of ESRGAN, and of BSRGAN and the first BasicSR -> today's
 OLDER_NAMES = [(re.compile(pattern), name) for pattern, name in (
     (r"^model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.", r"body.\1.rdb\2.conv\3."),
     (r"^model\.1\.sub\.\d+\.", "conv_body."), (r"^model\.0\.", "conv_first."), (r"^model\.3\.", "conv_up1."),
     (r"^model\.6\.", "conv_up2."), (r"^model\.8\.", "conv_hr."), (r"^model\.10\.", "conv_last."),
     (r"^RRDB_trunk\.(\d+)\.RDB(\d)\.", r"body.\1.rdb\2."), (r"^trunk_conv\.", "conv_body."),
     (r"^upconv(\d)\.", r"conv_up\1."), (r"^HRconv\.", "conv_hr."))]
-Item = TypeVar("Item")
 
 
 class SuperResolverWeights(NamedTuple):
-    """Float32 arrays under our names: the generator's, MaskNet's (None when the file has none), and where from.
+    """Float32 arrays under our names of the generator and of MaskNet (None when the file has none).
 
-    `meta_trained` is False for weights that no adaptation step was trained into, such as Real-ESRGAN's own; a TF1
-    checkpoint and a .npz are taken to be meta-trained.
+    `meta_trained` is False for PyTorch's formats, such as Real-ESRGAN's own weights.
     """
 
     generator: dict[str, np.ndarray]
@@ -71,9 +65,9 @@ def load_super_resolver(path: str, *, weights_dir: Path | str | None = None,
     """Load what `--model_dir` names.
 
     Args:
-        path: the prefix of a TF1 name-based checkpoint (with or without `.index`), a folder that holds one; a file that
-            `save_super_resolver` wrote, of PyTorch or safetensors or either of an ncnn pair (an RRDBNet, under any
-            name); or a name of the weights manifest such as `metaf2n-small` or `realesrgan`, which goes first.
+        path: a name of the weights manifest such as `metaf2n-small` or `realesrgan`, which goes first; the prefix of a
+            TF1 name-based checkpoint (with or without `.index`), or a folder that holds one; a file that
+            `save_super_resolver` wrote; or an RRDBNet of PyTorch, safetensors, or either file of an ncnn pair.
         weights_dir: where weights of the manifest are looked up.
         key: the entry of a PyTorch file that holds the weights, when it has several.
 
@@ -103,64 +97,39 @@ def super_resolver_names() -> list[str]:
 
 def save_super_resolver(path: Path | str, generator: Mapping[str, np.ndarray],
                         mask: Mapping[str, np.ndarray] | None = None) -> None:
-    """Write a .npz of float16 that `load_super_resolver` reads: equal parameters give equal bytes.
-
-    Raises:
-        UserError: it cannot be written, or a value is not finite or too large for float16.
-    """
+    """Write a .npz of float16 that `load_super_resolver` reads; errors as of `write_npz_weights`."""
     write_npz_weights(path, checkpoint_tensors(generator, mask))
 
 
 def load_base(name: str, weights_dir: Path | str | None = None) -> dict[str, np.ndarray]:
-    """Load the generator from which another is a difference.
-
-    Raises:
-        UserError: it is not there.
-    """
+    """Load the generator from which another is a difference."""
     return load_super_resolver(str(next(iter(find_weights(name, weights_dir).values())))).generator
 
 
 def _read_npz(file: Path, weights_dir: Path | str | None) -> dict[str, np.ndarray]:
-    tensors = read_npz_weights(file, holds="super-resolver", check=_check_npz_shapes)
-    named = _scope(tensors, BASE_SCOPE)
-    if not named:
+    tensors = read_npz_weights(file, holds="super-resolver")
+    bases, mask = _scope(tensors, BASE_SCOPE), _scope(tensors, MASK_SCOPE)
+    if not bases:
         return tensors
-    [(base, version)] = named.items()
+    difference = {name: value for name, value in tensors.items() if not name.startswith((BASE_SCOPE, MASK_SCOPE))}
     try:
-        base_generator = load_base(base, weights_dir)
-    except UserError as error:
-        raise UserError(f"{file} is a difference from {base}: {error}") from error
-    try:
-        foreign = sorted(tensors.keys() - {BASE_SCOPE + base, *ARRAYS} - {
-            MASK_SCOPE + name for name in _scope(tensors, MASK_SCOPE)})
-        if version != DIFFERENCE_FORMAT or foreign:
-            raise ValueError(f"format {version:g}, unknown names {foreign}")
-        generator = decode_difference({name: tensors[name] for name in ARRAYS if name in tensors}, base_generator)
+        [(base, version)] = bases.items()
+        if version != DIFFERENCE_FORMAT:
+            raise ValueError(f"it is of format {version}")
+        generator = decode_difference(difference, load_base(base, weights_dir))
     except ValueError as error:
-        raise UserError(f"{file} holds no difference from {base}: {one_line(error)}. Fetch or make it again."
-                        ) from error
-    return checkpoint_tensors(generator, _scope(tensors, MASK_SCOPE))
+        raise UserError(f"{file} cannot be added to {printable(' + '.join(bases))}: {error}") from error
+    return checkpoint_tensors(generator, mask)
 
 
 def read_tf1_checkpoint(path: Path | str) -> dict[str, np.ndarray]:
-    """Read all variables below `MODEL/` and `Mask/`, without optimiser slots, from a TF1 name-based checkpoint.
-
-    Args:
-        path: its prefix, one of its files, or a folder with a `checkpoint` file or exactly one checkpoint.
-
-    Raises:
-        UserError: there is none, or it cannot be read.
-    """
+    """Read the variables below `MODEL/` and `Mask/`, without optimiser slots, of what `find_checkpoint` finds."""
     return read_tensors(find_checkpoint(path), lambda name:
                         name.startswith((GENERATOR_SCOPE, MASK_SCOPE)) and not name.endswith(OPTIMIZER_SLOTS))
 
 
 def read_tensors(prefix: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
-    """Read those variables of a TF1 name-based checkpoint whose full names are wanted; sorted by name.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Read those variables of a TF1 name-based checkpoint whose full names are wanted; sorted by name."""
     try:
         with literal_prefix(prefix) as literal:
             reader = tf.train.load_checkpoint(literal)
@@ -182,46 +151,41 @@ def checkpoint_tensors(generator: Mapping[str, np.ndarray],
 def write_tf1_checkpoint(prefix: Path | str, tensors: Mapping[str, np.ndarray]) -> None:
     """Write a checkpoint that `load_super_resolver` and, with the names it expects, the original code read.
 
-    Both files are written to a temporary folder first and renamed, the index last; an earlier checkpoint of this prefix
-    loses its index before that. So there is a whole checkpoint at any time, or none; a new prefix for each step never
-    leaves none.
+    Both files are written to a temporary folder and then renamed, the index last; an earlier checkpoint of this prefix
+    loses its index before that. So what is there is always a whole checkpoint, or none.
 
     Args:
         prefix: `PREFIX.index` and `PREFIX.data-00000-of-00001` are written.
         tensors: full name -> array or tensor of any type.
-
-    Raises:
-        UserError: the folder cannot be written or the disk is full.
     """
     prefix = Path(prefix)
     names = sorted(tensors)
     try:
         prefix.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(prefix=f".{prefix.name}.", dir=prefix.parent)
-    except OSError as error:
-        raise UserError(f"cannot write the checkpoint {prefix}: {error.strerror}. Choose another folder.") from error
-    try:
-        values = [tf.convert_to_tensor(tensors[name]) for name in names]
-        tf.raw_ops.SaveV2(prefix=os.path.join(folder, prefix.name), tensor_names=names,
-                          shape_and_slices=[""] * len(names), tensors=values)
-        prefix.with_name(f"{prefix.name}.index").unlink(missing_ok=True)
-        for file in sorted(os.listdir(folder), key=lambda name: name.endswith(".index")):
-            os.replace(os.path.join(folder, file), prefix.parent / file)
+        with tempfile.TemporaryDirectory(prefix=f".{prefix.name}.", dir=prefix.parent,
+                                         ignore_cleanup_errors=True) as folder:
+            tf.raw_ops.SaveV2(prefix=os.path.join(folder, prefix.name), tensor_names=names,
+                              shape_and_slices=[""] * len(names),
+                              tensors=[tf.convert_to_tensor(tensors[name]) for name in names])
+            prefix.with_name(f"{prefix.name}.index").unlink(missing_ok=True)
+            for file in sorted(os.listdir(folder), key=lambda name: name.endswith(".index")):
+                os.replace(os.path.join(folder, file), prefix.parent / file)
     except (tf.errors.OpError, OSError) as error:
-        raise UserError(f"cannot write the checkpoint {prefix}: {_first_line(error)}. "
-                        "Check the free space.") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(f"cannot write the checkpoint {prefix}: {_first_line(error)}. Check the folder and the free "
+                        "space.") from error
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of a message, without the names of TensorFlow's nodes, operations and files around it."""
+    """Return the first line of a message, without TensorFlow's names of nodes, operations and temporary files."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     return re.sub(r"\{\{.*?\}\} ?| ?\[Op:\w+\]|/.*\.tempstate\d+; ", "", line).rstrip(". ")
 
 
 def find_checkpoint(path: Path | str) -> Path:
-    """Resolve a prefix, one of the checkpoint's files or a folder to the prefix.
+    """Return the prefix of a checkpoint.
+
+    Args:
+        path: its prefix, one of its files, or a folder with a `checkpoint` file or exactly one checkpoint.
 
     Raises:
         UserError: there is no checkpoint, or a folder has several.
@@ -262,7 +226,7 @@ def _from_tensors(tensors: Mapping[str, np.ndarray], file: Path) -> SuperResolve
     return SuperResolverWeights(generator, mask, str(file), meta_trained=True)
 
 
-def _scope(tensors: Mapping[str, Item], scope: str) -> dict[str, Item]:
+def _scope(tensors: Mapping[str, np.ndarray], scope: str) -> dict[str, np.ndarray]:
     return {name[len(scope):]: value for name, value in tensors.items() if name.startswith(scope)}
 
 
@@ -281,45 +245,13 @@ def _from_torch_names(state: Mapping[str, np.ndarray], file: Path) -> SuperResol
 
 
 def _check(generator: Mapping[str, np.ndarray], mask: Mapping[str, np.ndarray] | None, file: Path) -> None:
-    tensors = checkpoint_tensors(generator, mask)
     try:
-        _check_tensor_shapes({name: value.shape for name, value in tensors.items()})
+        rrdbnet_architecture({name: value.shape for name, value in generator.items()})
+        if mask:
+            features = mask["conv1/bias"].size if "conv1/bias" in mask else 64
+            check_shapes({name: value.shape for name, value in mask.items()}, masknet_shapes(features),
+                         network="MaskNet")
     except ValueError as error:
         raise UserError(f"{file} does not fit: {error}. Give a checkpoint of this architecture.") from error
-    bad = [name for params in (generator, mask or {}) for name in not_finite(params)]
-    if bad:
+    if bad := not_finite(checkpoint_tensors(generator, mask)):
         raise UserError(f"{file} holds values that are not finite, in {bad[0]} first. Copy or download it again.")
-
-
-def _check_npz_shapes(shapes: Shapes) -> None:
-    """Check full names and shapes of a .npz, as far as that can be done without the base of a difference.
-
-    Raises:
-        ValueError: they are those of other networks.
-    """
-    bases = _scope(shapes, BASE_SCOPE)
-    if not bases:
-        _check_tensor_shapes(shapes)
-        return
-    if len(bases) != 1 or set(bases) - set(BASES) or any(bases.values()):
-        raise ValueError(f"it must be a difference from {' or '.join(BASES)}")
-    _check_mask_shapes(shapes)
-
-
-def _check_tensor_shapes(shapes: Shapes) -> None:
-    """Check full names and shapes of both networks.
-
-    Raises:
-        ValueError: they are those of other networks.
-    """
-    foreign = [name for name in shapes if not name.startswith((GENERATOR_SCOPE, MASK_SCOPE))]
-    if foreign:
-        raise ValueError(f"the name {printable(foreign[0])} begins neither with {GENERATOR_SCOPE} nor {MASK_SCOPE}")
-    rrdbnet_architecture(_scope(shapes, GENERATOR_SCOPE))
-    _check_mask_shapes(shapes)
-
-
-def _check_mask_shapes(shapes: Shapes) -> None:
-    if mask := _scope(shapes, MASK_SCOPE):
-        features = math.prod(mask.get("conv1/bias", (64,)))
-        check_shapes(mask, masknet_shapes(features), network="MaskNet")

@@ -21,15 +21,16 @@ from utils.weights.checkpoints import (
     read_tensors,
 )
 from utils.weights.manifest import is_file_name
-from utils.weights.params import load_params
+from utils.weights.state_dicts import load_params
 
 PUBLISHED = "realesrgan-netd"
 ALTERNATIVES = ("Or train without the adversarial loss (`--gan_weight 0`), or with a discriminator that starts from "
                 f"random weights (`--set discriminator.init={RANDOM}`).")
+Networks = tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]  # parameters, and vectors of spectral normalisation
 
 
 def load_discriminator(source: str, weights_dir: Path | str | None = None, *, num_features: int = 64,
-                       seed: int = 0) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+                       seed: int = 0) -> Networks:
     """Load what `discriminator.init` names.
 
     Args:
@@ -37,9 +38,6 @@ def load_discriminator(source: str, weights_dir: Path | str | None = None, *, nu
         weights_dir: where weights of the manifest are looked up.
         num_features: what the discriminator must have.
         seed: of random weights.
-
-    Returns:
-        Parameters and vectors of spectral normalisation, as from `init_discriminator`.
 
     Raises:
         UserError: the weights are missing, cannot be read, or are those of another network.
@@ -57,19 +55,11 @@ def load_discriminator(source: str, weights_dir: Path | str | None = None, *, nu
     return params, vectors
 
 
-def read_discriminator(checkpoint: Path | str, *, num_features: int = 64
-                       ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]] | None:
-    """Read the discriminator in a TF1 name-based checkpoint of meta-training; None if it or another file has none.
-
-    Args:
-        checkpoint: as `load_super_resolver` takes.
-        num_features: what the discriminator must have.
-
-    Returns:
-        Parameters and vectors of spectral normalisation.
+def read_discriminator(checkpoint: Path | str, *, num_features: int = 64) -> Networks | None:
+    """Read the discriminator of a checkpoint of meta-training; None if `checkpoint`, of any format, has none.
 
     Raises:
-        UserError: it cannot be read, or is that of another size.
+        UserError: it cannot be read, or has another number of features.
     """
     if Path(checkpoint).is_file() and not str(checkpoint).endswith(CHECKPOINT_ENDINGS):
         return None
@@ -78,11 +68,11 @@ def read_discriminator(checkpoint: Path | str, *, num_features: int = 64
     if not tensors:
         return None
     found = {name.removeprefix(DISCRIMINATOR_SCOPE): tf.constant(value) for name, value in tensors.items()}
+    params, vectors = discriminator_shapes(num_features), vector_shapes(num_features)
     try:
-        check_shapes({name: value.shape for name, value in found.items()},
-                     {**discriminator_shapes(num_features), **vector_shapes(num_features)}, network="the discriminator")
+        check_shapes({name: value.shape for name, value in found.items()}, {**params, **vectors},
+                     network="the discriminator")
     except ValueError as error:
         raise UserError(f"{checkpoint} does not fit: {error}. Set discriminator.num_features to what it was trained "
                         "with.") from error
-    return ({name: found[name] for name in discriminator_shapes(num_features)},
-            {name: found[name] for name in vector_shapes(num_features)})
+    return {name: found[name] for name in params}, {name: found[name] for name in vectors}

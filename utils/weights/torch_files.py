@@ -1,8 +1,7 @@
-"""Read the objects in PyTorch's weight files and in pickles of NumPy arrays, without running code from the file.
+"""Read PyTorch's weight files (zip and legacy format) and pickles of NumPy arrays without running code from them.
 
-A pickle is a program that may call any function it names. `_Unpickler` resolves the names in `ALLOWED` alone, to
-functions and classes of this module. Read are PyTorch's zip archives (since 1.6), its legacy format, and plain
-pickles. Layouts: `torch/serialization.py`.
+A pickle is a program that may call any function it names. `_Unpickler` resolves only the names in `ALLOWED`, to
+functions and classes of this module. Layouts: `torch/serialization.py`.
 """
 
 import pickle
@@ -15,12 +14,10 @@ import ml_dtypes
 import numpy as np
 
 from utils.errors import printable
+from utils.weights.npz import check_expansion
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
-# limit of the arrays' total size: a tensor of stride 0 expands to any size
-EXPANSION_LIMIT = 4  # times the file's size
-EXPANSION_FLOOR = 64 * 2**20  # bytes
 DAMAGED = "The file is damaged or incomplete: download it again."
 
 DTYPES = {name: np.dtype(name) for name in (
@@ -32,24 +29,23 @@ STORAGES = {"DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage"
 
 
 class WeightFileError(Exception):
-    """What is wrong with a weight file and what to do about it; the reader adds the file's name."""
+    """What is wrong with a weight file and what to do about it; `load_state_dict` adds the file's name."""
 
     def __init__(self, problem: str, advice: str = DAMAGED):
         super().__init__(f"{problem}. {advice}")
 
 
 class _Function(NamedTuple):
-    """A function that a pickle may call, immutable: a pickle can set the attributes of what it gets."""
+    """A function that a pickle may call; immutable, because a pickle can set attributes of what it gets."""
 
     function: Callable
 
     def __call__(self, *args: Any) -> Any:
-        """Call it."""
         return self.function(*args)
 
 
 class _TorchType(NamedTuple):
-    """A type of tensors or storages, such as torch.float32 or torch.FloatStorage; immutable, unlike a dtype."""
+    """A type such as torch.float32 or torch.FloatStorage; immutable, unlike a dtype."""
 
     dtype: np.dtype
 
@@ -62,26 +58,26 @@ class _Storage(NamedTuple):
 
 
 class _Dict(dict):
-    """OrderedDict without its attributes (`_metadata` of a state dict)."""
+    """OrderedDict; ignores attributes, such as `_metadata` of a state dict."""
 
     def __setstate__(self, _: Any) -> None:
-        """Ignore the attributes."""
+        pass
 
 
 class _NumpyDtype:
     """numpy.dtype of plain numbers."""
 
     def __init__(self, code: str, *_: Any):
+        if not isinstance(code, str) or np.dtype(code).kind not in "fiub":
+            raise WeightFileError("holds an array of another type than numbers")
         self.dtype = np.dtype(code)
-        if self.dtype.kind not in "fiub":
-            raise WeightFileError(f"holds an array of the type {printable(str(code))}, not of numbers")
 
     def __setstate__(self, state: tuple) -> None:
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class ArrayStandIn:
-    """numpy.ndarray, filled by the pickle after its creation, or a PyTorch tensor; `value` may share memory."""
+    """numpy.ndarray, which a pickle creates empty and then fills, or a tensor; `value` may share memory."""
 
     def __init__(self, value: np.ndarray | None = None):
         self.value = value
@@ -91,11 +87,16 @@ class ArrayStandIn:
         self.value = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
+def _are_ints(*values: Any) -> bool:
+    """Whether these are integers: messages, comparisons and hashes of nested lists may take exponential time."""
+    return all(type(value) is int for value in values)
+
+
 def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any,
                     dtype: np.dtype | None = None) -> ArrayStandIn:
     """Return a view of a storage; NumPy refuses one that reaches outside of it. Offset and strides are in elements."""
     dtype = dtype or storage.dtype
-    if min(shape, default=0) < 0:  # which NumPy does not notice
+    if not _are_ints(offset, *shape, *strides) or min(shape, default=0) < 0:  # which NumPy does not notice
         raise WeightFileError("a tensor has an impossible shape")
     if 0 in shape:
         return ArrayStandIn(np.empty(shape, dtype))
@@ -104,47 +105,31 @@ def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple
     return ArrayStandIn(np.ndarray(shape, dtype, storage.data, offset * dtype.itemsize, steps))
 
 
-def _rebuild_tensor_v3(storage: _Storage, offset: int, shape: tuple, strides: tuple, _grad: Any, _hooks: Any,
-                       torch_type: _TorchType, *_: Any) -> ArrayStandIn:
-    return _rebuild_tensor(storage, offset, shape, strides, dtype=torch_type.dtype)
-
-
-def _rebuild_parameter(data: ArrayStandIn, *_: Any) -> ArrayStandIn:
-    return data
-
-
-def _numpy_from_buffer(data: bytes, dtype: _NumpyDtype, shape: tuple, order: str) -> ArrayStandIn:
-    return ArrayStandIn(np.frombuffer(data, dtype.dtype).reshape(shape, order=order))
-
-
-def _encode(text: str, _encoding: str) -> bytes:
-    return text.encode("latin1")  # how pickle protocol 2, which PyTorch uses, writes bytes
-
-
 ALLOWED: dict[str, Callable | _TorchType] = {
     "collections.OrderedDict": _Dict,
     "torch.Size": tuple,
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
-    "torch._utils._rebuild_parameter": _rebuild_parameter,
-    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
-    "torch.nn.parameter.Parameter": _rebuild_parameter,  # before PyTorch 0.4
+    "torch._utils._rebuild_tensor_v3": lambda storage, offset, shape, strides, _grad, _hooks, torch_type, *_: (
+        _rebuild_tensor(storage, offset, shape, strides, dtype=torch_type.dtype)),
+    **dict.fromkeys(("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
+                     "torch.nn.parameter.Parameter"), lambda tensor, *_: tensor),
     **{f"{module}.{name}": _TorchType(DTYPES[dtype])
        for module in ("torch", "torch.storage", "torch.cuda") for name, dtype in STORAGES.items()},
     **{f"torch.{name}": _TorchType(dtype) for name, dtype in DTYPES.items()},
     "numpy.dtype": _NumpyDtype,
     "numpy.ndarray": ArrayStandIn,
-    "_codecs.encode": _encode,
+    "_codecs.encode": lambda text, _encoding: text.encode("latin1"),  # how pickle protocol 2 writes bytes
     **{f"numpy.{core}.{name}": function for core in ("core", "_core") for name, function in (
         ("multiarray._reconstruct", lambda *_: ArrayStandIn()),
         ("multiarray.scalar", lambda *_: None),  # such as the best score of a training run
-        ("numeric._frombuffer", _numpy_from_buffer))},
+        ("numeric._frombuffer", lambda data, dtype, shape, order: ArrayStandIn(
+            np.frombuffer(data, dtype.dtype).reshape(shape, order=order))))},
 }
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler that resolves the names in `ALLOWED` alone; `make_storage(key, bytes)` returns a storage's bytes."""
+    """Resolves only the names in `ALLOWED`; `make_storage(key, bytes)` returns the bytes of a storage."""
 
     def __init__(self, stream: BinaryIO, make_storage: Callable[[str, int], np.ndarray]):
         super().__init__(stream)
@@ -163,6 +148,8 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         """Return a storage: ("storage", dtype, key, device, elements) and, in the legacy format, a view or None."""
         _kind, torch_type, key, _device, size, *view = pid
+        if not isinstance(key, str) or not _are_ints(size):
+            raise WeightFileError("a storage has an impossible key or size")
         dtype = torch_type.dtype
         if key not in self.storages:
             self.storages[key] = self._make_storage(key, size * dtype.itemsize)
@@ -177,22 +164,17 @@ def read_zip(file: BinaryIO, size: int) -> Any:
     """Read the zip format: ARCHIVE/data.pkl and one entry ARCHIVE/data/KEY per storage."""
     archive = zipfile.ZipFile(file)
     entries = archive.NameToInfo
-    if sum(entry.file_size for entry in archive.infolist()) > EXPANSION_LIMIT * size + EXPANSION_FLOOR:
-        raise WeightFileError("its parts expand far beyond the file's size", "Use the file as it was published.")
+    check_expansion(sum(entry.file_size for entry in archive.infolist()), size)
     roots = [name.removesuffix("data.pkl") for name in entries if name.split("/", 1)[-1] == "data.pkl"]
     if len(roots) != 1:
         raise WeightFileError("is a zip archive, but not one written by torch.save",
                               "Check that it is the file you mean.")
     [root] = roots
-    if f"{root}constants.pkl" in entries:
-        raise WeightFileError("is a TorchScript archive, which holds a program",
-                              "Load it with torch.jit.load and save its state_dict() with torch.save.")
     if entries[f"{root}data.pkl"].CRC == 0:  # torch.serialization.set_crc32_options(False) writes zeros
         for entry in entries.values():
             del entry.CRC
     if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != sys.byteorder.encode():
-        raise WeightFileError("was written on a machine of another byte order",
-                              "Save it again on a machine like this one.")
+        raise WeightFileError("was written on a machine of another byte order", "Save it again on one like this.")
 
     def read_storage(key: str, num_bytes: int) -> np.ndarray:
         data = np.frombuffer(archive.read(f"{root}data/{key}"), np.uint8)
@@ -207,7 +189,8 @@ def read_zip(file: BinaryIO, size: int) -> Any:
 def read_pickles(file: BinaryIO, size: int) -> tuple[Any, bool]:
     """Read a plain pickle, or the legacy format: magic number, version, platform, object, storage keys, storages.
 
-    Each storage is its number of elements (int64) and the elements, little-endian on every platform.
+    Returns:
+        The object, and whether the format is PyTorch's.
     """
     def new_storage(key: str, num_bytes: int) -> np.ndarray:
         if not 0 <= num_bytes <= size:
@@ -226,9 +209,9 @@ def read_pickles(file: BinaryIO, size: int) -> tuple[Any, bool]:
     load()  # the writer's platform
     tree, storages = load()
     keys, _ = load()
-    if sorted(keys) != sorted(storages):
+    if not all(isinstance(key, str) for key in keys) or set(keys) != set(storages):
         raise WeightFileError("its list of storages does not match its tensors")
-    for key in keys:
+    for key in keys:  # each storage: its number of elements (int64), the elements, little-endian on every platform
         if len(file.read(8)) != 8 or file.readinto(storages[key]) != len(storages[key]):
             raise WeightFileError(f"its storage {printable(key)} is cut off")
     return tree, True

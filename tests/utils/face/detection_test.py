@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-import utils.weights.params
+import utils.weights.state_dicts
 from tests.reference_detector import reference_detector_state
 from utils.errors import FatalError, UserError
 from utils.face.detection import BOX_COLUMNS, LANDMARK_COLUMNS, open_detector, read_boxes
@@ -63,9 +63,9 @@ def test_retinaface_is_read_from_its_file_and_sees_the_photo_as_it_is(monkeypatc
     from model.retinaface import compile_retinaface, detect, retinaface_params_from_torch
 
     state = reference_detector_state()
-    monkeypatch.setattr(utils.weights.params, "find_weights",
+    monkeypatch.setattr(utils.weights.state_dicts, "find_weights",
                         lambda name, folder: {"RetinaFace-R50.pth": tmp_path / name})
-    monkeypatch.setattr(utils.weights.params, "load_state_dict", lambda path: state)
+    monkeypatch.setattr(utils.weights.state_dicts, "load_state_dict", lambda path: state)
     crop = photo[:160, 100:292]
     expected = detect(compile_retinaface(retinaface_params_from_torch(state)), crop, min_confidence=0.9)
     with open_detector("retinaface", min_confidence=0.9) as run:
@@ -77,9 +77,9 @@ def test_retinaface_is_read_from_its_file_and_sees_the_photo_as_it_is(monkeypatc
 
 
 def test_weights_of_another_network_are_refused_with_the_file(monkeypatch, tmp_path):
-    monkeypatch.setattr(utils.weights.params, "find_weights",
+    monkeypatch.setattr(utils.weights.state_dicts, "find_weights",
                         lambda name, folder: {"RetinaFace-R50.pth": tmp_path / name})
-    monkeypatch.setattr(utils.weights.params, "load_state_dict", lambda path: {"other": np.zeros(3, np.float32)})
+    monkeypatch.setattr(utils.weights.state_dicts, "load_state_dict", lambda path: {"other": np.zeros(3, np.float32)})
     with pytest.raises(UserError, match=str(tmp_path)), open_detector("retinaface", min_confidence=0.9):
         pass
 

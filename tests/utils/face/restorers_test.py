@@ -12,7 +12,7 @@ import skimage.data
 import tensorflow as tf
 
 import utils.face.restorers as module
-import utils.weights.params as weights
+import utils.weights.state_dicts as weights
 from model.face_restorer import face_restorer
 from model.gpen import GpenArchitecture, gpen, gpen_params_from_torch, init_gpen
 from tests.reference_faces import reference_gpen_state

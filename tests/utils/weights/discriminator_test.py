@@ -37,15 +37,11 @@ def same(networks, expected):
                for params, others in zip(networks, expected, strict=True))
 
 
-def test_a_file_is_read(tmp_path, state):
-    path = write_state(tmp_path / "mine.pth", state)
-    assert same(load_discriminator(str(path), num_features=FEATURES), discriminator_params_from_torch(state))
-
-
-def test_published_weights_are_found_through_the_manifest(tmp_path, state):
-    write_state(tmp_path / PUBLISHED_FILE, state)
-    networks = load_discriminator("realesrgan-netd", tmp_path, num_features=FEATURES)
-    assert same(networks, discriminator_params_from_torch(state))
+def test_a_file_and_published_weights_in_the_weights_folder_are_read(tmp_path, state):
+    path = write_state(tmp_path / PUBLISHED_FILE, state)
+    for source in (str(path), "realesrgan-netd"):
+        networks = load_discriminator(source, tmp_path, num_features=FEATURES)
+        assert same(networks, discriminator_params_from_torch(state))
 
 
 def test_random_weights_are_drawn_by_the_seed():
@@ -55,26 +51,20 @@ def test_random_weights_are_drawn_by_the_seed():
 
 
 def test_missing_published_weights_are_named_with_every_way_out(tmp_path):
-    with pytest.raises(UserError, match=f"{PUBLISHED_FILE} not found in ") as error:
+    with pytest.raises(UserError, match=PUBLISHED_FILE) as error:
         load_discriminator("realesrgan-netd", tmp_path)
-    message = str(error.value)
-    assert "download_weights.py realesrgan-netd" in message
-    assert "`--gan_weight 0`" in message
-    assert "`--set discriminator.init=random`" in message
-    assert "\n" not in message
+    for way in ("download_weights.py realesrgan-netd", "--gan_weight 0", "--set discriminator.init=random"):
+        assert way in str(error.value)
 
 
 def test_a_file_of_another_network_is_refused_by_name(tmp_path, state):
-    del state["conv4.weight_u"]
     path = write_state(tmp_path / "mine.pth", state)
-    with pytest.raises(UserError, match=re.escape(f"{path} does not fit: ") + ".*missing: conv4/u"):
-        load_discriminator(str(path), num_features=FEATURES)
-
-
-def test_another_number_of_features_is_refused_with_the_setting_that_fits(tmp_path, state):
-    path = write_state(tmp_path / "mine.pth", state)
-    with pytest.raises(UserError, match=r"2 features instead of 64. Set discriminator.num_features=2"):
+    with pytest.raises(UserError, match=r"discriminator\.num_features=2"):
         load_discriminator(str(path))
+    del state["conv4.weight_u"]
+    write_state(path, state)
+    with pytest.raises(UserError, match=re.escape(str(path)) + ".*conv4/u"):
+        load_discriminator(str(path), num_features=FEATURES)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
@@ -100,25 +90,18 @@ def test_the_discriminator_of_a_checkpoint_is_read_without_its_optimiser(checkpo
         assert same(networks, init_discriminator(3, num_features=FEATURES))
 
 
-def test_a_checkpoint_without_a_discriminator_has_none(tmp_path):
+def test_a_checkpoint_without_a_discriminator_and_an_npz_have_none(tmp_path):
     write_tf1_checkpoint(tmp_path / "model", {"MODEL/conv_last/bias": np.zeros(3, np.float32)})
-    assert read_discriminator(tmp_path / "model") is None
+    np.savez(tmp_path / "x.npz", **{"MODEL/conv_last/bias": np.zeros(3)})
+    for name in ("model", "x.npz"):
+        assert read_discriminator(tmp_path / name) is None
 
 
-def test_a_discriminator_of_another_size_is_refused_with_the_setting(checkpoint):
-    with pytest.raises(UserError, match=r"model-3 does not fit: .*Set discriminator.num_features to what") as error:
-        read_discriminator(checkpoint[0], num_features=FEATURES + 1)
-    assert "\n" not in str(error.value)
-
-
-def test_a_discriminator_with_missing_variables_is_refused_by_name(checkpoint):
+def test_a_discriminator_of_another_size_or_with_missing_variables_is_refused(checkpoint):
     prefix, tensors = checkpoint
+    with pytest.raises(UserError, match=r"model-3 .*discriminator\.num_features"):
+        read_discriminator(prefix, num_features=FEATURES + 1)
     del tensors["Discriminator/conv4/u"]
     write_tf1_checkpoint(prefix, tensors)
-    with pytest.raises(UserError, match=r"model-3 does not fit: .*missing: conv4/u"):
+    with pytest.raises(UserError, match=r"model-3 .*conv4/u"):
         read_discriminator(prefix, num_features=FEATURES)
-
-
-def test_an_npz_has_no_discriminator(tmp_path):
-    np.savez(tmp_path / "x.npz", **{"MODEL/conv_last/bias": np.zeros(3)})
-    assert read_discriminator(tmp_path / "x.npz") is None

@@ -4,6 +4,9 @@ import dataclasses
 import hashlib
 import socket
 import stat
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -11,7 +14,7 @@ from tests.weights_server import BODY, FILES, MEMBERS, SHA256, Page, make_packag
 from utils.errors import UserError
 from utils.weights import download as module
 from utils.weights.download import DownloadError, fetch
-from utils.weights.manifest import UrlSource, WeightFile
+from utils.weights.manifest import REPOSITORY, UrlSource, WeightFile
 
 ARCHIVES = ["pkg-1.0.tar.gz", "pkg-1.0-py3-none-any.whl"]
 FILE = WeightFile("w.pth", len(BODY), SHA256)
@@ -47,7 +50,7 @@ def test_an_address_that_fails_once_is_tried_again(server, tmp_path, monkeypatch
 
 @pytest.mark.parametrize(("page", "digest", "reason"), [
     (Page(status=503), SHA256, "503"),
-    (Page(body=BODY[::-1]), SHA256, SHA256),
+    (Page(body=BODY[::-1]), SHA256, hashlib.sha256(BODY[::-1]).hexdigest()),
     (Page(body=BODY[::-1]), SHA256[:8], hashlib.sha256(BODY[::-1]).hexdigest()),
     (Page(body=BODY[:-1]), "", f"{len(BODY) - 1} bytes"),
     (Page(cut=100), "", "server|broke"),
@@ -63,23 +66,22 @@ def test_a_bad_answer_is_named_and_leaves_the_old_file_and_nothing_else(server, 
     assert (tmp_path / "w.pth").read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("cut", [0, 100])
+def test_a_server_that_stalls_is_given_up(server, tmp_path, monkeypatch, cut):
+    monkeypatch.setattr(module, "TIMEOUTS", (5, 0.25))
+    server.pages["/w"] = Page(cut=cut, stalls=True)
+    with pytest.raises(DownloadError, match=r"0\.25 s"):
+        fetch(UrlSource(f"{server.url}/w"), (FILE,), tmp_path)
+    assert names(tmp_path) == []
+
+
 def test_without_a_network_there_is_one_short_line(server, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
-    with pytest.raises(DownloadError, match=r"^the server cannot be reached \(no network\? a proxy\?\)$"):
+    with pytest.raises(DownloadError, match=r"^.*no network.{,40}$"):
         fetch(UrlSource("http://weights.invalid/w"), (FILE,), tmp_path)
-    assert names(tmp_path) == []
-
-
-def test_ctrl_c_leaves_nothing(server, tmp_path, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "_fetch_url", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        fetch(UrlSource(f"{server.url}/w"), (FILE,), tmp_path)
     assert names(tmp_path) == []
 
 
@@ -87,6 +89,29 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=f"{tmp_path / 'file'}.*--weights_dir"):
         fetch(UrlSource("http://127.0.0.1:9/w"), (FILE,), tmp_path / "file" / "w")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from utils.weights.download import fetch
+from utils.weights.manifest import UrlSource, WeightFile
+fetch(UrlSource(sys.argv[1]), (WeightFile("w.pth"),), Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_download_leaves_the_old_file_and_the_next_one_succeeds(server, tmp_path):
+    server.pages["/w"] = page = Page(cut=100, stalls=True)
+    (tmp_path / "w.pth").write_bytes(b"old")
+    with subprocess.Popen([sys.executable, "-c", KILLED, f"{server.url}/w", str(tmp_path)], cwd=REPOSITORY) as process:
+        while not page.requests:
+            time.sleep(0.02)
+            assert process.poll() is None
+        process.kill()
+    assert (tmp_path / "w.pth").read_bytes() == b"old"
+    server.pages["/w"] = Page()
+    fetch(UrlSource(f"{server.url}/w"), (FILE,), tmp_path)
+    assert (tmp_path / "w.pth").read_bytes() == BODY
 
 
 @pytest.mark.parametrize("archive", ARCHIVES)
@@ -113,21 +138,18 @@ def test_pip_refuses_an_archive_of_another_hash(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("archive", ARCHIVES)
-@pytest.mark.parametrize(("members", "delivered", "reason"), [
-    (None, False, "did not deliver {archive}"), ({"a.param": b"layers"}, True, "cannot be unpacked: .*a.bin"),
-    ({"a.param": b"layers", "a.bin": BODY[::-1]}, True, "a.bin"), ({}, True, None)])
-def test_a_wrong_package_is_named_and_leaves_nothing(tmp_path, monkeypatch, archive, members, delivered, reason):
-    data, package = make_package(archive, members)
-    if reason is None:  # no archive at all, of the right hash
-        data, reason = b"text", "{archive} cannot be unpacked"
-        package = dataclasses.replace(package, sha256=hashlib.sha256(data).hexdigest())
+@pytest.mark.parametrize(("members", "reason"), [
+    (None, "{archive}"), ({"a.param": b"layers"}, "unpacked: .*a.bin"),
+    ({"a.param": b"layers", "a.bin": BODY[::-1]}, "a.bin"), ("text", "{archive} cannot be unpacked")])
+def test_a_wrong_package_is_named_and_leaves_nothing(tmp_path, monkeypatch, archive, members, reason):
+    data, package = make_package(archive, members if isinstance(members, dict) else None)
     arguments = []
 
     def run_pip(given, temporary):
         arguments.extend(given)
         assert f"pkg==1.0 --hash=sha256:{package.sha256}" in (temporary / "requirement.txt").read_text()
-        if delivered:
-            (temporary / archive).write_bytes(data)
+        if members is not None:
+            (temporary / archive).write_bytes(b"text" if members == "text" else data)
 
     monkeypatch.setattr(module, "_run_pip", run_pip)
     with pytest.raises(DownloadError, match=reason.format(archive=archive)):

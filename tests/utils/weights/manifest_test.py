@@ -1,14 +1,12 @@
 """The manifest's facts, and finding and checking weight files."""
 
 import hashlib
-import json
 
 import pytest
 
 from utils.errors import UserError
 from utils.weights import manifest as module
 from utils.weights.manifest import (
-    DEFAULT_WEIGHTS_DIR,
     Entry,
     PackageSource,
     State,
@@ -36,18 +34,8 @@ def test_every_file_has_a_source_and_every_address_is_encrypted():
             assert all(source.url.startswith("https://") for source in sources if isinstance(source, UrlSource))
             assert all(any(source.provides(file.name) for source in sources) for file in variant.files) \
                 or (not sources and (entry.by_hand or entry.in_repository))
-            # a member of an archive that is another file would be found too late
-            assert {name for source in sources if isinstance(source, PackageSource) for name in source.members} <= {
-                file.name for file in variant.files}
     assert [name for name, entry in MANIFEST.items() if entry.manual] == ["metaf2n"]
     assert all("non-commercial" in MANIFEST[name].licence for name in ("gpen-256", "gpen-512"))
-
-
-def test_lpips_is_one_entry_that_comes_from_one_package_or_from_the_two_original_files():
-    packed, original = MANIFEST["lpips"].variants
-    assert [file.name for file in packed.files] == ["alexnet.ckpt"]
-    assert [file.name for file in original.files] == ["alexnet-owt-7be5be79.pth", "alex.pth"]
-    assert "alexnet" not in MANIFEST
 
 
 @pytest.fixture
@@ -73,7 +61,7 @@ def test_a_missing_file_is_named_with_what_needs_it_and_the_command_that_gets_it
     folder = tmp_path / "my weights"
     with pytest.raises(UserError) as caught:
         find_weights("net", folder)
-    for part in (f"net.pth or net.param + net.bin not found in {folder}", "main.py, test.py",
+    for part in ("net.pth", "net.param", "net.bin", "main.py, test.py",
                  f"python scripts/download_weights.py net --weights_dir '{folder}'"):
         assert part in str(caught.value)
     assert "--net " not in str(caught.value)
@@ -82,16 +70,15 @@ def test_a_missing_file_is_named_with_what_needs_it_and_the_command_that_gets_it
 @pytest.mark.parametrize("body", [BODY[:3], BODY[::-1]])
 def test_another_file_under_the_managed_name_is_not_used_and_the_message_says_how_to_use_it(entry, tmp_path, body):
     (tmp_path / "net.pth").write_bytes(body)
-    with pytest.raises(UserError, match=rf"^{tmp_path / 'net.pth'}: wrong .*download_weights\.py net .*"
+    with pytest.raises(UserError, match=rf"^{tmp_path / 'net.pth'}: .*download_weights\.py net .*"
                                         rf"--net {tmp_path / 'net.pth'}$"):
         find_weights("net", tmp_path)
 
 
 def test_without_a_folder_the_repositorys_is_used_whatever_the_current_one_is(entry, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert (DEFAULT_WEIGHTS_DIR / "manifest.json").is_file()
     monkeypatch.setattr(module, "DEFAULT_WEIGHTS_DIR", tmp_path / "default")
-    with pytest.raises(UserError, match=r"not found in .*default .*download_weights\.py net$"):
+    with pytest.raises(UserError, match=r"default .*download_weights\.py net$"):
         find_weights("net")
     (tmp_path / "default").mkdir()
     (tmp_path / "default" / "net.pth").write_bytes(BODY)
@@ -100,7 +87,7 @@ def test_without_a_folder_the_repositorys_is_used_whatever_the_current_one_is(en
 
 def test_the_published_checkpoint_is_looked_for_in_pretrained_models(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "REPOSITORY", tmp_path)
-    with pytest.raises(UserError, match=rf"model-new\.index \+ .*https://drive.*{tmp_path}/pretrained_models$"):
+    with pytest.raises(UserError, match=rf"model-new\.index .*https://drive.*{tmp_path}/pretrained_models$"):
         find_weights("metaf2n", tmp_path)
     (tmp_path / "pretrained_models").mkdir()
     files = [file.name for file in MANIFEST["metaf2n"].variants[0].files]
@@ -139,22 +126,3 @@ def test_every_state_of_a_file_is_recognised(tmp_path, body, file, state):
         (tmp_path / "f").write_bytes(body)
     assert verify(file, tmp_path / "f") is state
     assert verify(file, tmp_path) is State.MISSING  # a folder
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"entries": [1]}', '{"entries": [{"name": "x", "license": "MIT"}]}', None])
-def test_a_damaged_manifest_is_one_line(tmp_path, text):
-    if text is not None:
-        (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(UserError, match=rf"{tmp_path}/manifest\.json") as caught:
-        load_manifest(tmp_path / "manifest.json")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_misspelt_optional_key_is_refused(tmp_path):
-    # it would switch a check off
-    files = [{"name": "f", "sha256sum": hashlib.sha256(BODY).hexdigest()}]
-    entry = {"name": "e", "description": "d", "licence": "MIT", "needed_by": [],
-             "variants": [{"description": "v", "files": files, "sources": []}]}
-    (tmp_path / "manifest.json").write_text(json.dumps({"entries": [entry]}))
-    with pytest.raises(UserError, match="sha256sum"):
-        load_manifest(tmp_path / "manifest.json")

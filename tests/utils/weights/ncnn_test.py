@@ -39,10 +39,9 @@ def test_a_bin_file_that_is_quantised_or_of_another_length_is_refused(tmp_path, 
 
 
 @pytest.mark.parametrize(("old", "new"), [
-    ("7767517\n", "7767518\n"), ("7767517\n", "<html>"), ("Split", "PReLU"), ("Split", "InnerProduct"),
-    ("Convolution conv_5 1 1 x y", "Convolution conv_5 x 1 x y"), ("0=2", "0=x"), ("0=2", "2"), ("5=1", "5=0"),
+    ("7767517\n", "<html>"), ("Convolution conv_5 1 1 x y", "Convolution conv_5 x 1 x y"), ("0=2", "0=x"), ("0=2", "2"),
     ("Split split 1 2 y z w\n", ""), ("", "\xff")])
-def test_a_damaged_param_file_or_one_with_other_layers_is_refused(tmp_path, old, new):
+def test_a_damaged_param_file_is_refused(tmp_path, old, new):
     paths = write_rrdbnet(tmp_path)
     paths[0].write_text(paths[0].read_text().replace(old, new, 1), encoding="latin1")
     fails(paths, r"net\.param: ")
