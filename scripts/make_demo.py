@@ -15,6 +15,7 @@ import numpy as np
 
 from config import SCALE
 from utils.console import ArgumentParser, run_cli
+from utils.data.degradations import compress_jpeg
 from utils.errors import UserError
 from utils.image.io import quantize, read_image, resize_bicubic, to_float, write_png
 from utils.image.panels import compose_comparison, compose_row, locate_face
@@ -35,8 +36,7 @@ def degrade(photo: np.ndarray) -> np.ndarray:
     height, width = photo.shape[0] // SCALE, photo.shape[1] // SCALE
     small = cv2.resize(blurred, (width, height), interpolation=cv2.INTER_AREA)
     noise = np.random.default_rng(NOISE_SEED).normal(0, NOISE_SIGMA / 255, small.shape).astype(np.float32)
-    _, jpeg = cv2.imencode(".jpg", quantize(small + noise)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[:, :, ::-1]
+    return compress_jpeg(small + noise, JPEG_QUALITY)
 
 
 def build(folder: Path) -> None:

@@ -41,6 +41,8 @@ def stored(place):
 def test_faces_are_aligned_and_the_scene_is_behind_them(place):
     assert run(place, "--count", "2") == 0
     faces = stored(place)
+    with pytest.raises(UserError, match="--overwrite"):
+        run(place, "--count", "2")
     assert list(faces) == ["a_0", "a_1"]
     portrait = draw_portrait()[0]
     to_portrait = np.linalg.inv(np.vstack([estimate_alignment(POINTS), [0, 0, 1]]))
