@@ -32,14 +32,8 @@ def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, dete
                   detector: str, restorer: str) -> Prepared:
     """Write the faces of all photos; those that faces.csv says are done stay, those that failed are tried again.
 
-    Args:
-        photos: degraded ones.
-        truth_dir: has the photo of the same name, four times the size.
-        folder: gets `restored/`, `legacy/`, `oracle/` with the same boxes, and faces.csv.
-        detect: finds faces.
-        restore: restores them.
-        detector: its name.
-        restorer: likewise.
+    `photos` are the degraded ones, `truth_dir` has those of the same names, four times the size. `folder` gets
+    `restored/`, `legacy/`, `oracle/` with the same boxes, and faces.csv. `detector`, `restorer`: names for faces.csv.
     """
     for kind in (RESTORED, LEGACY, ORACLE):
         for name in FOLDERS:

@@ -45,15 +45,8 @@ def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Sour
     A file that fails is named in a line on the terminal and stops nothing. A finished folder is left as it is. Who
     stands in front of a scene depends on the seed and on all files, the rest on the seed and the scene's name.
 
-    Args:
-        folder: gets the photos and photos.json.
-        scenes: may be none.
-        portraits: of one person each, in front of an even background; all are used equally often.
-        detect: finds faces.
-        seed: of all that is drawn.
-        num_draws: copies of scikit-image's photo.
-        people: what of a file's name matches it is the same for photos of one person.
-        ready: photos of people.
+    `portraits` are of one person each, before an even background, and all used equally often. `num_draws`: copies of
+    scikit-image's photo. What of a file's name matches `people` is the same for photos of one person.
 
     Raises:
         UserError: no photo, or no portrait, can be used.

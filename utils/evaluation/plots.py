@@ -40,12 +40,9 @@ def plot_gains(path: Path, summaries: Mapping[str, dict], base: str) -> None:
 
 
 def write_pictures(path: Path, photos: Mapping[str, tuple[Path, str]], base: str) -> None:
-    """Write results of photos beside each other and the truth, a pixel for a pixel, but for those that are damaged.
+    """Write results beside each other and the truth, a pixel for a pixel, as PNG; damaged ones are left out.
 
-    Args:
-        path: the PNG.
-        photos: label -> folder of the set, stem.
-        base: the name of the base network.
+    `photos`: label -> folder of the set, stem.
     """
     blocks = []
     for label, (folder, stem) in photos.items():

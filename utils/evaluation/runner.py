@@ -36,11 +36,7 @@ class OtherFaces:
 def find_partners(num_faces: Mapping[str, int], people: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Return, for every photo with faces, the photo whose faces it gets as the control; none if there is but one.
 
-    It is the next one, in a circle, preferably with other people, and then with as many faces.
-
-    Args:
-        num_faces: by stem, in order.
-        people: names by stem.
+    It is the next one, in a circle, preferably with other people, and then with as many faces. Both are by stem.
     """
     there = [stem for stem, count in num_faces.items() if count]
 
@@ -56,16 +52,10 @@ class VariantRunner:
 
     def __init__(self, names: Sequence[str], folder: Path, networks: Mapping[str, SuperResolver], *,
                  photos: Sequence[Path], people: Mapping[str, Sequence[str]], seed: int, learning_rate: float):
-        """Set up.
+        """Set up the pipelines of the variants `names` with the compiled `networks`, `BASE` and `MODEL`.
 
-        Args:
-            names: keys of `VARIANTS`.
-            folder: of the set; has `faces/`, and gets `<variant>/<stem>.png` and rows.csv.
-            networks: the compiled `BASE` and `MODEL`.
-            photos: the degraded photos, sorted.
-            people: who is in them, names by stem.
-            seed: of the patches.
-            learning_rate: of the steps.
+        `folder`, of the set, has `faces/` and gets `<variant>/<stem>.png` and rows.csv. `photos` are the degraded ones,
+        sorted; `people` are the names of those in them, by stem. `seed` is that of the patches.
         """
         self._folder = folder
         kinds = {kind: FaceFolder(folder / "faces" / kind) for kind in (RESTORED, LEGACY, ORACLE)}
@@ -104,12 +94,7 @@ class VariantRunner:
     def run(self, photo: Path, on_result: Callable[[str], None]) -> list[str]:
         """Make the results of a photo that are missing, or were made with the faces of what is no longer its partner.
 
-        Args:
-            photo: one of the degraded photos.
-            on_result: called with the name of each variant when it is done.
-
-        Returns:
-            A line for each result that failed.
+        Calls `on_result` with the name of each variant when it is done; returns a line for each result that failed.
         """
         rows = {row["row"]: row for row in self.report.earlier(photo.name)}
         errors = []

@@ -20,13 +20,11 @@ def measure(image: np.ndarray, truth: np.ndarray, faces: np.ndarray,
             functions: Mapping[str, Callable[..., float]]) -> dict[str, float]:
     """Measure one result; what has no value is left out.
 
-    PSNR and SSIM leave the faces' pixels out. NIQE and LPIPS need whole images: there the faces are the truth's.
+    PSNR and SSIM leave the pixels of `faces` (boxes [n, 4]: x0, y0, x1, y1) out. The `functions` of `load_functions`
+    need whole images: there the faces are the truth's.
 
-    Args:
-        image: the result.
-        truth: of the same size.
-        faces: their boxes [n, 4], x0, y0, x1, y1.
-        functions: further metrics, as of `load_functions`.
+    Raises:
+        ValueError: the sizes differ, or the faces leave nothing.
     """
     keep = outside(faces, *truth.shape[:2])
     values = {"psnr_y": psnr_y(image, truth, keep=keep), "ssim": ssim(image, truth, keep=keep)}
@@ -52,11 +50,7 @@ def score_photo(truth: Path, results: Iterable[tuple[str, Path]], faces: np.ndar
                 functions: Mapping[str, Callable[..., float]]) -> tuple[list[dict], list[str]]:
     """Return a dict of values for each existing result of a photo, and a line for each that has none.
 
-    Args:
-        truth: the clean photo.
-        results: variants and files.
-        faces: as for `measure`.
-        functions: likewise.
+    `results`: variants and files; `faces` and `functions` as for `measure`.
     """
     scores, errors = [], []
     try:

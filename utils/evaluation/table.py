@@ -73,10 +73,7 @@ def format_made(made: Mapping[str, object]) -> str:
 def format_tables(summaries: Mapping[str, dict], metrics: Sequence[str], base: str) -> str:
     """Return Markdown tables: means and differences of every set; own faces against another photo's, of all sets.
 
-    Args:
-        summaries: of `summarize_set`, by set.
-        metrics: names of the values.
-        base: the name of the base network.
+    `summaries`: of `summarize_set`, by set; `base`: the name of the base network.
     """
     names = {"base": base}
     labels = [METRICS[metric].label + " (lower is better)" * (not METRICS[metric].higher_is_better)

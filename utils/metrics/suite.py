@@ -50,12 +50,8 @@ def choose_metrics(wanted: str | None, *, has_truth: bool, num_images: int, num_
                    weights_dir: Path | None = None) -> tuple[list[str], dict[str, str]]:
     """Return the metrics to measure, and why others are impossible: name -> reason.
 
-    Args:
-        wanted: names separated by commas; None: whatever is possible.
-        has_truth: whether there is ground truth.
-        num_images: results.
-        num_reference: images that FID and KID compare with.
-        weights_dir: where weights are looked up.
+    `wanted`: names separated by commas, None for whatever is possible; `num_images`: results; `num_reference`: images
+    that FID and KID compare with.
 
     Raises:
         UserError: a name is unknown, a wanted metric is impossible, or all are.

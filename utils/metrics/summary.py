@@ -59,10 +59,7 @@ def _average(rows: Rows, column: str) -> Summary:
 def format_table(summaries: dict[str, Summary], *, num_reference: int = 0, compare: bool = False) -> str:
     """Return a table of the metrics, and below it why some have no value.
 
-    Args:
-        summaries: of the metrics, by name.
-        num_reference: images FID and KID compare with.
-        compare: show the other result, the difference and its interval.
+    `num_reference`: images FID and KID compare with; `compare`: show the other result, the difference, its interval.
     """
     header = ["metric", "better", "result", "images"]
     header += ["other", "result - other", "95 % interval"] if compare else []
