@@ -111,13 +111,6 @@ def test_a_photo_that_fails_is_named_stops_nothing_and_is_tried_again(photos, ca
     assert detect.seen == ["a.png"]
 
 
-def test_a_photo_of_which_one_face_fails_has_failed(photos):
-    flat = Face(np.array([1.0, 2, 20, 25]), np.full((5, 2), 9.0), 0.9)
-    boxes, [line] = prepare(photos, lambda _, name: [*FACES[:1], flat] if name == "a.png" else FACES)
-    assert "a.png" in line
-    assert set(boxes) == {"b", "nobody"}
-
-
 @pytest.mark.parametrize("again", [False, True])
 def test_boxes_are_the_pixels_that_are_adapted_to_in_the_truth(photos, again):
     for _ in range(1 + again):  # from the report the second time

@@ -93,15 +93,6 @@ def test_files_that_cannot_be_read_are_named_and_stop_nothing(folders, capsys):
     assert make(folders, Detector())[1:] == photos[1:]
 
 
-def test_scenes_too_narrow_are_errors(folders):
-    write_png(folders / "scenes" / "narrow.png", np.zeros((200, 130, 3), np.uint8))
-    photos = make(folders, Detector())
-    [line] = photos.errors
-    assert "narrow.png" in line
-    assert photos.left_out == []
-    assert "narrow" not in photos.faces
-
-
 def test_with_a_damaged_record_the_same_photos_are_made_again(folders):
     first, before = make(folders, Detector()), stored(folders)
     for content in ("{", "[]", '{"faces": {"a": [[1]]}}', '{"faces": {}}'):
@@ -135,17 +126,6 @@ def test_ready_photos_are_taken_as_they_are_and_are_the_only_ones(folders):
         np.testing.assert_array_equal(photos.faces[stem], [[10, 20, 30, 45]])
     [line] = photos.errors
     assert "cut.png" in line
-
-
-def test_a_photo_in_which_faces_cannot_be_looked_for_leaves_nothing_behind(folders):
-    def detect(photo, name):
-        if name == "scene0.png":
-            raise UserError("the detector failed")
-        return []
-
-    photos = make_photos(folders / "out", [], [], detect, seed=0, ready=list_sources([folders / "scenes"]))
-    assert photos.errors == ["the detector failed"]
-    assert list(photos.faces) == list(stored(folders)) == ["scene1"]
 
 
 def test_ready_photos_of_which_none_can_be_used_are_an_error(folders):

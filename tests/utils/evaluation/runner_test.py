@@ -135,13 +135,6 @@ def test_photos_without_faces_are_unadapted_in_every_variant(place, networks):
         result(place, "unadapted", "c")}
 
 
-def test_without_another_photo_with_faces_there_is_no_control(place, networks):
-    (place.lq / "b.png").unlink()
-    run(place, networks, "adapted", "other-faces")
-    assert {path.stem for path in (place.root / "set" / "adapted").iterdir()} == {"a", "c"}
-    assert not (place.root / "set" / "other-faces").exists()
-
-
 PARTNERS = [  # by number of faces and people of each photo, in order
     ({"a": 1, "b": 2, "c": 1, "d": 2, "e": 0}, {}, {"a": "c", "b": "d", "c": "a", "d": "b"}),
     ({"a": 1, "b": 1, "c": 1}, {}, {"a": "b", "b": "c", "c": "a"}),
@@ -183,20 +176,6 @@ def test_a_control_whose_partner_has_changed_is_made_again(place, networks):
     assert result(place, "other-faces", "c") != b"mine"
     assert result(place, "adapted", "b") == b"mine"
     assert rows_of(place)["b.png", "other-faces"]["faces_of"] == "c"
-
-
-def test_results_that_are_there_stay_with_what_is_known_of_them(place, networks):
-    run(place, networks, "adapted", "bicubic")
-    (place.root / "set" / "adapted" / "a.png").write_bytes(b"mine")
-    (place.root / "set" / "bicubic" / "b.png").unlink()
-    run(place, networks, "adapted", "bicubic", "unadapted")
-    assert result(place, "adapted") == b"mine"
-    assert result(place, "bicubic", "b")
-    rows = rows_of(place)
-    assert len(rows) == 9
-    assert rows["a.png", "adapted"]["status"] == "adapted"
-    assert float(rows["a.png", "adapted"]["loss_0"]) > 0
-    assert rows["c.png", "adapted"]["status"] == rows["c.png", "unadapted"]["status"] == "base"
 
 
 def test_a_result_that_fails_is_named_and_stops_nothing(place, networks):

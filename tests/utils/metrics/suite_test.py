@@ -122,15 +122,6 @@ def test_a_file_that_cannot_be_read_takes_along_only_what_needs_it(group, damage
         assert set(meter.columns(compare=True)) - kept == lost
 
 
-def test_another_size_of_one_result_takes_nothing_from_the_other_result(group):
-    meter = make_meter("psnr_y", niqe=lambda image: float(image.mean()))
-    row = meter.measure(group(result=SPOILT, other=PHOTO[:50], truth=PHOTO))
-    assert (row["status"], row["psnr_y"], row["unreadable"]) == ("error", psnr_y(SPOILT, PHOTO), [])
-    assert (row["niqe"], row["niqe_other"]) == (SPOILT.mean(), PHOTO[:50].mean())
-    assert "psnr_y_other" not in row
-    assert "other/a.png is 100x50, its ground truth 100x120" in row["reason"]
-
-
 def test_ground_truth_that_no_metric_needs_is_not_read(group):
     files = group(result=SPOILT, truth=PHOTO)
     files.truth.write_bytes(b"text")
