@@ -145,7 +145,7 @@ class VariantStatus:
 
 
 def find_weights(name: str, weights_dir: Path | str | None = None) -> dict[str, Path]:
-    """Return the files of entry `name`, as file name -> path: the first complete variant in the weights folder.
+    """Return the first complete variant of entry `name` in the weights folder: file name -> path.
 
     Raises:
         UserError: no variant is complete and intact.
@@ -219,11 +219,7 @@ def is_file_name(source: str) -> bool:
 
 
 def get_entry(manifest: dict[str, Entry], name: str) -> Entry:
-    """Return the entry called `name`.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the entry called `name`; a UserError suggests a similar one if there is none."""
     if name not in manifest:
         close = difflib.get_close_matches(name, manifest, n=1)
         guess = f" Did you mean '{close[0]}'?" if close else ""

@@ -11,7 +11,6 @@ import time
 import pytest
 
 from tests.weights_server import BODY, FILES, MEMBERS, SHA256, Page, make_package, names, serve_pages
-from utils.errors import UserError
 from utils.weights import download as module
 from utils.weights.download import DownloadError, fetch
 from utils.weights.manifest import REPOSITORY, UrlSource, WeightFile
@@ -83,12 +82,6 @@ def test_without_a_network_there_is_one_short_line(server, tmp_path, monkeypatch
     with pytest.raises(DownloadError, match=r"^.*no network.{,40}$"):
         fetch(UrlSource("http://weights.invalid/w"), (FILE,), tmp_path)
     assert names(tmp_path) == []
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=f"{tmp_path / 'file'}.*--weights_dir"):
-        fetch(UrlSource("http://127.0.0.1:9/w"), (FILE,), tmp_path / "file" / "w")
 
 
 KILLED = """
