@@ -23,7 +23,7 @@ from utils.metrics.fid import (
 
 
 def reference_crops():
-    """Give the two lists of uint8 images of the reference arrays: crops of the astronaut; others, blurred and noisy."""
+    """Return the uint8 images of the reference arrays: crops of the astronaut; others, blurred and noisy."""
     photo, random = skimage.data.astronaut(), np.random.RandomState(77)
 
     def crop(height, width):

@@ -25,7 +25,7 @@ def noisy(image, name, sigma):
 
 
 def reference_images():
-    """Give the images of the reference figures; the last has saturated areas, where NIQE is imprecise."""
+    """Return the images of the reference figures; the last has saturated areas, where NIQE is imprecise."""
     photo = skimage.data.astronaut()
     blurred = np.rint(cv2.blur(photo[30:330].astype(np.float64), (3, 3), borderType=cv2.BORDER_REPLICATE))
     return [noisy(photo, "niqe/0", 2), noisy(photo[:, 60:400], "niqe/1", 4),
