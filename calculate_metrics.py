@@ -84,9 +84,7 @@ def main(argv: list[str] | None = None) -> int:
                                       num_reference=len(reference), weights_dir=args.weights_dir)
     _check_outputs(args, names)
     if any(METRICS[name].weights for name in names):
-        gpus = start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
-        if args.gpu not in (None, "-1") and not gpus:
-            print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
+        start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
     meter = ImageMeter(load_functions(names, args.weights_dir, niqe_luma=args.niqe_luma), args.crop_to_common)
     set_names = [name for name in names if METRICS[name].of_sets]
     set_meter = _open_set_meter(args, reference) if set_names else None  # a damaged reference ends it before the work

@@ -229,15 +229,6 @@ class RestorerOptimizationConfig:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class RestorerLossConfig:
-    """Weights of the loss's terms."""
-
-    l1: float = 1.0
-    gradient: float = 0.0  # of the L1 distance of differences between neighbours
-    frequency: float = 0.0  # of the L1 distance of the spectra
-
-
 # photos of good quality, which the two-stage degradation hardly ever gives: without any of them the restorer smooths
 # what needs no restoring
 MILD_DEGRADATION = DegradationConfig(
@@ -284,7 +275,6 @@ class RestorerTrainingConfig:
 
     network: FaceRestorerConfig = FaceRestorerConfig()
     optimization: RestorerOptimizationConfig = RestorerOptimizationConfig()
-    loss: RestorerLossConfig = RestorerLossConfig()
     jitter: JitterConfig = JitterConfig()
     degradation: DegradationConfig = DegradationConfig()
     mild_degradation: DegradationConfig = MILD_DEGRADATION

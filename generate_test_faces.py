@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -125,9 +124,7 @@ def _prepare_photos(args: argparse.Namespace, settings: PreparationSettings, pho
         Report(report_path, COLUMNS)
         print("no photo falls into shard {}/{}".format(*args.shard))
         return 0
-    gpus = start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
-    if args.gpu not in (None, "-1") and not gpus:
-        print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
+    start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
     with contextlib.ExitStack() as stack:
         detector = stack.enter_context(open_detector(args.detector, min_confidence=args.min_confidence,
                                                      weights_dir=args.weights_dir, boxes=args.boxes))

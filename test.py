@@ -208,7 +208,6 @@ def _build(args: argparse.Namespace, faces: FaceFolder | None):
 
     weights = load_super_resolver(args.model_dir, weights_dir=args.weights_dir, key=args.weights_key)
     notes = {
-        f"no GPU for --gpu {args.gpu}: running on the CPU": args.gpu not in (None, "-1") and not gpus,
         "this CPU has no bfloat16 arithmetic: float32 is faster":
             args.precision == "bfloat16" and not gpus and cpu_has_bfloat16() is False,
         "float16 is for GPUs: on a CPU float32 is faster": args.precision == "float16" and not gpus,

@@ -15,23 +15,6 @@ def l1_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.abs(target - output))
 
 
-def gradient_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
-    """Mean of |differences between neighbours of target - output|, down and across, added: [n, h, w, c] each."""
-    error = target - output
-    return (tf.reduce_mean(tf.abs(error[:, 1:] - error[:, :-1]))
-            + tf.reduce_mean(tf.abs(error[:, :, 1:] - error[:, :, :-1])))
-
-
-def frequency_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
-    """Mean modulus of the Fourier coefficients of target - output, divided by the root of the number of pixels.
-
-    [n, h, w, c] each; with this factor the loss of white noise does not depend on the size.
-    """
-    spectrum = tf.signal.rfft2d(tf.transpose(target - output, [0, 3, 1, 2]))
-    num_pixels = tf.cast(tf.size(target[0, :, :, 0]), target.dtype)
-    return tf.reduce_mean(tf.abs(spectrum)) / tf.sqrt(num_pixels)
-
-
 def gan_loss(fake_logits: tf.Tensor) -> tf.Tensor:
     """Mean BCE(D(fake), 1): the generator's adversarial loss."""
     return tf.reduce_mean(tf.nn.softplus(-fake_logits))

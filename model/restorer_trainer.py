@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from config import RestorerLossConfig, RestorerTrainingConfig
+from config import RestorerTrainingConfig
 from model.adam import AdamState, adam
 from model.face_restorer import face_restorer
 from model.layers import Params
-from model.losses import frequency_loss, gradient_loss, l1_loss
+from model.losses import l1_loss
 
 NETWORK, FIRST, SECOND = "restorer", "restorer/first", "restorer/second"  # its values, and Adam's moments m and v
 
@@ -38,7 +38,7 @@ class RestorerTrainer:
         """Make the state from start weights."""
         self.config = config
         self.iteration = 0
-        self.scalar_names = ["loss", *_terms(config.loss)]
+        self.scalar_names = ["loss"]
         self._compute = tf.function(self._compute_in_graph, autograph=False)
         self._apply = tf.function(self._apply_in_graph, autograph=False)
         self.variables = {}
@@ -64,9 +64,8 @@ class RestorerTrainer:
 
     def compute(self, degraded: np.ndarray, target: np.ndarray, corners: np.ndarray) -> RestorerUpdate:
         """Run a batch forward and backward: uint8 RGB [n, s, s, 3] twice, and [n, 2] as `face_restorer` takes."""
-        scalars, norm, gradients = self._compute(*map(tf.constant, (degraded, target, corners)))
-        named = dict(zip(self.scalar_names, scalars.numpy().tolist(), strict=True))
-        return RestorerUpdate({**named, "learning_rate": self.learning_rate()}, float(norm), gradients)
+        loss, norm, gradients = self._compute(*map(tf.constant, (degraded, target, corners)))
+        return RestorerUpdate({"loss": float(loss), "learning_rate": self.learning_rate()}, float(norm), gradients)
 
     def apply(self, update: RestorerUpdate) -> None:
         """Take the optimiser's step."""
@@ -84,11 +83,10 @@ class RestorerTrainer:
         with tf.GradientTape() as tape:
             tape.watch(params)
             output = face_restorer({name: tf.cast(value, kind) for name, value in params.items()}, degraded, corners)
-            terms = {name: term(target, output) for name, term in _terms(self.config.loss).items()}
-            loss = tf.add_n([getattr(self.config.loss, name) * value for name, value in terms.items()])
+            loss = l1_loss(target, output)
         gradients = tape.gradient(loss, params)
         norm = tf.linalg.global_norm(list(gradients.values()))
-        return tf.stack([loss, *terms.values()]), norm, gradients
+        return loss, norm, gradients
 
     def _apply_in_graph(self, gradients: dict, scale: tf.Tensor, update: tf.Tensor, learning_rate: tf.Tensor) -> None:
         settings = self.config.optimization
@@ -98,9 +96,3 @@ class RestorerTrainer:
                          beta1=settings.beta1, beta2=settings.beta2, epsilon=settings.epsilon)
             for variable, value in zip(variables, state, strict=True):
                 variable.assign(value)
-
-
-def _terms(loss: RestorerLossConfig) -> dict:
-    """Return the terms of the loss that count."""
-    terms = {"l1": l1_loss, "gradient": gradient_loss, "frequency": frequency_loss}
-    return {name: term for name, term in terms.items() if getattr(loss, name)}

@@ -131,9 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     inputs = list_inputs(args)
     check_writable(args.output_dir)
-    gpus = start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
-    if args.gpu not in (None, "-1") and not gpus:
-        print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
+    start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
     with exclusive(args.output_dir / ".evaluation.lock", str(args.output_dir)):
         errors = evaluate(args, inputs, shlex.join(["python", "scripts/evaluate.py", *argv]))
     print(f"{len(errors)} error{'s' * (len(errors) != 1)}. All of it: {args.output_dir}")

@@ -147,9 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     photos = list_photos(args.input_dir)
     check_writable(args.output_dir)
-    gpus = start_tensorflow(args.gpu)
-    if args.gpu not in (None, "-1") and not gpus:
-        print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
+    start_tensorflow(args.gpu)
     from model.super_resolver import SuperResolver
     from utils.evaluation.face_scores import FaceMeter
     from utils.metrics.lpips import load_lpips

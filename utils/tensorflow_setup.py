@@ -53,6 +53,8 @@ def start_tensorflow(gpu: str | None = None, *, deterministic: bool = True) -> l
     tf.config.experimental.enable_tensor_float_32_execution(False)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
+    if gpu not in (None, "-1") and not gpus:
+        print(f"note: no GPU for --gpu {gpu}: running on the CPU", file=sys.stderr)
     return [device.name for device in gpus]
 
 

@@ -9,14 +9,12 @@ from model.restorer_trainer import FIRST, NETWORK, SECOND, RestorerTrainer
 from tests.reference_restorer import SMALL_RESTORER, reference_restore, small_restorer
 
 CORNERS = np.array([[0, 0], [128, 72]], np.int32)
-TERMS = {"l1": 0.7, "gradient": 0.4, "frequency": 0.2}
 
 
-def configure(*, loss=None, **optimization):
-    """The default configuration in float32 with a small network, one term unless given, and what is given."""
+def configure(**optimization):
+    """Return the default configuration in float32 with a small network and the given settings."""
     config = RestorerTrainingConfig(network=SMALL_RESTORER)
-    return replace(config, loss=replace(config.loss, **(loss or {})),
-                   optimization=replace(config.optimization, **({"bfloat16": False} | optimization)))
+    return replace(config, optimization=replace(config.optimization, **({"bfloat16": False} | optimization)))
 
 
 @pytest.fixture(autouse=True)
@@ -37,40 +35,22 @@ def batch():
     return (*(rng.integers(0, 256, (2, 16, 16, 3), np.uint8) for _ in range(2)), CORNERS)
 
 
-def reference_terms(params, batch):
-    """Compute the terms of the loss in float64."""
+def reference_loss(params, batch):
+    """Compute the loss in float64."""
     restored = np.stack([reference_restore(params, face / 255, corner)
                          for face, corner in zip(batch[0], batch[2], strict=True)])
-    error = restored - batch[1] / 255.0
-    return {"l1": np.abs(error).mean(),
-            "gradient": np.abs(np.diff(error, axis=1)).mean() + np.abs(np.diff(error, axis=2)).mean(),
-            "frequency": np.abs(np.fft.rfft2(error, axes=(1, 2))).mean() / 16}
+    return np.abs(restored - batch[1] / 255.0).mean()
 
 
-def reference_loss(params, batch):
-    return sum(TERMS[name] * value for name, value in reference_terms(params, batch).items())
-
-
-def test_terms_and_their_weighted_sum_equal_numpy(batch):
-    update = make(configure(loss=TERMS)).compute(*batch)
-    expected = reference_terms(small_restorer(), batch)
-    assert list(update.scalars) == ["loss", "l1", "gradient", "frequency", "learning_rate"]
-    for name, value in expected.items():
-        assert update.scalars[name] == pytest.approx(value, rel=1e-4), name
-    assert update.scalars["loss"] == pytest.approx(sum(TERMS[name] * expected[name] for name in TERMS), rel=1e-4)
-
-
-def test_terms_without_weight_are_not_there(batch):
-    trainer = make(configure(loss={"l1": 0.0, "gradient": 2.0}))
-    update = trainer.compute(*batch)
-    assert trainer.scalar_names == ["loss", "gradient"]
-    assert update.scalars["loss"] == pytest.approx(2 * update.scalars["gradient"])
-    assert update.summary().keys() == {"loss", "gradient", "learning_rate", "gradient_norm"}
+def test_the_loss_equals_numpy(batch):
+    update = make(configure()).compute(*batch)
+    assert update.scalars["loss"] == pytest.approx(reference_loss(small_restorer(), batch), rel=1e-4)
+    assert update.summary().keys() == {"loss", "learning_rate", "gradient_norm"}
 
 
 def test_gradients_equal_differences_of_the_reference_in_float64(batch):
     params = {name: value.astype(np.float64) for name, value in small_restorer().items()}
-    gradients = make(configure(loss=TERMS)).compute(*batch).gradients
+    gradients = make(configure()).compute(*batch).gradients
     rng = np.random.default_rng(1)
     for layer in ("4/conv_in", "4/body/0/rdb2/conv3", "4/conv_body", "2/conv_up", "2/conv_in", "conv_last"):
         names = [f"{layer}/weight", f"{layer}/bias"]
@@ -180,7 +160,7 @@ def test_a_traced_network_learns_one_pair_by_heart():
 
 
 def test_equal_traced_runs_give_equal_bits(batch):
-    trainers = [make(configure(loss=TERMS)) for _ in range(2)]
+    trainers = [make(configure()) for _ in range(2)]
     for trainer in trainers:
         for _ in range(2):
             trainer.apply(trainer.compute(*batch))

@@ -130,7 +130,7 @@ class RestorerRun(Run):
                 Panel("validation: SSIM and sharpness", {
                     "SSIM, degraded": column("ssim_input"), "SSIM, restored": column("ssim"),
                     "sharpness of the restored relative to the truth": column("sharpness")}),
-                losses_panel(self.training, ("loss", "l1", "gradient", "frequency"))]
+                losses_panel(self.training, ("loss",))]
 
 
 def start_params(config: RestorerTrainingConfig, weights_dir: Path | None) -> dict[str, tf.Tensor]:

@@ -19,8 +19,8 @@ def check_restorer_config(config: RestorerTrainingConfig) -> None:
     """
     check_positive(config, "optimization.num_iterations", "optimization.batch_size",
                    "optimization.learning_rate", "optimization.epsilon", "data.face_size", "run.validation_faces")
-    check_not_negative(config, "optimization.warmup_iters", "optimization.clip_norm", "optimization.seed", "loss.l1",
-                       "loss.gradient", "loss.frequency", "data.num_validation", "data.num_workers", "run.image_faces",
+    check_not_negative(config, "optimization.warmup_iters", "optimization.clip_norm", "optimization.seed",
+                       "data.num_validation", "data.num_workers", "run.image_faces",
                        "jitter.rotation", "jitter.tilt", "jitter.gamma")
     check_run(config)
     check_degradation("degradation", config.degradation)
@@ -38,8 +38,6 @@ def check_restorer_config(config: RestorerTrainingConfig) -> None:
         require(0 <= value < 1, f"optimization.{name} must be at least 0 and below 1", value)
     require(0 <= config.optimization.min_lr_ratio <= 1, "optimization.min_lr_ratio must be between 0 and 1",
             config.optimization.min_lr_ratio)
-    require(config.loss.l1 + config.loss.gradient + config.loss.frequency > 0, "one of loss.l1, loss.gradient and "
-            "loss.frequency must be positive", "all 0")
     patch = config.data.patch_size
     coarsest = strides[0]
     require(coarsest <= patch <= ALIGNED_SIZE and patch % coarsest == 0,

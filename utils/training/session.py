@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,9 +62,7 @@ def prepare(kind: Kind, args: argparse.Namespace) -> tuple[Path, Any]:
                             base=None if args.preset else stored)
     for key, (before, now) in (differences(stored, config) if stored else {}).items():
         print(f"changed since the last start: {key} was {before}, is {now}")
-    gpus = start_tensorflow(args.gpu, deterministic=config.run.deterministic)
-    if args.gpu not in (None, "-1") and not gpus:
-        print(f"note: no GPU for --gpu {args.gpu}: running on the CPU", file=sys.stderr)
+    start_tensorflow(args.gpu, deterministic=config.run.deterministic)
     return folder, config
 
 

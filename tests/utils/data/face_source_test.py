@@ -135,7 +135,7 @@ def test_validation_faces_are_the_same_twice_whatever_the_network_and_the_optimi
     one = draw_validation_faces(images[1], configure())
     two = draw_validation_faces(images[1], configure(
         "network.strides=4,2", "network.features=4,4", "network.blocks=0,0", "optimization.batch_size=1",
-        "optimization.learning_rate=1", "loss.gradient=1", "data.patch_size=128", "data.num_workers=1"))
+        "optimization.learning_rate=1", "data.patch_size=128", "data.num_workers=1"))
     other = draw_validation_faces(images[1], configure("optimization.seed=6"))
     for left, right, third in zip(one, two, other, strict=True):
         for name in FaceSample._fields:

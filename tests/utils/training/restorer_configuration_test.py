@@ -15,8 +15,8 @@ resolve = partial(resolve_config, RESTORER_TRAINING)
 POSITIVE = ("optimization.num_iterations", "optimization.batch_size", "optimization.learning_rate",
             "optimization.epsilon", "data.face_size", "run.validation_faces", "run.log_every", "run.validate_every",
             "run.save_every", "run.keep_checkpoints")
-NOT_NEGATIVE = ("optimization.warmup_iters", "optimization.clip_norm", "optimization.seed", "loss.l1", "loss.gradient",
-                "loss.frequency", "data.num_validation", "data.num_workers", "run.image_faces", "run.keep_every",
+NOT_NEGATIVE = ("optimization.warmup_iters", "optimization.clip_norm", "optimization.seed",
+                "data.num_validation", "data.num_workers", "run.image_faces", "run.keep_every",
                 "jitter.rotation", "jitter.tilt", "jitter.gamma")
 WITHIN = {"optimization.beta1": "at least 0 and below 1", "optimization.beta2": "at least 0 and below 1",
           "optimization.min_lr_ratio": "between 0 and 1", "jitter.shift": "between 0 and 0.5",
@@ -114,10 +114,6 @@ def test_patches_are_divisible_by_the_coarsest_stride_and_no_larger_than_a_face(
           f"Received: {patch}", *NETWORK, f"network.strides={strides}", f"data.patch_size={patch}")
 
 
-def test_some_term_of_the_loss_counts():
-    fails("one of loss.l1, loss.gradient and loss.frequency must be positive", "loss.l1=0")
-
-
 @pytest.mark.parametrize(("setting", "message"), [
     ("degradation.final_sinc_prob=2", "degradation.final_sinc_prob must be between 0 and 1"),
     ("degradation.first.kernel_sizes=8", "degradation.first.kernel_sizes must be odd, 3 to 21"),
@@ -132,7 +128,7 @@ def test_rules_of_the_degradation_hold_here_too(setting, message):
     ["network.strides=16,8,4"], ["network.blocks=0,0,0"], ["network.features=2,4,6"],
     ["network.strides=4,2", "network.features=8,6", "network.blocks=2,0"],
     ["network.strides=32", "network.features=8", "network.blocks=3"], ["data.patch_size=8"],
-    ["loss.l1=0", "loss.gradient=0.1"], ["loss.l1=0", "loss.frequency=0.1"], ["data.patch_size=512"],
+    ["data.patch_size=512"],
     ["optimization.warmup_iters=0"], ["optimization.clip_norm=0"], ["optimization.min_lr_ratio=0"],
     ["optimization.min_lr_ratio=1"], ["run.image_faces=0", "data.num_validation=0"],
     ["jitter.rotation=0", "jitter.tilt=0", "jitter.gamma=0", "jitter.shift=0", "jitter.gain=0", "jitter.gray_prob=1"]])
