@@ -15,7 +15,7 @@ DOCUMENTS = [path for folder in (".", "docs", "weights", "pretrained_models", "t
              for path in sorted((ROOT / folder).glob("*.md"))]
 MADE_LATER = ("datasets", "results", "experiments", "weights", "pretrained_models")  # may name what users put there
 # described once for all tools
-SHARED = {"--overwrite", "--skip_existing", "--shard", "--gpu", "--weights_dir", "--help"}
+SHARED = {"--max_megapixels", "--overwrite", "--skip_existing", "--shard", "--gpu", "--weights_dir", "--help"}
 
 
 def names(paths):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from types import ModuleType
 
+from utils.console import note_once
 from utils.errors import UserError
 
 # What a notebook, a user's ~/.keras/keras.json or shell may set otherwise; results must not depend on it.
@@ -54,7 +55,7 @@ def start_tensorflow(gpu: str | None = None, *, deterministic: bool = True) -> l
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     if gpu not in (None, "-1") and not gpus:
-        print(f"note: no GPU for --gpu {gpu}: running on the CPU", file=sys.stderr)
+        note_once(f"no GPU for --gpu {gpu}: running on the CPU")
     return [device.name for device in gpus]
 
 
