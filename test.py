@@ -181,7 +181,7 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Pa
                 elif row["status"] == "adapted" and row.get("reason"):
                     progress.write(f"note: {shown_name(photo)}: {row['reason']}")
                 end += expected
-                progress.update(end - progress.count, shown_name(photo))  # photos that failed or needed fewer
+                progress.update(end - progress.n, shown_name(photo))  # photos that failed or needed fewer
     if not photos:
         print("no photo falls into shard {}/{}".format(*args.shard))
         return 0

@@ -17,8 +17,9 @@ from config import SCALE
 from utils.console import ArgumentParser, run_cli
 from utils.data.degradations import compress_jpeg
 from utils.errors import UserError
-from utils.image.io import quantize, read_image, resize_bicubic, to_float, write_png
+from utils.image.io import quantize, read_image, to_float, write_png
 from utils.image.panels import compose_comparison, compose_row, locate_face
+from utils.image.resizing import resize_bicubic
 from utils.metrics.fidelity import psnr_y, ssim
 from utils.tensorflow_setup import start_tensorflow
 

@@ -2,11 +2,14 @@
 
 import argparse
 import contextlib
+import functools
+import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -18,15 +21,14 @@ Result = TypeVar("Result")
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
-LOG_INTERVAL = 10.0  # seconds between progress lines when standard error is not a terminal
-_printed_notes: set[str] = set()
+LOG_INTERVAL = 10.0  # seconds between lines of progress when standard error is no terminal
+LOG_FORMAT = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a tool's `main` and exit the process.
 
-    A UserError is printed as one line, status 2; Ctrl-C and SIGTERM have status 130, a closed pipe 141. Any other
-    exception is a bug and keeps its traceback.
+    A UserError is printed as one line, status 2; Ctrl-C and SIGTERM have status 130, a closed pipe 141.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled batch job cleans up like Ctrl-C
@@ -54,27 +56,20 @@ def interruptible(function: Callable[..., Result], *args, **kwargs) -> Result:
 
     Python handles signals between bytecodes of the main thread only, and a convolution may take minutes.
     """
-    outcome: dict = {}
+    future: Future = Future()
 
     def run() -> None:
         try:
-            outcome["result"] = function(*args, **kwargs)
+            future.set_result(function(*args, **kwargs))
         except BaseException as error:
-            outcome["error"] = error
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join()
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome["result"]
+    threading.Thread(target=run, daemon=True).start()  # an executor would wait for it when the process ends
+    return future.result()
 
 
 class StopRequest:
-    """A context manager in which the first Ctrl-C or SIGTERM sets `requested`, and a second one interrupts.
-
-    While `at_once` is set, the first one interrupts too.
-    """
+    """A context in which the first Ctrl-C or SIGTERM sets `requested`; a second one, or `at_once`, interrupts."""
 
     def __init__(self):
         self.requested, self.at_once = False, False
@@ -97,11 +92,10 @@ class StopRequest:
             signal.signal(number, handler)
 
 
+@functools.cache
 def note_once(text: str) -> None:
     """Print a note on standard error, unless this process has printed the same one."""
-    if text not in _printed_notes:
-        _printed_notes.add(text)
-        print(f"note: {' '.join(text.splitlines())}", file=sys.stderr)
+    print(f"note: {' '.join(text.splitlines())}", file=sys.stderr)
 
 
 def shown_name(path: Path) -> str:
@@ -129,35 +123,31 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message}. See {self.prog} --help.")
 
 
-class Progress:
-    """A tqdm bar on standard error, as a context manager; where that is no terminal, it is printed every 10 seconds."""
+class _LineWriter(io.StringIO):
+    """A file for tqdm that prints every state of a bar as a line on standard error."""
 
-    def __init__(self, total: int | None, *, description: str, unit: str = "it", unit_scale: bool = False,
-                 initial: int = 0):
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, desc=description, unit=unit, unit_scale=unit_scale, initial=initial,
-                         unit_divisor=1024 if unit_scale else 1000, dynamic_ncols=True,
-                         mininterval=0.1 if terminal else LOG_INTERVAL,
+    def write(self, text: str) -> None:
+        if text.strip():
+            print(text.strip(), file=sys.stderr, flush=True)
+
+
+class Progress(tqdm):
+    """A bar on standard error, as a context manager; where that is no terminal, a line every 10 seconds."""
+
+    def __init__(self, total: int, *, description: str, unit: str = "it", initial: int = 0):
+        output = {"dynamic_ncols": True} if sys.stderr.isatty() else {
+            "file": _LineWriter(), "bar_format": LOG_FORMAT, "mininterval": LOG_INTERVAL}
+        super().__init__(total=total, desc=description, unit=unit, initial=initial,
                          miniters=0,  # shows a note before the next step is finished
-                         smoothing=0)  # such notes would distort a moving average
-
-    @property
-    def count(self) -> int:
-        """Finished steps."""
-        return self._bar.n
+                         smoothing=0,  # such notes would distort a moving average
+                         **output)
 
     def update(self, count: int = 1, note: str = "") -> None:
         """Advance by `count` and show `note` behind the figures."""
         if note:
-            self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(count)
+            self.set_postfix_str(note, refresh=False)
+        super().update(count)
 
     def write(self, line: str) -> None:
         """Print a whole line above the bar."""
         tqdm.write(line, file=sys.stderr)
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._bar.close()

@@ -2,10 +2,7 @@
 
 
 class UserError(ValueError):
-    """A user's mistake or a fault in the user's files: tools print it as one line and exit with status 2.
-
-    The message is one line: what was wrong, which file, and what to do about it.
-    """
+    """A user's mistake or a fault in the user's files: tools print it as one line and exit with status 2."""
 
 
 class FatalError(UserError):
@@ -20,7 +17,7 @@ class DiskFullError(FatalError):
     """The disk or the quota is full."""
 
 
-def require(holds: bool, rule: str, received: object) -> None:
+def require(holds: object, rule: str, received: object) -> None:
     """Raise a UserError with the rule and the received value unless the rule holds."""
     if not holds:
         raise UserError(f"{rule}. Received: {received}.")

@@ -18,11 +18,7 @@ NAME_LENGTH = 50  # characters of the final name in a temporary name, which may 
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """Read a whole file.
-
-    Raises:
-        UserError: it is missing or cannot be read.
-    """
+    """Read a whole file; raise a UserError if it is missing or cannot be read."""
     with read_errors(path):
         return Path(path).read_bytes()
 
@@ -39,11 +35,9 @@ def read_errors(path: Path | str) -> Iterator[None]:
 
 def is_utf8(path: Path) -> bool:
     """Whether the bytes of a path are UTF-8: TensorFlow can open no others."""
-    try:
-        str(path.absolute()).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    with contextlib.suppress(UnicodeEncodeError):
+        return bool(str(path.absolute()).encode())
+    return False
 
 
 @contextlib.contextmanager
@@ -65,11 +59,7 @@ def literal_prefix(prefix: Path) -> Iterator[str]:
 
 
 def check_writable(folder: Path | str) -> None:
-    """Check, without writing, that files can be created in a folder that may not exist yet.
-
-    Raises:
-        UserError: they cannot.
-    """
+    """Raise a UserError unless files can be created in a folder, which may not exist yet; write nothing."""
     existing = Path(folder).absolute()
     while not os.path.lexists(existing) and existing != existing.parent:
         existing = existing.parent
@@ -91,14 +81,10 @@ def write_errors(path: Path | str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock while the block runs; continue without one where the file system has none.
+    """Hold a lock on `what` while the block runs; continue without one where the file system has none.
 
-    Args:
-        path: the lock file; removed at the end, as is its folder if that was created for it and stayed empty.
-        what: what is locked, for the message.
-
-    Raises:
-        UserError: another process holds the lock, or the file cannot be written.
+    The lock file `path` is removed at the end, as is its folder if that was created for it and stayed empty. Raises a
+    UserError if another process holds the lock, or the file cannot be written.
     """
     new = not path.parent.exists()
     lock = FileLock(path, blocking=False)
@@ -122,11 +108,9 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path, *names: str) -> None:
-    """Remove temporary files of `atomic_path` that killed processes left; call only while nobody else writes there.
+    """Remove temporary files of `atomic_path` that killed processes left, of these final names or of all.
 
-    Args:
-        folder: may be missing.
-        names: final names of the files; none: all.
+    Call only while nobody else writes there; the folder may be missing.
     """
     kept = {name[:NAME_LENGTH] for name in names}
     with contextlib.suppress(OSError):  # leftovers do no harm
@@ -140,10 +124,7 @@ def remove_leftovers(folder: Path, *names: str) -> None:
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, delete it otherwise.
 
-    The folder is created if it is missing. The file gets the permissions of a newly created one.
-
-    Raises:
-        UserError: the file cannot be written; DiskFullError if the disk is full.
+    The folder is created if it is missing. Raises a UserError if the file cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name[:NAME_LENGTH]}.{secrets.token_hex(4)}.part")

@@ -3,7 +3,7 @@
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, TypeVar
 
 from utils.errors import UserError, require
@@ -25,23 +25,12 @@ class Range:
         return f"[{self.low:g}, {self.high:g}]"
 
 
-def to_plain(record: Any) -> dict:
-    """Return a dataclass, and those inside it, as dicts for JSON; floats survive exactly."""
-    return asdict(record)
-
-
 def from_plain(kind: type[Record], data: Any, name: str) -> Record:
-    """Undo `to_plain`.
+    """Undo `dataclasses.asdict` from parsed JSON, which messages call `name`; fields with a default may be missing.
 
-    Args:
-        kind: a dataclass whose fields are numbers, bools, strings, dataclasses, unions of these and None, or tuples
-            of one of these. Of several dataclasses in a union the one with the most matching fields is built.
-            Annotated[type, values]: `value in values` must hold, as for a `Range` or a tuple.
-        data: parsed JSON; fields with a default may be missing.
-        name: the name of `data` in messages.
-
-    Raises:
-        UserError: a key is missing or unknown, or a value has the wrong type or range; the message names the key.
+    Fields are numbers, bools, strings, dataclasses, unions of these and None, or tuples of one of these. Of several
+    dataclasses in a union the one with the most matching fields is built. Annotated[type, values]: `value in values`
+    must hold, as for a `Range` or a tuple. A UserError names the key that is missing, unknown or of a wrong value.
     """
     require(isinstance(data, Mapping), f"{name} must be an object with named values", repr(data))
     hints = typing.get_type_hints(kind, include_extras=True)

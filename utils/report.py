@@ -5,41 +5,28 @@ import csv
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from utils.errors import UserError
-from utils.files import atomic_path, exclusive, remove_leftovers, write_errors
+from utils.files import atomic_path, exclusive, read_errors, remove_leftovers, write_errors
 
 TEXT = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}  # file names may be undecodable
 
 
-class Report:
+class Report(contextlib.AbstractContextManager):
     """A CSV with one or more consecutive rows per photo, and the columns `file` and `status`.
 
-    Rows are appended and on disk after each photo. `close`, or the end of a `with` block, orders them; a killed run
-    leaves them as they came.
+    Rows are on disk after each photo; `close`, or the end of a `with` block, orders them.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], *, keep: Collection[str] = (), order: Sequence[str] = (),
                  digits: int = 6):
-        """Create the file, with the rows of an earlier run that are kept.
+        """Create the file with those rows of an earlier run whose photos have statuses of `keep` alone.
 
-        Args:
-            path: the CSV.
-            columns: in order.
-            keep: statuses of photos that an earlier run finished. Rows of photos that have no other status are kept.
-            order: names of the photos in order; others follow as they came.
-            digits: significant digits of floats; 17 are read back exactly.
-
-        Raises:
-            UserError: the file cannot be written, or the earlier one cannot be read.
+        `close` puts the photos of `order` first. Floats get `digits` significant digits; 17 are read back exactly.
         """
         self.path = path
         self._columns, self._order, self._digits = list(columns), order, digits
         earlier = read_rows(path)[1] if keep else {}
         self._earlier = {file: rows for file, rows in earlier.items() if all(row["status"] in keep for row in rows)}
-        self._last = self._rewrite(self._earlier)
-
-    def __enter__(self) -> "Report":
-        return self
+        self._rewrite(self._earlier)
 
     def __exit__(self, kind: type | None, *_) -> None:
         if kind is None:
@@ -52,9 +39,7 @@ class Report:
     def add(self, *rows: dict) -> None:
         """Append the rows of one photo, which replace earlier ones; missing values stay empty."""
         with write_errors(self.path), self.path.open("a", **TEXT) as file:
-            if rows[0]["file"] == self._last:
-                file.write("\r\n")  # an empty line ends the earlier rows of the same photo
-            self._last = rows[0]["file"]
+            file.write("\r\n")  # an empty line ends earlier rows, which may be of the same photo
             self._writer(file).writerows(
                 {key: f"{value:.{self._digits}g}" if isinstance(value, float) else value for key, value in row.items()}
                 for row in rows)
@@ -72,46 +57,37 @@ class Report:
     def _writer(self, file) -> csv.DictWriter:
         return csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
 
-    def _rewrite(self, rows: dict[str, list[dict]]) -> str | None:
-        """Write the rows in the order of the photos; return the last photo."""
+    def _rewrite(self, rows: dict[str, list[dict]]) -> None:
         rank = {file: number for number, file in enumerate(self._order)}
-        files = sorted(rows, key=lambda file: rank.get(file, len(rank)))
         with atomic_path(self.path) as temporary, temporary.open("w", **TEXT) as stream:
             writer = self._writer(stream)
             writer.writeheader()
-            for file in files:
+            for file in sorted(rows, key=lambda file: rank.get(file, len(rank))):
                 writer.writerows(rows[file])
-        return files[-1] if files else None
 
 
 def read_rows(path: Path) -> tuple[list[str], dict[str, list[dict]]]:
-    """Return the columns of a report and the last rows of each photo; nothing if it is missing or no report.
-
-    Raises:
-        UserError: it exists but cannot be read.
-    """
+    """Return the columns of a report and the last rows of each photo; nothing if it is missing or no report."""
+    if not path.exists():
+        return [], {}
+    with read_errors(path), path.open(**{**TEXT, "encoding": "utf-8-sig"}) as file:  # spreadsheets add a mark
+        try:
+            columns, *lines = [*csv.reader(file)] or [[]]
+        except csv.Error:
+            return [], {}
+    if not {"file", "status"} <= set(columns):
+        return [], {}
     rows: dict[str, list[dict]] = {}
     previous = None
-    try:
-        with path.open(**{**TEXT, "encoding": "utf-8-sig"}) as file:  # spreadsheets add a byte order mark
-            reader = csv.reader(file)
-            columns = next(reader, [])
-            if not {"file", "status"} <= set(columns):
-                return [], {}
-            for cells in reader:
-                row = dict(zip(columns, cells, strict=False))
-                if cells and len(cells) != len(columns):  # torn when a process was killed
-                    continue
-                if cells and row["file"] != previous:
-                    rows[row["file"]] = []
-                if cells:
-                    rows[row["file"]].append(row)
-                previous = row["file"] if cells else None
-    except (FileNotFoundError, csv.Error):
-        return [], {}
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}. Check its permissions, or move it away."
-                        ) from error
+    for cells in lines:
+        if not cells:
+            previous = None
+        elif len(cells) == len(columns):  # otherwise torn when a process was killed
+            row = dict(zip(columns, cells, strict=True))
+            if row["file"] != previous:
+                rows[row["file"]] = []
+            rows[row["file"]].append(row)
+            previous = row["file"]
     return columns, rows
 
 
@@ -122,11 +98,7 @@ def report_name(kind: str, shard: tuple[int, int]) -> str:
 
 @contextlib.contextmanager
 def claim_report(path: Path, folders: Iterable[Path]) -> Iterator[None]:
-    """Lock a report; without shards at work, first remove what killed processes left in the output folders.
-
-    Raises:
-        UserError: another process works on the same report, or the folder cannot be written.
-    """
+    """Lock a report, as `exclusive`; without shards at work, first remove what killed processes left in the folders."""
     with exclusive(path.with_name(f".{path.name}.lock"), f"{path} (several at once: each with its --shard)"):
         if "-of-" not in path.name and not any(path.parent.glob(f".{path.stem}-*-of-*.csv.lock")):
             for folder in folders:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from utils.console import note_once
-from utils.errors import UserError
+from utils.errors import require
 
 # What a notebook, a user's ~/.keras/keras.json or shell may set otherwise; results must not depend on it.
 PINNED = {"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "0", "MPLBACKEND": "agg",
@@ -18,29 +18,20 @@ DEFAULTS = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "GRP
 
 
 def prepare_environment() -> None:
-    """Pin the environment variables that TensorFlow, Keras and matplotlib read at import."""
-    os.environ.update(PINNED)
-    for name, value in DEFAULTS.items():
-        os.environ.setdefault(name, value)
+    """Set the environment variables that TensorFlow, Keras and matplotlib read at import."""
+    os.environ.update(DEFAULTS | dict(os.environ) | PINNED)
 
 
 def start_tensorflow(gpu: str | None = None, *, deterministic: bool = True) -> list[str]:
-    """Import TensorFlow quietly and configure it. Call before anything else imports it.
+    """Import TensorFlow quietly, configure it and return its GPUs' names. Call before anything else imports it.
 
     GPU memory grows as needed, and convolutions are not rounded to TF32: adaptation is compared at 1e-4.
 
     Args:
         gpu: GPUs to use, as for CUDA_VISIBLE_DEVICES (`0`, `0,1`; `-1` for none). None keeps the user's setting.
         deterministic: make equal runs return equal bits; operations without a seed or such a kernel raise.
-
-    Returns:
-        The names of the GPUs; none on a CPU.
-
-    Raises:
-        UserError: `gpu` is something else.
     """
-    if gpu is not None and not re.fullmatch(r"-1|\d+(,\d+)*", gpu):
-        raise UserError(f"--gpu is a number, as 0, or -1 for the CPU. Received: {gpu}.")
+    require(gpu is None or re.fullmatch(r"-1|\d+(,\d+)*", gpu), "--gpu is a number, as 0, or -1 for the CPU", gpu)
     prepare_environment()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
@@ -63,14 +54,14 @@ def start_tensorflow(gpu: str | None = None, *, deterministic: bool = True) -> l
 def _stderr_dropped() -> Iterator[None]:
     """Drop what is written to standard error: TensorFlow's C++ logs at import before its log level is in force."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    kept = os.dup(2)
     try:
-        os.dup2(nowhere, 2)
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nowhere)
 
 
 def load_pyplot() -> ModuleType:
@@ -92,9 +83,6 @@ def release_memory() -> None:
 
 def cpu_has_bfloat16() -> bool | None:
     """Whether this processor multiplies bfloat16 natively (AVX512-BF16, AMX, Arm BF16); None if unknown."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            words = set(file.read().split())
-    except OSError:
-        return None
-    return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+        return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(file.read().split())
+    return None

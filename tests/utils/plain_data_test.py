@@ -1,12 +1,12 @@
 """Dataclasses as JSON and back."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import pytest
 
 from utils.errors import UserError, require
-from utils.plain_data import from_plain, to_plain
+from utils.plain_data import from_plain
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ DRAWING = Drawing("a", 3, True, Circle(0.1 + 0.2))
 @pytest.mark.parametrize("shape", [Circle(1 / 3), Box(2 / 3, 1e22), None])
 def test_json_returns_exactly_what_it_got(shape):
     drawing = Drawing("\u00e4\n", -5, False, shape, (1, 2))
-    assert from_plain(Drawing, json.loads(json.dumps(to_plain(drawing))), "drawing") == drawing
+    assert from_plain(Drawing, json.loads(json.dumps(asdict(drawing))), "drawing") == drawing
 
 
 def test_integers_serve_as_floats_and_missing_keys_take_their_defaults():
@@ -57,7 +57,7 @@ def test_integers_serve_as_floats_and_missing_keys_take_their_defaults():
     ({"sizes": [1, "2"]}, ("drawing.sizes[1]", "'2'"))])
 def test_the_faulty_key_and_its_value_are_named(changes, names):
     with pytest.raises(UserError) as caught:
-        from_plain(Drawing, {**to_plain(DRAWING), **changes}, "drawing")
+        from_plain(Drawing, {**asdict(DRAWING), **changes}, "drawing")
     assert all(name in str(caught.value) for name in names)
 
 

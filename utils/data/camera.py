@@ -6,7 +6,7 @@ pixels of the step's input.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, get_args
 
 import cv2
@@ -19,7 +19,7 @@ from utils.data.noise import Tone
 from utils.errors import require
 from utils.image.io import to_float
 from utils.image.resizing import resize_to
-from utils.plain_data import Range, from_plain, to_plain
+from utils.plain_data import Range, from_plain
 
 DISPLAY_GAMMA = 2.2  # between linear sensor values and stored ones
 # bilinear demosaicing: kernels that interpolate the missing samples of a colour
@@ -162,7 +162,7 @@ STEPS: dict[str, type] = {kind.__name__: kind for kind in get_args(Step)}
 
 def steps_to_plain(steps: list[Step]) -> list[dict]:
     """Return steps as a list for JSON; the key `step` of each entry names its type."""
-    return [{"step": type(step).__name__, **to_plain(step)} for step in steps]
+    return [{"step": type(step).__name__, **asdict(step)} for step in steps]
 
 
 def steps_from_plain(data: Any, name: str) -> list[Step]:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from utils.errors import FatalError, UserError, require
 from utils.files import atomic_path, check_writable, read_bytes
 from utils.image.io import quantize, read_image, to_float, write_png
 from utils.image.listing import list_photos, photo_rng
-from utils.plain_data import from_plain, to_plain
+from utils.plain_data import from_plain
 from utils.report import Report
 
 DEGRADATIONS, REPORT = "degradations.json", "report.csv"
@@ -83,11 +83,11 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
     if finished:
         earlier_settings, earlier = _read_degradations(record)
         require(earlier_settings == settings, f"{record} must have the settings of this run; else give --overwrite or "
-                "another --output_dir", to_plain(earlier_settings))
+                "another --output_dir", asdict(earlier_settings))
         entries = {**entries, **earlier}
     entries = {photo.stem: entries[photo.stem] for photo in photos if photo.stem in entries}
     with atomic_path(record) as temporary:
-        temporary.write_text(json.dumps({**to_plain(settings), "photos": entries}, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps({**asdict(settings), "photos": entries}, indent=1) + "\n", encoding="utf-8")
     process = partial(_process, output_dir=output_dir, settings=settings, entries=entries, source=source or record)
     waiting, counts = sorted(set(photos) - set(finished)), {"existing": len(finished), "done": 0, "error": 0}
     with (Report(output_dir / REPORT, COLUMNS, keep=("done",) if skip_existing else ()) as report,

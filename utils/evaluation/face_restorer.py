@@ -15,8 +15,9 @@ from utils.face.alignment import SAME_FACE_IOU, box_overlap, intersect_box
 from utils.face.detection import Detector, Face
 from utils.face.preparation import FacePreparer, PreparationSettings
 from utils.face.restorers import Restorer
-from utils.image.io import quantize, read_image, resize_bicubic, to_float, write_png
+from utils.image.io import quantize, read_image, to_float, write_png
 from utils.image.listing import photo_rng
+from utils.image.resizing import resize_bicubic
 
 METHODS = ("bicubic", "realesrgan", "restored")
 MARGIN = 24  # pixels around a face that Real-ESRGAN sees

@@ -12,7 +12,8 @@ from utils.errors import FatalError, UserError
 from utils.evaluation.faces import LEGACY, ORACLE, RESTORED
 from utils.evaluation.variants import BICUBIC, MODEL, VARIANTS
 from utils.face.pairs import FaceFolder, FacePair
-from utils.image.io import quantize, read_image, resize_bicubic, write_png
+from utils.image.io import quantize, read_image, write_png
+from utils.image.resizing import resize_bicubic
 from utils.inference.restoration import PhotoPipeline, PipelineSettings
 from utils.report import Report
 

@@ -26,7 +26,8 @@ from utils.face.alignment import (
 from utils.face.detection import BOX_COLUMNS, LANDMARK_COLUMNS, Detector, Face
 from utils.face.pairs import list_faces
 from utils.face.restorers import Restorer
-from utils.image.io import Photo, quantize, read_image, resize_bicubic, write_png
+from utils.image.io import Photo, quantize, read_image, write_png
+from utils.image.resizing import resize_bicubic
 
 BATCH = 4  # faces restored at a time: a batch of GPEN-512 takes about 2 GiB
 CONTEXT = 2  # pixels around a region that its bicubic upscale looks at

@@ -4,7 +4,6 @@ import argparse
 import re
 import unicodedata
 import zlib
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -25,83 +24,51 @@ MAX_LISTED = 3  # names in a message
 def list_images(folder: Path, option: str) -> list[Path]:
     """List the images of a folder, without its subfolders, sorted by name; a note counts what else is in it.
 
-    Args:
-        folder: the folder.
-        option: the command-line option that named it, for messages.
-
-    Raises:
-        UserError: the folder is missing or holds no image.
+    Raises a UserError that names `option` if the folder is missing or holds no image.
     """
     try:
         entries = sorted(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"the folder {folder} does not exist or is not a folder. Check {option}.") from error
     except OSError as error:
-        raise UserError(f"cannot list the folder {folder}: {error.strerror}. Check its permissions.") from error
-    images, unused = _sort_out(entries)
-    if not images:
-        raise UserError(f"no image in {folder}{_count(unused, ': ')}. Check {option}.")
-    _note_unused(str(folder), unused)
+        raise UserError(f"cannot list the folder {folder}: {error.strerror}. Check {option}.") from error
+    images, others = _sort_out(entries)
+    _check_found(images, others, str(folder), option)
     return images
 
 
-def stem_key(path: Path) -> str:
-    """Return a file's stem for comparisons: systems write accents in two ways."""
-    return unicodedata.normalize("NFC", path.stem)
-
-
-def _sort_out(entries: Iterable[Path]) -> tuple[list[Path], dict[str, list[Path]]]:
-    """Divide files into images and, by reason, those that are not used."""
-    images, unused = [], defaultdict(list)
-    for path in entries:
-        reason = _reason_against(path)
-        if reason:
-            unused[reason].append(path)
-        else:
-            images.append(path)
-    return images, unused
-
-
-def _reason_against(path: Path) -> str:
-    if path.name.startswith("."):
-        return "hidden"
-    if not path.exists():
-        return "a dangling link"
-    if path.is_dir():
-        return "a subfolder"
-    return "" if path.suffix.lower() in IMAGE_ENDINGS or is_image(path) else "no image"
-
-
-def _count(unused: dict[str, list[Path]], before: str = "") -> str:
-    parts = [f"{len(paths)} {reason} ({shown_name(paths[0])}{', ...' * (len(paths) > 1)})"
-             for reason, paths in sorted(unused.items())]
-    return before * bool(parts) + ", ".join(parts)
-
-
-def _note_unused(place: str, unused: dict[str, list[Path]]) -> None:
-    if unused:
-        note_once(f"not used of {place}: {_count(unused)}")
-
-
 def list_photos(folder: Path) -> list[Path]:
-    """List the images of --input_dir as `list_images`.
-
-    Raises:
-        UserError: the folder is missing or holds no image, or the results of two images would have one name.
-    """
+    """List the images of --input_dir as `list_images`; a UserError also if two would have one result."""
     photos = list_images(folder, "--input_dir")
-    for paths in _by_stem(photos).values():
-        if len(paths) > 1:
-            raise UserError(f"{' and '.join(path.name for path in paths)} in {folder} would both be written as "
-                            f"{paths[0].stem}.png. Rename one.")
+    _by_stem(photos, folder)
     return photos
 
 
-def _by_stem(paths: Iterable[Path]) -> dict[str, list[Path]]:
-    groups = defaultdict(list)
+def _sort_out(entries: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Divide entries into images and others; hidden ones are neither."""
+    images, others = [], []
+    for path in entries:
+        if not path.name.startswith("."):
+            known = path.is_file() and (path.suffix.lower() in IMAGE_ENDINGS or is_image(path))
+            (images if known else others).append(path)
+    return images, others
+
+
+def _check_found(images: list, others: list[Path], place: str, check: str) -> None:
+    """Raise a UserError if there is no image; otherwise note what else there is."""
+    names = ", ".join(map(shown_name, others[:MAX_LISTED])) + ", ..." * (len(others) > MAX_LISTED)
+    unused = f"not used of {place}: {len(others)} of no image format, as {names}" if others else ""
+    require(bool(images), f"no image in {place}. Check {check}", unused or "an empty folder")
+    if unused:
+        note_once(unused)
+
+
+def _by_stem(paths: Iterable[Path], folder: Path) -> dict[str, Path]:
+    """Map stems to files; systems write accents in two ways, which count as one."""
+    found: dict[str, Path] = {}
     for path in paths:
-        groups[stem_key(path)].append(path)
-    return groups
+        other = found.setdefault(unicodedata.normalize("NFC", path.stem), path)
+        if other != path:
+            raise UserError(f"{other.name} and {path.name} in {folder} have one name, but for the ending. Rename one.")
+    return found
 
 
 @dataclass(frozen=True)
@@ -116,21 +83,15 @@ class ImageGroup:
 
 def group_images(result_dir: Path, *, truth_dir: Path | None = None, other_dir: Path | None = None,
                  allow_missing: bool = False) -> list[ImageGroup]:
-    """Group the images of result folders and their ground truth by stem, whatever their endings; sorted by stem.
+    """Group the images of --result_dir, --gt_dir and --compare by stem, whatever their endings; sorted by stem.
 
-    Args:
-        result_dir: --result_dir.
-        truth_dir: --gt_dir.
-        other_dir: --compare.
-        allow_missing: also return groups in which a folder has no file.
-
-    Raises:
-        UserError: a folder is missing or empty, has two images of one stem, or, unless `allow_missing`, lacks an image
-            another one has; or no stem is in all folders.
+    Raises a UserError if a folder is missing or empty, has two images of one stem, or, unless `allow_missing`, lacks
+    an image another one has; or if no stem is in all folders.
     """
     folders = {"result": (result_dir, "--result_dir"), "other": (other_dir, "--compare"),
                "truth": (truth_dir, "--gt_dir")}
-    files = {role: _only_of_stem(folder, option) for role, (folder, option) in folders.items() if folder is not None}
+    files = {role: _by_stem(list_images(folder, option), folder)
+             for role, (folder, option) in folders.items() if folder is not None}
     stems = sorted(set().union(*files.values()))
     if not set.intersection(*(set(found) for found in files.values())):
         raise UserError(f"no image has the same name, without its ending, in "
@@ -144,15 +105,6 @@ def group_images(result_dir: Path, *, truth_dir: Path | None = None, other_dir: 
     return [ImageGroup(stem, **{role: found.get(stem) for role, found in files.items()}) for stem in stems]
 
 
-def _only_of_stem(folder: Path, option: str) -> dict[str, Path]:
-    groups = _by_stem(list_images(folder, option))
-    for paths in groups.values():
-        if len(paths) > 1:
-            raise UserError(f"{' and '.join(path.name for path in paths)} in {folder} have one name, so that it is "
-                            "unclear which belongs to its partner. Rename or remove one.")
-    return {stem: path for stem, [path] in groups.items()}
-
-
 class Source(NamedTuple):
     """An image file; `name` is its path below the input folder, with slashes."""
 
@@ -162,53 +114,30 @@ class Source(NamedTuple):
 
 
 def list_sources(folders: Sequence[Path], *, match: Sequence[str] | None = None, exclude: Sequence[str] | None = None,
-                 option: str = "--input_dir", match_option: str = "--match",
-                 exclude_option: str = "--exclude") -> list[Source]:
+                 option: str = "--input_dir") -> list[Source]:
     """List the images of folders and their subfolders, folder by folder, sorted by path; a note counts other files.
 
-    Args:
-        folders: an image in two of them counts once. Hidden files and folders do not count.
-        match: glob patterns; only files whose name, or path below the folder, fits one of them. None: all.
-        exclude: glob patterns of files that are left out.
-        option: the command-line option that named the folders, for messages.
-        match_option: likewise.
-        exclude_option: likewise.
-
-    Raises:
-        UserError: a folder is missing, or no image is left.
+    An image in two folders counts once; hidden files and folders do not count. `match` (None: all) and `exclude` are
+    glob patterns of names or of paths below the folder. Raises a UserError that names `option` if a folder is missing
+    or no image is left.
     """
     sources: dict[Path, Source] = {}
-    num_images, unused = 0, defaultdict(list)
+    unused: list[Path] = []
     for folder in folders:
         require(folder.is_dir(), f"{option} must name folders", folder)
         names = {path: path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
-        seen = [path for path, name in names.items() if not any(part.startswith(".") for part in name.parts)]
-        chosen = [path for path in seen
-                  if _fits(names[path], match or ["*"]) and not _fits(names[path], exclude or [])]
+        chosen = [path for path, name in names.items() if not any(part.startswith(".") for part in name.parts)
+                  and _fits(name, match or ["*"]) and not _fits(name, exclude or [])]
         images, others = _sort_out(sorted(chosen, key=lambda path: names[path].as_posix()))
-        num_images += len(seen) - len(others)
-        for reason, paths in others.items():
-            unused[reason] += paths
+        unused += others
         for path in images:
             sources.setdefault(path.resolve(), Source(names[path].as_posix(), path, path.stat().st_size))
-    named = ", ".join(map(str, folders))
-    if not sources and num_images:
-        raise UserError(f"{match_option} and {exclude_option} leave no image in {named}. Check them.")
-    if not sources:
-        raise UserError(f"no image in {named}{_count(unused, ': ')}. Check {option}.")
-    _note_unused(named, unused)
+    _check_found(list(sources), unused, ", ".join(map(str, folders)), f"{option} and its patterns")
     return list(sources.values())
 
 
 def add_source_options(parser: argparse.ArgumentParser, name: str, what: str, *, required: bool = False) -> None:
-    """Add --NAME, --NAME_match and --NAME_exclude to a parser or to a group of its options.
-
-    Args:
-        parser: gets them.
-        name: of the first option.
-        what: the folders hold, for the help.
-        required: whether --NAME must be given.
-    """
+    """Add --NAME (folders of `what`), --NAME_match and --NAME_exclude to a parser or to a group of its options."""
     parser.add_argument(f"--{name}", type=Path, nargs="+", required=required, metavar="DIR",
                         help=f"folders of {what}, with their subfolders")
     parser.add_argument(f"--{name}_match", nargs="+", metavar="GLOB",
@@ -218,14 +147,9 @@ def add_source_options(parser: argparse.ArgumentParser, name: str, what: str, *,
 
 
 def list_chosen(args: argparse.Namespace, name: str) -> list[Source]:
-    """List the images that the options of `add_source_options` choose.
-
-    Raises:
-        UserError: as `list_sources`.
-    """
-    return list_sources(
-        getattr(args, name), match=getattr(args, f"{name}_match"), exclude=getattr(args, f"{name}_exclude"),
-        option=f"--{name}", match_option=f"--{name}_match", exclude_option=f"--{name}_exclude")
+    """List the images that the options of `add_source_options` choose, as `list_sources`."""
+    return list_sources(getattr(args, name), match=getattr(args, f"{name}_match"),
+                        exclude=getattr(args, f"{name}_exclude"), option=f"--{name}")
 
 
 def _fits(name: Path, patterns: Sequence[str]) -> bool:
@@ -233,11 +157,7 @@ def _fits(name: Path, patterns: Sequence[str]) -> bool:
 
 
 def parse_people(text: str) -> re.Pattern:
-    """Parse --people: the part of a file name that matches it is the same for photos of one person.
-
-    Raises:
-        UserError: it is no regular expression.
-    """
+    """Parse --people, whose match in a file's name is the same for photos of one person; a UserError if it is wrong."""
     try:
         return re.compile(text)
     except re.error as error:
@@ -251,15 +171,10 @@ def person_of(name: str, people: re.Pattern) -> str:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Parse `i/n`, 0 <= i < n: the i-th of n equal parts.
-
-    Raises:
-        UserError: the text is something else.
-    """
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise UserError(f"--shard is i/n with 0 <= i < n, as 0/4. Received: {text}.")
-    return int(index), int(count)
+    """Parse --shard `i/n`, 0 <= i < n: the i-th of n equal parts; a UserError if it is something else."""
+    match = re.fullmatch("([0-9]+)/([0-9]+)", text)
+    require(match is not None and int(match[1]) < int(match[2]), "--shard is i/n with 0 <= i < n, as 0/4", text)
+    return int(match[1]), int(match[2])
 
 
 def photo_rng(seed: int, stem: str) -> np.random.Generator:

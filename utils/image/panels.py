@@ -9,19 +9,15 @@ PANEL = 480  # width of a panel, pixels
 LABEL_HEIGHT = 36
 MARGIN = 6
 EDGE_LIMIT = 240.0  # Sobel gradient: an edge of 60 of 255 levels
-CROP_RANGE = (64, 240)  # side of the enlarged crops, high-quality pixels
+CROP_RANGE = (64, 240)  # side of the upscaled crops, high-quality pixels
 BACKGROUND = 255
 
 
 def compose_comparison(versions: dict[str, np.ndarray], *, face: tuple[int, int, int, int] | None = None) -> np.ndarray:
-    """Lay versions out in columns: the whole photo, its face and its most detailed other part, both enlarged.
+    """Lay versions out in columns: the whole photo, its face and its most detailed other part, both upscaled.
 
-    Args:
-        versions: label -> uint8 RGB [h, w, 3], all of one size; the first one chooses the detailed part.
-        face: (top, left, height, width) of a face in these images; the middle is shown when there is none.
-
-    Returns:
-        uint8 RGB.
+    `versions` are label -> uint8 RGB [h, w, 3], all of one size; the first one chooses the detailed part. `face` is
+    (top, left, height, width) of a face in these images; without one the middle is shown.
     """
     first = next(iter(versions.values()))
     height, width = first.shape[:2]
@@ -52,14 +48,9 @@ def compose_exact(versions: dict[str, np.ndarray], *, columns: int) -> np.ndarra
 
 
 def locate_face(photo: np.ndarray, face_lq: np.ndarray) -> tuple[int, int, int, int] | None:
-    """Find where a face was cut from a photo.
+    """Find where a face [fh, fw, 3] was cut from a low-quality photo [h, w, 3], both float32.
 
-    Args:
-        photo: [h, w, 3] float32, low quality.
-        face_lq: [fh, fw, 3] float32.
-
-    Returns:
-        (top, left, height, width) on the four times larger grid, or None if the face is not from this photo.
+    Returns (top, left, height, width) on the four times larger grid, or None if the face is not from this photo.
     """
     if face_lq.shape[0] > photo.shape[0] or face_lq.shape[1] > photo.shape[1]:
         return None

@@ -6,12 +6,13 @@ import zlib
 import cv2
 import numpy as np
 
+from utils.errors import require
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER_SIZE = 33  # bytes of the signature and IHDR
 COLOUR_CHUNKS = (b"cICP", b"gAMA", b"cHRM", b"sRGB")
 COMPRESSION = 3  # of 9: photographs hardly shrink further, and 9 takes many times as long
 GRAY_AND_ALPHA = 4  # colour type
-FILTER_UP = 2
 
 
 def colour_chunks(png: bytes) -> bytes:
@@ -25,21 +26,11 @@ def colour_chunks(png: bytes) -> bytes:
     return found
 
 
-def metadata_chunks(icc_profile: bytes | None, exif: bytes | None) -> bytes:
-    """Return the chunks of a colour profile and of EXIF data, without its `Exif` header."""
-    profile = _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)) if icc_profile else b""
-    return profile + (_chunk(b"eXIf", exif) if exif else b"")
+def encode_png(samples: np.ndarray, *, colours: bytes, icc_profile: bytes | None,
+               exif: bytes | None) -> list[bytes | memoryview]:
+    """Return the parts of a PNG of uint8 or uint16 [h, w, c]: gray, gray and alpha, RGB, or RGB and alpha.
 
-
-def encode_png(samples: np.ndarray, chunks: bytes = b"") -> list[bytes | memoryview] | None:
-    """Encode integers as PNG.
-
-    Args:
-        samples: uint8 or uint16 [h, w, c]: gray, gray and alpha, RGB, or RGB and alpha.
-        chunks: whole chunks to put behind the header.
-
-    Returns:
-        The parts of the file, or None if a PNG cannot hold as many pixels.
+    `colours` are chunks as of `colour_chunks`, `exif` is without its `Exif` header.
     """
     if samples.shape[2] == 2:
         png = _encode_gray_and_alpha(samples)
@@ -47,8 +38,9 @@ def encode_png(samples: np.ndarray, chunks: bytes = b"") -> list[bytes | memoryv
         order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}.get(samples.shape[2])
         samples = samples if order is None else cv2.cvtColor(samples, order)
         succeeded, png = cv2.imencode(".png", samples, [cv2.IMWRITE_PNG_COMPRESSION, COMPRESSION])
-        if not succeeded:
-            return None
+        require(succeeded, "a PNG cannot hold as many pixels", f"{samples.shape[1]}x{samples.shape[0]}")
+    profile = _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)) if icc_profile else b""
+    chunks = colours + profile + (_chunk(b"eXIf", exif) if exif else b"")
     return [memoryview(png)[:HEADER_SIZE], chunks, memoryview(png)[HEADER_SIZE:]]
 
 
@@ -56,8 +48,7 @@ def _encode_gray_and_alpha(samples: np.ndarray) -> bytes:
     """Encode [h, w, 2], which OpenCV cannot."""
     height, width = samples.shape[:2]
     rows = samples.astype(samples.dtype.newbyteorder(">")).reshape(height, -1).view(np.uint8)
-    differences = np.concatenate([rows[:1], rows[1:] - rows[:-1]])
-    pixels = zlib.compress(np.insert(differences, 0, FILTER_UP, axis=1).tobytes(), COMPRESSION)
+    pixels = zlib.compress(np.insert(rows, 0, 0, axis=1).tobytes(), COMPRESSION)  # each row begins with its filter
     header = struct.pack(">IIBBBBB", width, height, 8 * samples.dtype.itemsize, GRAY_AND_ALPHA, 0, 0, 0)
     return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
 

@@ -1,8 +1,7 @@
 """Resizing as the degradation does it: area, bilinear or bicubic, without antialiasing but for area.
 
 Images are float32, [h, w, c]. Pixel centres lie at half-integers; bicubic is cubic convolution with a = -0.75. Both
-equal PyTorch's interpolate, `area` is OpenCV's: every output pixel is the exact mean of the area it covers (PyTorch
-averages whole input pixels, which may then count twice).
+equal PyTorch's interpolate, `area` is OpenCV's: every output pixel is the exact mean of the area it covers.
 """
 
 import cv2
@@ -27,3 +26,8 @@ def resize_by(image: np.ndarray, factor: float, mode: str) -> np.ndarray:
         return resize_to(image, height, width, mode)
     resized = cv2.resize(image, None, fx=factor, fy=factor, interpolation=RESIZE_MODES[mode])
     return resized[:height, :width]  # OpenCV rounds the size to the nearest
+
+
+def resize_bicubic(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize [h, w] or [h, w, c] float32 by cubic convolution (half-pixel centres, a = -0.75), clipped to [0, 1]."""
+    return np.clip(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)

@@ -23,9 +23,10 @@ from utils.console import interruptible, shown_name
 from utils.errors import DiskFullError, FatalError, UserError
 from utils.face.pairs import FaceFolder, read_face
 from utils.face.patches import Patches, batch_patches, hold_out, sample_patches
-from utils.image.io import Photo, image_size, quantize, read_image, resize_bicubic, to_8_bit, write_png
+from utils.image.io import Photo, image_size, quantize, read_image, to_8_bit, write_png
 from utils.image.listing import photo_rng
 from utils.image.panels import compose_comparison, locate_face
+from utils.image.resizing import resize_bicubic
 from utils.inference.tiling import choose_tile_size, count_tiles, upscale
 from utils.tensorflow_setup import release_memory
 

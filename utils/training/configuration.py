@@ -5,13 +5,13 @@ import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any, NamedTuple
 
 from config import PRESETS, SCALE, DegradationConfig, TrainingConfig
 from utils.data.blur_kernels import GAUSSIAN_KINDS
 from utils.errors import UserError, require
-from utils.plain_data import from_plain, to_plain
+from utils.plain_data import from_plain
 
 SMALLEST_LPIPS_SIZE = 32  # pixels: AlexNet reduces its input to a sixteenth
 # a checkpoint fits no other values of these
@@ -53,7 +53,7 @@ def resolve_config(kind: Kind, preset: str, settings: Sequence[str] = (), *, bas
         key, separator, text = setting.partition("=")
         require(bool(separator), f"--set takes KEY=VALUE, as {kind.example}", setting)
         values[key] = _parse(text, get_value(start, key))
-    data = to_plain(start)
+    data = asdict(start)
     for key, value in values.items():
         *groups, name = key.split(".")
         functools.reduce(dict.__getitem__, groups, data)[name] = value
@@ -105,7 +105,7 @@ def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
 
 def config_to_json(config: Any) -> str:
     """Return a configuration as JSON text."""
-    return json.dumps(to_plain(config), indent=2) + "\n"
+    return json.dumps(asdict(config), indent=2) + "\n"
 
 
 def parse_config(kind: Kind, text: str | bytes, source: str) -> Any:

@@ -12,7 +12,8 @@ from utils.data.meta_tasks import VALIDATION, Degraded, degrade_together, restor
 from utils.data.tfrecords import Images
 from utils.face.patches import Patches, batch_patches, sample_patches
 from utils.face.restorers import Restorer
-from utils.image.io import quantize, resize_bicubic, to_float
+from utils.image.io import quantize, to_float
+from utils.image.resizing import resize_bicubic
 from utils.metrics.fidelity import psnr_y
 
 Distance = Callable[[np.ndarray, np.ndarray], float]  # of two images, float32 RGB [h, w, 3]

@@ -16,7 +16,8 @@ from tests.workplace import Workplace, cli
 from utils.evaluation.faces import LEGACY, ORACLE, RESTORED
 from utils.evaluation.runner import VariantRunner, find_partners
 from utils.evaluation.variants import BASE, MODEL, VARIANTS
-from utils.image.io import quantize, read_image, resize_bicubic
+from utils.image.io import quantize, read_image
+from utils.image.resizing import resize_bicubic
 from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
 

@@ -15,7 +15,8 @@ from PIL import Image, ImageFile
 from tests.picture_files import LOSS, SRGB, UPRIGHT, chunk, encode, exif, make_png, noise, read_samples, refusal, smooth
 from utils.errors import UserError
 from utils.image import io as images
-from utils.image.io import Photo, image_size, quantize, read_image, resize_bicubic, set_pixel_limit, to_float, write_png
+from utils.image.io import Photo, image_size, quantize, read_image, set_pixel_limit, to_float, write_png
+from utils.image.resizing import resize_bicubic
 
 
 @pytest.mark.parametrize(("kind", "ending", "options"), [

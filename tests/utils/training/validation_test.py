@@ -11,7 +11,8 @@ from tests.workplace import picture
 from utils.data import meta_tasks as training_data
 from utils.data.tfrecords import ImageRecords, Images, write_image_records
 from utils.face.patches import Patches
-from utils.image.io import quantize, resize_bicubic, to_float
+from utils.image.io import quantize, to_float
+from utils.image.resizing import resize_bicubic
 from utils.metrics.fidelity import psnr_y
 from utils.training.configuration import META_TRAINING, resolve_config
 from utils.training.validation import ValidationTask, Validator, draw_validation_tasks
