@@ -1,6 +1,7 @@
 """Pictures as files of many kinds, some made by hand."""
 
 import io
+import itertools
 import struct
 import zlib
 
@@ -35,16 +36,21 @@ def smooth(height, width):
     return np.rint(255 * np.stack([x, y, (x + y) / 2], axis=2)).astype(np.uint8)
 
 
-def read_samples(path):
-    """Read an image; return its colour and alpha as integers of its own depth, and check that its size is known."""
-    photo = read_image(path)
-    assert photo.pixels.dtype == np.float32
+def read_colour(path):
+    """Return the colour of an image of 8 bits as integers."""
+    return np.rint(read_image(path).pixels * 255).astype(int)
+
+
+def check_image(path, samples):
+    """Check that a file is read as these integers [h, w, 1 to 4], the last of 2 or 4 channels as alpha."""
+    photo, has_alpha, peak = read_image(path), samples.shape[2] % 2 == 0, np.float32(np.iinfo(samples.dtype).max)
+    assert (photo.pixels.dtype, photo.bit_depth) == (np.float32, 8 * samples.dtype.itemsize)
     assert image_size(path) == photo.pixels.shape[:2]
-    peak = 2 ** photo.bit_depth - 1
-    scaled = photo.pixels * np.float32(peak)
-    np.testing.assert_allclose(scaled, np.rint(scaled), atol=0.01)
-    alpha = None if photo.alpha is None else np.rint(photo.alpha * peak).astype(int)
-    return np.rint(scaled).astype(int), alpha
+    colour = samples[:, :, :-1] if has_alpha else samples
+    np.testing.assert_allclose(photo.pixels * peak, np.broadcast_to(colour, photo.pixels.shape), atol=0.01)
+    assert (photo.alpha is not None) == has_alpha
+    if has_alpha:
+        np.testing.assert_allclose(photo.alpha * peak, samples[:, :, -1], atol=0.01)
 
 
 def exif(orientation):
@@ -65,6 +71,19 @@ def make_png(samples, *, colour_type, extra=b""):
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows))
             + chunk(b"IEND", b""))
+
+
+def cmyk_profile():
+    """Make an ICC profile of a printer with a lookup table of the Lab values of all or none of each ink."""
+    inks = np.array([*itertools.product((0, 1), repeat=4)])
+    lab = [255, 128, 128] + inks @ [[-60, -40, -50], [-70, 75, -5], [-10, -5, 90], [-240, 0, 0]]
+    curve = bytes(range(256))
+    table = (struct.pack(">4s4xBBBx9i", b"mft1", 4, 3, 2, *np.eye(3, dtype=int).ravel() << 16) + 4 * curve
+             + np.clip(lab, 0, 255).astype(np.uint8).tobytes() + 3 * curve)
+    white = (0xf6d6, 0x10000, 0xd32d)  # D50
+    header = struct.pack(">I4xI4s4s4s12x4s28x3i48x", 144 + len(table), 0x2400000, b"prtr", b"CMYK", b"Lab ", b"acsp",
+                         *white)
+    return header + struct.pack(">I4sII", 1, b"A2B0", 144, len(table)) + table
 
 
 def encode(samples, kind, **options):

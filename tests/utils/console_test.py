@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -44,14 +45,14 @@ def test_status_is_what_main_returns(body, status):
     assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
 
 
-@pytest.mark.parametrize("name", ["two  spaces.png", "\u5199\u771f\u3000\u4e00.png", "tab\tbed.png"])
-def test_users_mistake_is_one_line_with_the_name_as_it_is_and_status_2(name):
+def test_users_mistake_is_one_line_with_the_name_as_it_is_and_status_2():
+    name = "two  \u5199\tspaces.png"
     done = run(f"print('begun')\nraise UserError('cannot read ' + {name!r} + '\\nReplace it.')",
                PYTHONIOENCODING="utf-8")
     assert (done.returncode, done.stdout, done.stderr) == (2, "begun\n", f"error: cannot read {name} Replace it.\n")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_any_file_name_can_be_printed(encoding):
     done = run(r"print('\u5199\u771f \udce9.png'); raise UserError('no \u5199 \udce9')", PYTHONIOENCODING=encoding)
     assert (done.returncode, done.stdout[-5:], done.stderr[:10]) == (2, ".png\n", "error: no ")
@@ -124,8 +125,7 @@ def handlers():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("first", "second"), [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
 def test_first_signal_asks_to_stop_and_the_second_interrupts(handlers, capfd, first, second):
     with StopRequest() as stop:
         assert not stop.requested
@@ -178,16 +178,23 @@ def test_a_shown_name_is_printable_and_short():
     assert len(shown_name(Path("x" * 200 + ".png"))) == 60
 
 
-def test_without_a_terminal_progress_is_printed_at_intervals(capsys):
-    with console.Progress(1000, description="photos", unit="photo") as progress:
-        for index in range(1000):
+def test_without_a_terminal_progress_is_a_line_every_ten_seconds_with_rate_and_remaining_time(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    with console.Progress(10, description="photos", unit="photo") as progress:
+        for index in range(10):
+            now[0] += 4
             progress.update(1, f"{index}.png")
-        assert progress.count == 1000
-        progress.write("a line")
+            if index == 4:
+                progress.write("a line")
+        assert progress.n == 10
     shown = capsys.readouterr().err
-    assert shown.count("/1000") <= 4  # not for each photo
-    assert "100%" in shown
-    assert "a line\n" in shown
+    assert "\r" not in shown
+    assert shown.endswith("\n")
+    lines = shown.splitlines()
+    counts = [re.search("[0-9]+/10|a line", line)[0] for line in lines]
+    assert counts == ["0/10", "3/10", "a line", "6/10", "9/10", "10/10"]
+    assert all(part in lines[1] for part in ("photos:  30%", "00:12<00:28", "4.00s/photo", "2.png"))
 
 
 def on_terminal(body):

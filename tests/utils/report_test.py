@@ -34,13 +34,9 @@ def statuses(path):
     return [(row["file"], row["status"]) for row in read(path)]
 
 
-def test_columns_are_written_before_any_row(path):
-    Report(path, COLUMNS)
-    assert path.read_bytes() == ",".join(COLUMNS).encode() + b"\r\n"
-
-
 def test_every_row_is_on_disk_at_once_and_only_appended(path):
     report = Report(path, COLUMNS)
+    assert path.read_bytes() == ",".join(COLUMNS).encode() + b"\r\n"
     inode, before = path.stat().st_ino, path.read_bytes()
     for count in range(1, 6):
         report.add({"file": f"{count}.png", "status": "adapted"})
@@ -79,8 +75,7 @@ def test_a_photo_may_have_several_rows_and_the_last_ones_count(path):
     assert [(row["file"], row["faces"]) for row in read(path)] == [("a.png", "1"), ("a.png", "2"), ("c.png", "4")]
 
 
-@pytest.mark.parametrize("name", ["\u5199\u771f \u00e9.png", 'a "b", c.png', "two\nlines.png", "a;b\t.png", " x .png",
-                                  os.fsdecode(b"caf\xe9.png")])
+@pytest.mark.parametrize("name", ['\u5199 "b", c.png', "two\nlines\t.png", " x .png", os.fsdecode(b"caf\xe9.png")])
 def test_any_name_survives(path, name):
     with Report(path, COLUMNS) as report:
         report.add({"file": name, "status": "adapted", "faces": 3, "reason": 'so, "so"'})
@@ -100,12 +95,8 @@ def test_present_photos_keep_their_earlier_rows(path):
     with Report(path, COLUMNS, keep=FINISHED) as report:
         report.add_present(["a.png"])  # its result is there, though it failed before
     assert statuses(path) == [("b.png", "adapted"), ("a.png", "skipped")]
-
-
-def test_without_keep_earlier_rows_are_gone(path):
-    first_run(path, "a.png")
     Report(path, COLUMNS)
-    assert read(path) == []
+    assert read(path) == []  # without `keep`
 
 
 def test_rows_are_in_the_given_order_at_the_end(path):
@@ -127,16 +118,11 @@ def test_a_killed_run_loses_no_finished_row(path):
     assert statuses(path) == [("a.png", "adapted"), ("b.png", "adapted"), ("c.png", "base"), ("d.png", "skipped")]
 
 
-def test_rows_of_a_run_with_other_steps_are_taken_over(path):
-    first_run(path, "a.png")
-    Report(path, [*COLUMNS, "loss_2"], keep=FINISHED)
-    assert (read(path)[0]["loss_0"], read(path)[0]["loss_2"]) == ("0.5", "")
-
-
-def test_report_that_a_spreadsheet_saved_is_read(path):
+def test_a_report_with_other_columns_and_a_byte_order_mark_is_read(path):
     first_run(path, "\u00e9.png")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert Report(path, COLUMNS, keep=FINISHED).earlier("\u00e9.png")
+    Report(path, [*COLUMNS, "loss_2"], keep=FINISHED)
+    assert (read(path)[0]["loss_0"], read(path)[0]["loss_2"]) == ("0.5", "")
 
 
 @pytest.mark.parametrize("garbage", [b"", b"\n\n", bytes(range(256)) * 50, b"a,b\n1,2\n", b'"' + b"x" * 200_000,

@@ -28,7 +28,7 @@ BITS_PER_SAMPLE = 258  # TIFF tag
 TIFF_LAYOUT, TIFF_LAYOUTS = (262, 284, 338), ((1, 1, None), (2, 1, None), (2, 1, (2,)))
 PNG_BIT_DEPTH, PNG_COLOUR_TYPE = 24, 25  # positions in the file
 JPEG_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"
-JPEG_LAST_SCAN = re.compile(rb"\xff\xda\0\x08\1\1.\1\x3f\x10", re.DOTALL)  # last bits of a progressive JPEG's luma
+JPEG_LAST_SCAN = re.compile(rb"\xff\xda\x00\x08\x01\x01.\x01\x3f\x10", re.DOTALL)  # of a progressive JPEG: luma
 # codes of large coefficients, also behind each restart mark, one of which may be awaited
 JPEG_FILLER = b"".join(mark + bytes(range(254, 0, -1)) for mark in (b"", *(bytes([255, 208 + n]) for n in range(8))))
 

