@@ -22,11 +22,7 @@ DETECTORS = ("retinaface", "mtcnn", "face-alignment", "boxes")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse and check the command line.
-
-    Raises:
-        UserError: a value is outside its range, or two do not go together.
-    """
+    """Parse and check the command line."""
     parser = ArgumentParser(__doc__)
     files = parser.add_argument_group("files")
     files.add_argument("--input_dir", type=Path, default="./datasets/RealFaces200/LQ", help="folder of photos")

@@ -25,22 +25,16 @@ ADAPTATION, UPSCALING = AdaptationConfig(), UpscalingConfig()
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse and check the command line.
-
-    Raises:
-        UserError: a value is outside its range.
-    """
+    """Parse and check the command line."""
     parser = ArgumentParser(__doc__)
     files = parser.add_argument_group("files")
     files.add_argument("--input_dir", type=Path, default="./datasets/RealFaces200/LQ", help="folder of photos")
-    files.add_argument("--face_dir", type=Path, default="./datasets/RealFaces200",
-                       help="folder that holds Face_LQ/ and Face_HQ/")
+    files.add_argument("--face_dir", type=Path, default="./datasets/RealFaces200", help="of Face_LQ/ and Face_HQ/")
     files.add_argument("--output_dir", type=Path, default="./datasets/RealFaces200/Res", help="folder of the results")
     files.add_argument("--model_dir", default="./pretrained_models/model-new",
                        help="checkpoint: a TF1 name-based prefix, a folder with one, a file of weights (.npz, .pth, "
                             ".safetensors, ncnn's .bin), or a name: `metaf2n-x4plus`, `metaf2n-small`, `realesrgan`")
-    files.add_argument("--weights_key", metavar="NAME", help="the entry of a PyTorch file that holds the weights, when "
-                       "it has several")
+    files.add_argument("--weights_key", metavar="NAME", help="entry of a PyTorch file that holds several weights")
     files.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     files.add_argument("--overwrite", action="store_true", help="replace results that are there")
     files.add_argument("--skip_existing", action="store_true", help="leave out photos whose result is there")
@@ -51,12 +45,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     files.add_argument("--save_comparison", action="store_true",
                        help="also write comparison/<stem>.png: bicubic, un-adapted and adapted side by side")
     adapting = parser.add_argument_group("adaptation")
-    adapting.add_argument("--patch_size", type=int, default=ADAPTATION.patch_size,
-                          help="side of a high-quality face patch, divisible by 4")
-    adapting.add_argument("--patch_num_per_img", type=int, default=ADAPTATION.patches_per_face,
-                          help="random patches per face")
-    adapting.add_argument("--fine_tune_num", type=int, default=ADAPTATION.num_steps,
-                          help="gradient steps; 0 upscales without adaptation")
+    adapting.add_argument("--patch_size", type=int, default=ADAPTATION.patch_size, help="HQ pixels, divisible by 4")
+    adapting.add_argument("--patch_num_per_img", type=int, default=ADAPTATION.patches_per_face, help="per face")
+    adapting.add_argument("--fine_tune_num", type=int, default=ADAPTATION.num_steps, help="gradient steps; 0: none")
     adapting.add_argument("--learning_rate", type=float, default=ADAPTATION.learning_rate, help="of those steps")
     adapting.add_argument("--seed", type=int, default=ADAPTATION.seed, help="of the patch positions")
     adapting.add_argument("--no_face", choices=("base", "skip", "error"), default="base",
@@ -72,8 +63,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     computing.add_argument("--tile_size", default="auto",
                            help="side of a tile in LQ pixels; 0: never tile; auto: tile when --memory_gib demands it")
     computing.add_argument("--tile_overlap", type=int, default=UPSCALING.tile_overlap, help="in LQ pixels")
-    computing.add_argument("--memory_gib", type=float, default=UPSCALING.memory_gib,
-                           help="memory that automatic tiling keeps to")
+    computing.add_argument("--memory_gib", type=float, default=UPSCALING.memory_gib, help="limit for automatic tiling")
     computing.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES). For "
                                          "several, run one process per GPU, each with its --shard")
     args = parser.parse_args(argv)

@@ -1,6 +1,10 @@
-"""test.py, run from end to end on tiny networks and photos: what it writes."""
+"""test.py, run from end to end on tiny networks and photos: what it writes, and what goes wrong."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import cv2
 import numpy as np
@@ -9,12 +13,11 @@ import pytest
 import utils.weights.checkpoints
 from model.super_resolver import SuperResolver
 from tests.small_networks import small_generator, small_masknet
-from tests.workplace import ROOT, Workplace, cli, picture, write
+from tests.workplace import ROOT, Workplace, cli, fails, picture, write
 from utils.face.pairs import read_face
 from utils.face.patches import batch_patches, sample_patches
 from utils.image.io import quantize, read_image
 from utils.image.listing import photo_rng
-from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
 
 @pytest.fixture
@@ -64,28 +67,17 @@ def test_a_result_depends_on_the_photo_and_the_seed_not_on_company_or_shard(plac
     assert [sorted(part) for part in rows] == [["after.png", "zebra.jpg"], ["middle.png"]]
 
 
-def test_gray_alpha_and_16_bit_are_kept(place):
-    write(place.lq / "gray.png", picture(1, 8, 9, channels=1))
-    write(place.lq / "alpha.png", picture(2, 8, 9, channels=4))
-    write(place.lq / "deep.TIF", picture(3, 8, 9, dtype=np.uint16))
+@pytest.mark.parametrize(("name", "samples", "shape", "dtype"), [
+    ("a.png", picture(1, 8, 9, channels=1), (32, 36), np.uint8), ("a.png", picture(2, 8, 9, channels=4), (32, 36, 4),
+     np.uint8), ("a.TIF", picture(3, 8, 9, dtype=np.uint16), (32, 36, 3), np.uint16)], ids=["gray", "alpha", "16 bit"])
+def test_gray_alpha_and_16_bit_are_kept(place, name, samples, shape, dtype):
+    write(place.lq / name, samples)
     assert place.run("--fine_tune_num", "0") == 0
-    read = {stem: cv2.imread(str(place.out / f"{stem}.png"), cv2.IMREAD_UNCHANGED)
-            for stem in ("gray", "alpha", "deep")}
-    assert {stem: (image.shape, image.dtype.name) for stem, image in read.items()} == {
-        "gray": ((32, 36), "uint8"), "alpha": ((32, 36, 4), "uint8"), "deep": ((32, 36, 3), "uint16")}
-    alpha = cv2.imread(str(place.lq / "alpha.png"), cv2.IMREAD_UNCHANGED)[:, :, 3].astype(np.float32)
-    expected = cv2.resize(alpha, (36, 32), interpolation=cv2.INTER_CUBIC)
-    assert np.abs(read["alpha"][:, :, 3] - np.clip(expected, 0, 255)).max() <= 0.51
-    assert len(np.unique(read["deep"])) > 256
-
-
-def test_tiles_agree_with_the_whole_away_from_their_seams(place, tmp_path):
-    place.add_photo("a.png", height=40, width=100, faces=0)
-    for size in ("0", "48"):
-        place.run("--tile_size", size, "--tile_overlap", "40", out=tmp_path / size)
-    whole, tiled = (read_image(tmp_path / size / "a.png").pixels for size in ("0", "48"))
-    assert place.report(out=tmp_path / "48")["a.png"]["tiles"] == "8"
-    assert np.abs(whole - tiled).max() <= 2 / 255  # one block reaches about 25 pixels, less than half the overlap
+    result = cv2.imread(str(place.out / "a.png"), cv2.IMREAD_UNCHANGED)
+    assert (result.shape, result.dtype) == (shape, dtype)
+    if shape[2:] == (4,):
+        expected = cv2.resize(samples[:, :, 3].astype(np.float32), (36, 32), interpolation=cv2.INTER_CUBIC)
+        assert np.abs(result[:, :, 3] - np.clip(expected, 0, 255)).max() <= 0.51
 
 
 def test_photos_without_a_face_are_upscaled_unadapted_left_out_or_count_as_failed(place, tmp_path, capsys):
@@ -102,25 +94,6 @@ def test_photos_without_a_face_are_upscaled_unadapted_left_out_or_count_as_faile
     assert place.results(tmp_path / "base")["1.png"] == place.results(tmp_path / "plain")["1.png"]
 
 
-def test_a_face_named_as_its_photo_is_taken_and_those_of_no_photo_are_counted(place, capsys):
-    place.add_photo("a.png", faces=0)
-    for name in ("a.png", "stranger_0.png"):
-        place.add_face(name)
-    assert place.run() == 0
-    assert place.report()["a.png"]["faces"] == "1"
-    [note] = [line for line in capsys.readouterr().err.splitlines() if "stranger_0.png" in line]
-    assert note.startswith("note: ")
-    assert "2 " in note
-
-
-def test_a_small_face_does_not_drop_the_ones_after_it(place):
-    place.add_photo("a.png", faces=0)
-    for index, size in enumerate((20, 9, 30)):
-        place.add_face(f"a_{index}.png", size=size)
-    place.run()
-    assert (place.report()["a.png"]["faces"], place.report()["a.png"]["patches"]) == ("3", "33")
-
-
 def test_backtracking_refuses_a_step_that_is_far_too_long(place, tmp_path):
     place.add_photo("a.png")
     assert place.run("--safeguard", "backtrack", "--learning_rate", "1e4", out=tmp_path / "safe") == 0
@@ -128,15 +101,6 @@ def test_backtracking_refuses_a_step_that_is_far_too_long(place, tmp_path):
     assert (row["status"], row["learning_rates"], row["loss_1"]) == ("base", "0", row["loss_0"])
     place.run("--fine_tune_num", "0", out=tmp_path / "base")
     assert place.results(tmp_path / "safe") == place.results(tmp_path / "base")
-
-
-def test_summary_counts_what_this_run_did(place, capsys):
-    place.add_photo("a.png")
-    place.add_photo("b.png", seed=1, faces=0)
-    place.run()
-    assert "2 photos: 1 adapted, 1 base." in capsys.readouterr().out
-    place.run("--skip_existing")
-    assert "2 photos: 2 there already." in capsys.readouterr().out
 
 
 def test_dry_run_writes_nothing_and_lists_faults(place, capsys):
@@ -155,29 +119,18 @@ def test_dry_run_writes_nothing_and_lists_faults(place, capsys):
     assert not place.out.exists()
 
 
-def test_comparison_shows_the_three_versions(place, tmp_path):
+def test_a_comparison_shows_three_versions_and_its_failure_does_not_cost_the_result(place):
     place.add_photo("a.png", height=40, width=40)
-    write(place.root / "data" / "Face_LQ" / "a_0.png", cv2.imread(str(place.lq / "a.png"))[4:22, 6:24])
-    assert place.run("--save_comparison", "--learning_rate", "0.02") == 0
-    shown = cv2.imread(str(place.out / "comparison" / "a.png"))
-    panels = [shown[42:42 + 480, start:start + 480] for start in (0, 486, 972)]
+    place.out.mkdir()
+    (place.out / "comparison").write_text("in the way")
+    assert place.run("--save_comparison") == 0
+    row = place.report()["a.png"]
+    assert (row["status"], "no comparison" in row["reason"]) == ("adapted", True)
+    (place.out / "comparison").unlink()
+    assert place.run("--save_comparison", "--skip_existing") == 0
+    shown, result = (cv2.imread(str(place.out / name / "a.png")) for name in ("comparison", "."))
     assert shown.shape[1] == 3 * 480 + 2 * 6
-    place.run("--fine_tune_num", "0", out=tmp_path / "base")
-    versions = (cv2.resize(cv2.imread(str(place.lq / "a.png")), (160, 160), interpolation=cv2.INTER_CUBIC),
-                cv2.imread(str(tmp_path / "base" / "a.png")), cv2.imread(str(place.out / "a.png")))
-    for panel, version in zip(panels, versions, strict=True):
-        expected = cv2.resize(version, (480, 480), interpolation=cv2.INTER_NEAREST).astype(int)
-        assert np.abs(panel - expected).max() <= 1  # bicubic is computed in float there
-    assert (versions[1] != versions[2]).any()
-
-
-def test_a_checkpoint_without_masknet_is_mentioned_once(place, capsys):
-    write_tf1_checkpoint(place.root / "model-new", checkpoint_tensors(small_generator()))
-    for seed in range(3):
-        place.add_photo(f"{seed}.png", seed=seed)
-    assert place.run() == 0
-    assert capsys.readouterr().err.count("MaskNet") == 1
-    assert {row["mask_min"] for row in place.report().values()} == {"1"}
+    np.testing.assert_array_equal(shown[42:522, 972:], cv2.resize(result, (480, 480), interpolation=cv2.INTER_NEAREST))
 
 
 def test_help_names_the_checkpoints_that_come_with_the_repository(capsys):
@@ -188,3 +141,113 @@ def test_help_names_the_checkpoints_that_come_with_the_repository(capsys):
     names = [name for name in names if name.startswith("metaf2n-")]
     assert len(names) >= 2
     assert all(f"`{name}`" in shown for name in names)
+
+
+def test_divergence_is_an_error_of_that_photo_alone(place, capsys):
+    place.add_photo("a.png")
+    place.add_photo("b.png", faces=0)
+    assert place.run("--learning_rate", "1e30", "--fine_tune_num", "2") == 2
+    row = place.report()["a.png"]
+    assert [row[name] for name in ("status", "width", "height", "faces", "patches")] == ["error", "30", "24", "1", "16"]
+    assert float(row["loss_0"]) > 0
+    assert sorted(place.results()) == ["b.png"]
+    assert "--safeguard backtrack" in capsys.readouterr().err
+
+
+def test_a_step_that_raises_the_loss_is_said_and_one_that_ruins_the_photo_fails(place, capsys, monkeypatch):
+    place.add_photo("a.png")
+    losses = [0.1, 0.12]
+    original = SuperResolver.adapt
+    monkeypatch.setattr(SuperResolver, "adapt", lambda *args, **given: original(*args, **given)._replace(losses=losses))
+    assert place.run() == 0
+    assert "0.12" in place.report()["a.png"]["reason"]
+    assert "note: a.png: " in capsys.readouterr().err
+    losses[1] = 0.31
+    assert place.run("--overwrite") == 2
+    assert place.report()["a.png"]["status"] == "error"
+    assert "--learning_rate" in capsys.readouterr().err
+    losses[:] = [0.001, 0.005]
+    assert place.run("--overwrite") == 0
+
+
+@pytest.mark.parametrize("fault", ["empty", "truncated", "not four times", "no partner"])
+def test_a_faulty_photo_gets_a_line_and_a_row_and_does_not_stop_the_others(place, capsys, fault):
+    place.add_photo("a.jpg", height=64, width=64)
+    place.add_photo("b.png", seed=5)
+    faulty = place.lq / "a.jpg"
+    content = faulty.read_bytes()
+    if fault in ("truncated", "empty"):
+        faulty.write_bytes(content[:-40] if fault == "truncated" else b"")
+    elif fault == "not four times":
+        place.add_face("a_0.png", size=18, hq_size=71)
+    else:
+        (place.root / "data" / "Face_HQ" / "a_0.png").unlink()
+    assert place.run() == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    row = place.report()["a.jpg"]
+    assert row["status"] == "error"
+    assert row["reason"] in line
+    assert ("a_0.png" if content == faulty.read_bytes() else "a.jpg") in row["reason"]
+    assert sorted(path.name for path in place.out.iterdir()) == ["b.png", "report.csv"]
+    if fault == "empty":  # what is repaired gets its row where it would have been
+        faulty.write_bytes(content)
+        assert place.run("--skip_existing") == 0
+        assert [row["status"] for row in place.report().values()] == ["adapted", "adapted"]
+        assert list(place.report()) == ["a.jpg", "b.png"]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("--patch_size", "30"), "--patch_size"), (("--patch_num_per_img", "0"), "--patch_num_per_img"),
+    (("--fine_tune_num", "-1"), "--fine_tune_num"), (("--learning_rate", "nan"), "--learning_rate"),
+    (("--tile_size", "32", "--tile_overlap", "32"), "--tile_overlap"), (("--tile_size", "some"), "--tile_size"),
+    (("--shard", "2/2"), "--shard"), (("--skip_existing",), "--skip_existing"),
+    (("--precision", "float64"), "--precision"), (("--unknown",), "--unknown"),
+    (("--face_dir", "/nowhere/faces"), "/nowhere/faces"), (("--model_dir", "/nowhere/model-new"), "/nowhere/model-new"),
+    (("--input_dir", "{root}"), "no image in"), (("--input_dir", "/nowhere/LQ"), "/nowhere/LQ"),
+    (("--output_dir", "{root}/data/LQ"), "--output_dir"), (("--output_dir", "{root}/data/Face_LQ"), "--output_dir"),
+    (("--output_dir", "{root}/model-new.index/out"), "cannot write")])
+def test_a_wrong_argument_is_one_line_that_names_it(place, capsys, arguments, message):
+    place.add_photo("a.png")
+    arguments = [argument.format(root=place.root) for argument in arguments]
+    fails(capsys, lambda: place.run("--overwrite", *arguments), message=message)
+    assert not list(place.out.glob("*"))
+    assert [path.name for path in place.lq.iterdir()] == ["a.png"]
+
+
+def test_results_that_are_there_are_not_replaced_unasked(place, capsys):
+    place.add_photo("a.png")
+    place.add_photo("b.png", seed=1)
+    place.run()
+    before, earlier_row = place.results(), place.report()["a.png"]
+    fails(capsys, place.run, message="--overwrite or --skip_existing")
+    (place.out / "b.png").unlink()
+    (place.out / "a.png").write_bytes(b"kept")
+    assert place.run("--skip_existing") == 0
+    assert place.results() == {"a.png": b"kept", "b.png": before["b.png"]}
+    assert place.report()["a.png"] == earlier_row
+    assert place.run("--overwrite") == 0
+    assert place.results() == before
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_keeps_finished_photos_and_nothing_half_written_and_goes_on(place, stop):
+    place.add_photo("a.png")
+    place.add_photo("b.png", height=2600, width=2600, faces=0)  # thousands of tiles: it cannot finish
+    place.add_photo("c.png", seed=3)
+    tiles = ("--tile_size", "80", "--tile_overlap", "40")
+    process = subprocess.Popen([sys.executable, str(ROOT / "test.py"), *place.arguments(*tiles)],
+                               stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (place.out / "a.png").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(stop)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == (-stop if stop == signal.SIGKILL else 130)
+    assert "Traceback" not in error
+    finished = place.results()
+    assert list(finished) == ["a.png"]
+    (place.lq / "b.png").unlink()
+    assert place.run("--skip_existing", *tiles) == 0
+    assert sorted(path.name for path in place.out.iterdir()) == ["a.png", "c.png", "report.csv"]
+    assert place.results()["a.png"] == finished["a.png"]
+    assert list(place.report()) == ["a.png", "c.png"]

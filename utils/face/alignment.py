@@ -25,24 +25,16 @@ MIN_CROP = 8  # pixels of the photo that an aligned crop covers, at least
 
 
 def reference_points(size: int = ALIGNED_SIZE) -> np.ndarray:
-    """Return the five points of an aligned crop of `size` pixels: [5, 2], x and y.
-
-    The 96x112 crop is widened to a square of 112, padded by a quarter on each side and scaled.
-    """
-    square = 112
-    widened = REFERENCE_POINTS_96X112 + np.array([(square - 96) / 2, 0])
-    padded = widened + square * INNER_PADDING
+    """Return the five points of an aligned crop of `size` pixels: [5, 2], x and y."""
+    square = 112  # the 96x112 crop is widened to a square, padded by a quarter on each side and scaled
+    padded = REFERENCE_POINTS_96X112 + np.array([(square - 96) / 2, 0]) + square * INNER_PADDING
     return padded * size / (square * (1 + 2 * INNER_PADDING))
 
 
 def estimate_alignment(landmarks: np.ndarray, size: int = ALIGNED_SIZE) -> np.ndarray:
     """Fit the similarity transform (least squares) that maps five landmarks [5, 2] to `reference_points(size)`.
 
-    Returns:
-        [2, 3] float64: aligned = matrix @ (x, y, 1).
-
-    Raises:
-        UserError: the points coincide, so that no similarity exists.
+    Returns [2, 3] float64: aligned = matrix @ (x, y, 1). UserError if the points coincide.
     """
     landmarks, transform = np.asarray(landmarks, np.float64), SimilarityTransform()
     fitted = np.isfinite(landmarks).all() and transform.estimate(landmarks, reference_points(size))
@@ -52,17 +44,9 @@ def estimate_alignment(landmarks: np.ndarray, size: int = ALIGNED_SIZE) -> np.nd
 
 
 def check_landmarks(landmarks: np.ndarray, matrix: np.ndarray, box: np.ndarray, height: int, width: int) -> None:
-    """Check that five landmarks may be those of the face in a box.
+    """Raise UserError unless five landmarks [5, 2], aligned by `matrix`, may be of the face in a box (x0, y0, x1, y1).
 
-    Args:
-        landmarks: [5, 2], x and y in the photo.
-        matrix: their alignment.
-        box: x0, y0, x1, y1 of the face.
-        height: of the photo.
-        width: of the photo.
-
-    Raises:
-        UserError: they are mirrored or in another order, far from the box, outside of the photo, or in another unit.
+    `height` and `width` are the photo's.
     """
     reference, margin = reference_points(), BOX_MARGIN * (box[2:] - box[:2] + 1)
     residual = np.linalg.norm(landmarks @ matrix[:, :2].T + matrix[:, 2] - reference)
@@ -102,16 +86,9 @@ def inverse_matrix(matrix: np.ndarray, *, legacy: bool = False) -> np.ndarray:
 
 def paste_region(face: np.ndarray, matrix: np.ndarray, box: tuple[int, int, int, int], *,
                  legacy: bool = False) -> np.ndarray:
-    """Inverse-warp a restored face into one region of the four times larger photo.
+    """Inverse-warp a restored face [size, size, 3] into the region `box` of the photo: top, left, height, width.
 
-    Args:
-        face: [size, size, 3], restored and aligned.
-        matrix: the alignment it was warped with.
-        box: (top, left, height, width) of the region in the photo.
-        legacy: place it as the original code does.
-
-    Returns:
-        [4 * height, 4 * width, 3] in the type of the face; black where the aligned crop does not reach.
+    Returns [4 * height, 4 * width, 3] in the type of the face; black where the aligned crop does not reach.
     """
     top, left, height, width = box
     shifted = inverse_matrix(matrix, legacy=legacy)
@@ -128,13 +105,8 @@ def intersect_box(corners: np.ndarray, height: int, width: int, *,
                   margin: float = 0.0) -> tuple[int, int, int, int] | None:
     """Return the pixels of a photo that a detector's box covers: (top, left, height, width); None if there are none.
 
-    As published, corners are truncated towards zero and the last row and column belong to the box.
-
-    Args:
-        corners: (x0, y0, x1, y1), in pixels.
-        height: of the photo.
-        width: of the photo.
-        margin: added on each side, as a share of the box's side.
+    As published, corners (x0, y0, x1, y1) are truncated towards zero and the last row and column belong to the box.
+    `margin`, a share of the box's side, is added on each side.
     """
     x0, y0, x1, y1 = (float(corner) for corner in corners[:4])
     grow_x, grow_y = margin * (x1 - x0), margin * (y1 - y0)

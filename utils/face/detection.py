@@ -45,16 +45,10 @@ Detector = Callable[[np.ndarray, str], list[Face]]
 @contextlib.contextmanager
 def open_detector(name: str, *, min_confidence: float, weights_dir: Path | None = None,
                   boxes: Path | None = None) -> Iterator[Detector]:
-    """Open a detector; it returns faces above `min_confidence`, by falling score, then by position.
+    """Open a detector; it returns faces above `min_confidence` in [0, 1], by falling score, then by position.
 
-    Args:
-        name: `retinaface`, `mtcnn`, `face-alignment` or `boxes`.
-        min_confidence: in [0, 1].
-        weights_dir: where RetinaFace's weights are looked up.
-        boxes: the CSV or JSON file of `boxes`.
-
-    Raises:
-        UserError: weights or the file are missing or faulty, or a package is not installed.
+    `name` is `retinaface` (its weights are looked up in `weights_dir`), `mtcnn`, `face-alignment` or `boxes` (a CSV or
+    JSON file). UserError if weights, file or package are missing or faulty.
     """
     with contextlib.ExitStack() as stack:
         if name == "retinaface":
@@ -140,10 +134,7 @@ def read_boxes(path: Path) -> dict[str, list[Face]]:
 
     The CSV has the columns `file`, `x0`, `y0`, `x1`, `y1`, `left_eye_x` ... `mouth_right_y` and optionally `score`
     (default 1), as the faces.csv of generate_test_faces.py; rows without a box are photos without a face. The JSON is
-    a list of objects {"file", "box": [x0, y0, x1, y1], "landmarks": [[x, y], ...], "score"}.
-
-    Raises:
-        UserError: the file is missing or faulty; the message names the entry.
+    a list of objects {"file", "box": [x0, y0, x1, y1], "landmarks": [[x, y], ...], "score"}. UserErrors name the entry.
     """
     text = read_bytes(path).decode("utf-8-sig", "surrogateescape")
     faces: dict[str, list[Face]] = {}
@@ -170,9 +161,8 @@ def read_boxes(path: Path) -> dict[str, list[Face]]:
 
 def _face(row: dict) -> Face:
     """Convert an entry of a file of faces; ValueError, TypeError, KeyError or OverflowError where it is faulty."""
-    in_columns = "box" not in row
-    box = [row[column] for column in BOX_COLUMNS] if in_columns else row["box"]
-    landmarks = [row[column] for column in LANDMARK_COLUMNS] if in_columns else row["landmarks"]
+    box, landmarks = (row["box"], row["landmarks"]) if "box" in row else (
+        [row[column] for column in columns] for columns in (BOX_COLUMNS, LANDMARK_COLUMNS))
     face = Face(np.array(box, np.float64).reshape(4), np.array(landmarks, np.float64).reshape(5, 2),
                 1.0 if row.get("score") in (None, "") else float(row["score"]))
     numbers = np.array([*face.box, *face.landmarks.ravel(), face.score])

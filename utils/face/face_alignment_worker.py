@@ -12,20 +12,18 @@ import sys
 import numpy as np
 
 
-def five_points(points: np.ndarray) -> list[list[float]]:
-    """Reduce 68 landmarks [68, 2] to the centres of the eyes, tip of the nose and corners of the mouth [5, 2]."""
-    return [points[36:42].mean(axis=0).tolist(), points[42:48].mean(axis=0).tolist(), *points[[30, 48, 54]].tolist()]
-
-
 def find_faces(aligner, photo: np.ndarray) -> dict:
     """Return the answer for one photo; whatever the package raises is an answer, not the end."""
+    answers = []
     try:
         landmarks, _, boxes = aligner.get_landmarks_from_image(photo, return_bboxes=True)
-        faces = [] if landmarks is None else zip(landmarks, boxes, strict=True)
-        return {"faces": [{"box": [float(value) for value in box[:4]], "score": float(box[4]),
-                           "landmarks": five_points(np.asarray(points)[:, :2])} for points, box in faces]}
+        for points, box in [] if landmarks is None else zip(landmarks, boxes, strict=True):
+            x_y = np.asarray(points)[:, :2]  # of 68; the eyes' centres, the nose's tip and the mouth's corners are sent
+            five = [x_y[36:42].mean(axis=0).tolist(), x_y[42:48].mean(axis=0).tolist(), *x_y[[30, 48, 54]].tolist()]
+            answers.append({"box": [float(value) for value in box[:4]], "score": float(box[4]), "landmarks": five})
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
+    return {"faces": answers}
 
 
 def main() -> None:

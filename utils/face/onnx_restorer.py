@@ -20,15 +20,7 @@ class OnnxRestorer:
     """A network: faces [n, size, size, 3] float32 RGB in [0, 1] -> restored ones."""
 
     def __init__(self, path: Path, fidelity: float):
-        """Load a model.
-
-        Args:
-            path: the .onnx.
-            fidelity: in [0, 1], where the model has such an input.
-
-        Raises:
-            UserError: the file is missing or damaged, or holds a model of another task.
-        """
+        """Load an .onnx; `fidelity` in [0, 1] is for models with such an input. UserError if it is none of faces."""
         import onnxruntime
 
         if not path.is_file():
@@ -53,11 +45,7 @@ class OnnxRestorer:
                          for value in numbers}
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
-        """Restore faces, one after the other where the model takes one at a time.
-
-        Raises:
-            FatalError: the model fails, or its output is not of the faces' shape.
-        """
+        """Restore faces, one after the other where the model takes one at a time; FatalError if it fails."""
         images = (faces.transpose(0, 3, 1, 2) * 2 - 1).astype(FLOATS[self._faces.type])
         batches = np.split(images, len(images)) if self._faces.shape[0] == 1 else [images]
         try:
@@ -71,12 +59,10 @@ class OnnxRestorer:
         return (np.concatenate(restored).astype(np.float32).transpose(0, 2, 3, 1) + 1) / 2
 
     def _misfit(self, found: str = "") -> FatalError:
-        def listed(values: list) -> str:
-            return ", ".join(f"{value.name} {value.type} {value.shape}" for value in values)
-
+        values = (*self._session.get_inputs(), *self._session.get_outputs())
+        listed = ", ".join(f"{value.name} {value.type} {value.shape}" for value in values)
         return FatalError(f"{self._path} is no face restorer: that has an input and an output [n, 3, s, s], n = 1 or "
-                          f"any, and at most one number. Inputs: {listed(self._session.get_inputs())}; "
-                          f"outputs: {listed(self._session.get_outputs())}{found}.")
+                          f"any, and at most one number as a second input. It has {listed}{found}.")
 
 
 def _is_faces(value) -> bool:

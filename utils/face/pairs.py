@@ -32,24 +32,17 @@ class FaceListing(NamedTuple):
 
 
 def list_faces(folder: Path, stems: Collection[str] | None = None) -> FaceListing:
-    """List the faces in a folder, sorted by name.
+    """List the faces in a folder `Face_LQ`, `Face_HQ` or `Aligned`, sorted by name.
 
-    Args:
-        folder: `Face_LQ`, `Face_HQ` or `Aligned`.
-        stems: of the photos; `<stem>.png` is then a face of the photo `<stem>`, too, as in the original code. None:
-            whatever `<stem>_<index>` names.
-
-    Raises:
-        UserError: the folder does not exist or cannot be listed.
+    With the photos' `stems`, `<stem>.png` is a face of the photo `<stem>`, too, as in the original code; without,
+    whatever `<stem>_<index>` names. UserError if the folder cannot be listed.
     """
     listing = FaceListing({}, [])
     try:
         paths = sorted(folder.iterdir())
-    except FileNotFoundError as error:
-        raise UserError(f"the folder {folder} does not exist. Check --face_dir, or make the faces with "
-                        "generate_test_faces.py.") from error
     except OSError as error:
-        raise UserError(f"cannot list the folder {folder}: {error.strerror}. Check its permissions.") from error
+        raise UserError(f"cannot list the folder {folder}: {error.strerror}. Check --face_dir, or make the faces with "
+                        "generate_test_faces.py.") from error
     for path in paths:
         if path.suffix.lower() not in IMAGE_ENDINGS or path.name.startswith("."):
             continue
@@ -74,11 +67,7 @@ class FaceFolder:
         self.unused = lq_unused + hq_unused
 
     def pairs(self, stem: str) -> list[FacePair]:
-        """Return the faces of the photo with this stem, in order of their index.
-
-        Raises:
-            UserError: a face has no partner, or two files are the same face.
-        """
+        """Return a photo's faces in order of their index; UserError if one has no partner, or two files are one."""
         lq, hq = _one_per_index(self._lq.get(stem, [])), _one_per_index(self._hq.get(stem, []))
         for index in sorted(lq.keys() ^ hq.keys()):
             absent = "Face_HQ" if index in lq else "Face_LQ"
@@ -98,22 +87,14 @@ def _one_per_index(faces: list[tuple[int, Path]]) -> dict[int, Path]:
 
 
 def read_face(pair: FacePair) -> Patches:
-    """Read one face: batches of one.
-
-    Raises:
-        UserError: a file cannot be read, or the high-quality one is not exactly four times the other.
-    """
+    """Read one face, as batches of one; UserError if a file is faulty, or one not exactly four times the other."""
     lq, hq = read_image(pair.lq).pixels, read_image(pair.hq).pixels
     _check_sizes(pair, lq.shape, hq.shape)
     return Patches(lq[None], hq[None])
 
 
 def check_face(pair: FacePair) -> None:
-    """Check the sizes in the headers of one face's files.
-
-    Raises:
-        UserError: as `read_face`, as far as headers show.
-    """
+    """Raise UserError as `read_face` does, as far as the headers of the files show."""
     _check_sizes(pair, image_size(pair.lq), image_size(pair.hq))
 
 

@@ -36,9 +36,8 @@ def sample_patches(face: Patches, rng: np.random.Generator, *, lq_patch_size: in
 def hold_out(patches: list[Patches], fraction: float) -> tuple[list[Patches], list[Patches]]:
     """Split patches into (learn, held out): of each face the last `fraction`, at least one, is held out.
 
-    Faces of a single patch are learnt from; if all are such, the last of them is held out, and the only patch of a
-    photo is used for both. Patches of one face overlap: held-out ones show whether a step is too long, not how well it
-    generalises.
+    Faces of a single patch are learnt from; if all are such, the last is held out, and a photo's only patch used for
+    both. Patches of one face overlap: held-out ones show whether a step is too long, not how well it generalises.
     """
     learn, held = [], []
     for batch in patches:
@@ -64,12 +63,9 @@ def batch_patches(patches: list[Patches]) -> Iterator[Patches]:
 
 
 def log_gradient(patch: np.ndarray) -> float:
-    """Return ln(mean squared gradient + 1e-10) of an image, low for flat patches: ln(1e-10) = -23 for one colour.
+    """Return ln(mean squared gradient + 1e-10) of an image [h, w, c], float in [0, 1] or uint8, h and w > 1.
 
     A pixel's squared gradient is the sum of its squared differences to the pixels below and to the right.
-
-    Args:
-        patch: [h, w, c], float in [0, 1], or uint8, which is scaled to that range; h, w > 1.
     """
     values = patch / np.float32(255) if patch.dtype == np.uint8 else patch
     corner = values[:-1, :-1]

@@ -96,9 +96,6 @@ class FacePreparer:
         """Write `<stem>_<index>.png` for each face of a photo, and return the photo's rows of the report.
 
         Faces are numbered by falling score, then by position. Faces an earlier run wrote for this photo are removed.
-
-        Raises:
-            UserError: the photo or a restored face cannot be read, or something cannot be written.
         """
         photo = read_image(path)
         samples = quantize(photo.pixels)

@@ -1,9 +1,8 @@
 """Face restorers: functions RGB [n, s, s, 3] of 0 to 255 -> uint8 faces of the same size.
 
-To add one, write a function (name, weights folder) -> restorer and make it an entry of `RESTORERS`; one that is given
-as a file is a function (path, fidelity) -> restorer in `FILE_RESTORERS`, by the ending. `_at_size` wraps a network that
-restores [n, size, size, 3] in [0, 1]. Faces are uint8, or float32 that may lie a little outside of the range, as
-cubic upsampling leaves them in training; face preparation passes 512x512, training 256x256.
+To add one, add a function (name, weights folder) -> restorer to `RESTORERS`, or (path, fidelity) -> restorer to
+`FILE_RESTORERS`; `_at_size` wraps a network for [n, size, size, 3] in [0, 1]. Faces are uint8, or in training float32
+that cubic upsampling leaves a little outside of the range; face preparation passes 512x512, training 256x256.
 """
 
 import hashlib
@@ -28,11 +27,7 @@ FIDELITY = 0.5  # of CodeFormer: 0 gives the best quality, 1 the closest likenes
 
 
 def load_gpen(path: Path) -> Restorer:
-    """Load GPEN (Yang et al., 2021) from a published .pth, of 512 or 256 pixels by its shapes; it is traced once.
-
-    Raises:
-        UserError: the file cannot be read, or holds another network.
-    """
+    """Load GPEN (Yang et al., 2021) from a published .pth, of 512 or 256 pixels by its shapes."""
     from model.gpen import gpen_params_from_torch
 
     return compile_gpen(load_params(path, gpen_params_from_torch, advice="A .pth must be one of GPEN's; give other "
@@ -47,7 +42,7 @@ def compile_gpen(params: dict) -> Restorer:
 
 
 def load_rrdb_face(path: Path) -> Restorer:
-    """Load a restorer that scripts/train_face_restorer.py exported; it is traced once."""
+    """Load a restorer that scripts/train_face_restorer.py exported."""
     params = load_face_restorer(path)
     return partial(compile_face_restorer(params), params)
 
@@ -107,16 +102,10 @@ FILE_RESTORERS: dict[str, Callable[[Path, float], Restorer]] = {
 
 def open_restorer(name: str, weights_dir: Path | None, *, fidelity: float = FIDELITY,
                   others: Sequence[str] = ()) -> Restorer:
-    """Load a restorer.
+    """Load a restorer: a key of `RESTORERS`, or a file whose ending is one of `FILE_RESTORERS`.
 
-    Args:
-        name: a key of `RESTORERS`, or a file whose ending is one of `FILE_RESTORERS`.
-        weights_dir: where downloaded weights are looked up.
-        fidelity: of CodeFormer, in [0, 1].
-        others: names that the tool takes besides, for the message alone.
-
-    Raises:
-        UserError: there is none of this name, or its weights are missing, damaged or of another network.
+    `others` are names that the tool takes besides, for the message alone. UserError if there is none of this name, or
+    its weights are missing, damaged or of another network.
     """
     check_restorer(name, fidelity=fidelity, others=others)
     if name in RESTORERS:
@@ -125,11 +114,7 @@ def open_restorer(name: str, weights_dir: Path | None, *, fidelity: float = FIDE
 
 
 def check_restorer(name: str, *, fidelity: float = FIDELITY, others: Sequence[str] = ()) -> None:
-    """Check what `open_restorer` is to be given, before anything is loaded.
-
-    Raises:
-        UserError: there is none of this name, it needs a package that is not installed, or the fidelity is wrong.
-    """
+    """Raise UserError for what `open_restorer` cannot open, as far as names and installed packages tell."""
     require(0 <= fidelity <= 1, "--codeformer_fidelity must lie between 0 and 1", fidelity)
     ending = Path(name).suffix.lower()
     if name not in RESTORERS and ending not in FILE_RESTORERS:
@@ -143,11 +128,7 @@ def check_restorer(name: str, *, fidelity: float = FIDELITY, others: Sequence[st
 
 
 def restorer_label(name: str, fidelity: float = FIDELITY) -> str:
-    """Return what a restorer is called in reports: files with the beginning of their hash, as they may be replaced.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """Return what a restorer is called in reports: files with the beginning of their hash, as they may be replaced."""
     if name in OWN:
         [file] = get_entry(load_manifest(), name).variants[0].files
         return f"{name} {file.sha256[:8]}"
@@ -158,20 +139,12 @@ def restorer_label(name: str, fidelity: float = FIDELITY) -> str:
 
 
 def load_face_restorer(path: Path) -> dict[str, np.ndarray]:
-    """Read parameters that `save_face_restorer` wrote: name -> float32.
-
-    Raises:
-        UserError: the file cannot be read or holds something else.
-    """
+    """Read parameters that `save_face_restorer` wrote: name -> float32."""
     from model.face_restorer import face_restorer_architecture
 
     return read_npz_weights(path, holds="face restorer", check=face_restorer_architecture)
 
 
 def save_face_restorer(path: Path, params: Mapping[str, np.ndarray]) -> None:
-    """Write parameters as float16: equal parameters give equal bytes.
-
-    Raises:
-        UserError: it cannot be written, or a value is not finite or too large for float16.
-    """
+    """Write parameters as float16; UserError if a value is not finite or too large for that."""
     write_npz_weights(path, params)

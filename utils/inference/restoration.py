@@ -65,21 +65,11 @@ class PhotoPipeline:
         """Take the compiled networks, the faces (None when no step is taken) and where results go."""
         self._resolver, self._faces, self._output_dir, self._settings = resolver, faces, output_dir, settings
 
-    def restore(self, path: Path, row: dict, on_progress: OnProgress = lambda *_: None) -> None:
-        """Adapt to a photo and write `<stem>.png` at four times its size: `read`, then `process`.
-
-        Args:
-            path: the photo.
-            row: of the report; filled as things become known, so that it shows how far a photo came that fails.
-            on_progress: called with what is being done.
-
-        Raises:
-            UserError: the photo or its faces are faulty, or the memory does not suffice; nothing is written.
-        """
-        self.process(self.read(path, row), row, on_progress)
-
     def read(self, path: Path, row: dict) -> Loaded:
-        """Read a photo and its faces, and draw the patches. Uses no TensorFlow: it may run in another thread."""
+        """Read a photo and its faces, and draw the patches. Uses no TensorFlow: it may run in another thread.
+
+        The report's `row` is filled as things become known, so that it shows how far a photo came that fails.
+        """
         started, config = time.perf_counter(), self._settings.adaptation
         with _memory_errors():
             with contextlib.suppress(UserError):  # the header of a damaged photo may still give its size
@@ -97,7 +87,7 @@ class PhotoPipeline:
         return Loaded(path, photo, faces, patches, time.perf_counter() - started)
 
     def process(self, loaded: Loaded, row: dict, on_progress: OnProgress) -> None:
-        """Adapt to a photo that was read, upscale it and write the result."""
+        """Adapt to a photo that was read, upscale it and write `<stem>.png`; nothing is written after a UserError."""
         started, photo, settings = time.perf_counter(), loaded.photo, self._settings
         with _memory_errors():
             params, status = self._resolver.generator, "base"
@@ -192,10 +182,7 @@ class PhotoPipeline:
 def restore_photos(pipeline: PhotoPipeline, photos: Sequence[Path], on_progress: OnProgress) -> Iterator[dict]:
     """Restore photos in order and yield the row of each; while one is computed, the next is read if it is not large.
 
-    A photo that fails has the status `error` and the message as `reason`; it does not stop the others.
-
-    Raises:
-        FatalError: it makes no sense to go on.
+    A photo that fails has the status `error` and the message as `reason`; only a FatalError stops the others.
     """
     rows = [{"file": photo.name} for photo in photos]
     following = None

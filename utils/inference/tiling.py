@@ -20,35 +20,22 @@ STRIP = 64  # rows quantised at once: that takes several copies of them
 BYTES_PER_RESULT_SAMPLE = 4  # at most 2 for the result and as much again for the copy that is being encoded
 
 
-def automatic_tile_size(height: int, width: int, *, memory_gib: float) -> int:
-    """Return the tile side, in low-quality pixels; 0 means the whole photo at once.
-
-    It depends on the photo's size and the budget alone, never on the memory that happens to be free, so that results do
-    not depend on the machine.
-    """
-    result = height * width * SCALE * SCALE * 3 * BYTES_PER_RESULT_SAMPLE
-    pixels = max(0.0, memory_gib * 2**30 - BYTES_OF_PROCESS - result) / BYTES_PER_PIXEL
-    if height * width <= pixels:
-        return 0
-    return max(UPSCALING.smallest_tile, int(pixels**0.5) // 16 * 16)
-
-
 def choose_tile_size(height: int, width: int, *, tile_size: int | None, memory_gib: float) -> int:
-    """Return the tile side for a photo: `tile_size`, or automatic for None; 0, the whole, where a tile covers it."""
+    """Return the tile side, in low-quality pixels: `tile_size`, or automatic for None; 0 means the whole photo at once.
+
+    It never depends on the memory that happens to be free, so that results do not depend on the machine.
+    """
     if tile_size is None:
-        tile_size = automatic_tile_size(height, width, memory_gib=memory_gib)
+        result = height * width * SCALE * SCALE * 3 * BYTES_PER_RESULT_SAMPLE
+        pixels = max(0.0, memory_gib * 2**30 - BYTES_OF_PROCESS - result) / BYTES_PER_PIXEL
+        if height * width <= pixels:
+            return 0
+        tile_size = max(UPSCALING.smallest_tile, int(pixels**0.5) // 16 * 16)
     return 0 if tile_size >= max(height, width) else tile_size
 
 
 def tile_starts(length: int, tile_size: int, overlap: int) -> list[int]:
-    """Spread the fewest tiles evenly over a side so that neighbours share at least `overlap` pixels.
-
-    Raises:
-        ValueError: the overlap is not smaller than the tile.
-    """
-    if not 0 <= overlap < tile_size:
-        raise ValueError(f"the overlap of tiles must be at least 0 and smaller than the tile. "
-                         f"Received: overlap {overlap}, tile size {tile_size}.")
+    """Spread the fewest tiles evenly over a side so that neighbours share at least `overlap` < `tile_size` pixels."""
     if length <= tile_size:
         return [0]
     count = -(-(length - overlap) // (tile_size - overlap))
@@ -81,21 +68,18 @@ def _ramp(length: int) -> np.ndarray:
 def upscale(forward: Callable[[np.ndarray], np.ndarray], image: np.ndarray, *, tile_size: int = 0, overlap: int = 0,
             quantize: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
             on_tile: Callable[[], None] = lambda: None) -> np.ndarray:
-    """Upscale a photo four times, whole or in tiles.
+    """Upscale a photo [h, w, 3] float32 four times, whole or in tiles: [4h, 4w, 3] in the type `quantize` returns.
 
     Float sums are kept for one row of tiles only; finished rows are quantised at once, so a large photo needs little
     more memory than its result.
 
     Args:
         forward: [1, h, w, 3] -> [1, 4h, 4w, 3], float32.
-        image: [h, w, 3] float32.
+        image: the photo.
         tile_size: side of a tile in low-quality pixels; 0 for the whole photo.
         overlap: of neighbouring tiles, in low-quality pixels.
         quantize: float32 rows [n, 4w, 3] -> rows in the type of the result.
         on_tile: called after each tile.
-
-    Returns:
-        [4h, 4w, 3] in the type that `quantize` returns.
     """
     height, width = image.shape[:2]
     size = tile_size or max(height, width)

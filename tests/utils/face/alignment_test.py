@@ -23,7 +23,6 @@ from utils.face.alignment import (
 )
 
 NAMES = ("frontal", "rot30", "tiny", "large", "border", "mirrored")
-FACE_BOX = (60, 170, 126, 111)  # of the astronaut: top, left, height, width
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +59,6 @@ def test_alignment_crop_and_legacy_paste_equal_the_original(reference, photo, in
     assert difference.mean() <= 0.05
     sums = [*whole[:, :, ::-1].sum(axis=(0, 1), dtype=np.int64), (whole.any(axis=2)).sum()]
     np.testing.assert_allclose(sums, reference[f"hr_sum_{NAMES[index]}"], rtol=1e-3)
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_region_is_that_part_of_the_whole(reference, photo, legacy):
-    matrix = estimate_alignment(reference["landmarks"][1].reshape(2, 5).T)
-    face = align_face(photo, matrix)
-    top, left, height, width = FACE_BOX
-    whole = paste_region(face, matrix, (0, 0, 512, 512), legacy=legacy)
-    region = paste_region(face, matrix, FACE_BOX, legacy=legacy)
-    expected = whole[4 * top:4 * (top + height), 4 * left:4 * (left + width)]
-    assert np.abs(region.astype(int) - expected).max() <= 2  # OpenCV rounds source positions to 1/32 pixel
 
 
 def displacement(image, target):
@@ -116,31 +104,6 @@ def test_a_face_of_a_very_wide_photo_is_cut_out_like_one_of_a_small_photo(refere
     assert difference.mean() < 0.02
 
 
-def test_a_face_outside_the_photo_is_black(photo):
-    crop = align_face(photo, estimate_alignment(reference_points() + 5000))
-    assert not crop.any()
-
-
-def test_coverage_is_one_inside_the_aligned_square_and_zero_outside(reference):
-    matrix = estimate_alignment(reference["landmarks"][0].reshape(2, 5).T)
-    reached = coverage(matrix, (0, 0, 512, 512))[:, :, 0]
-    corners = np.array([[0, 0], [511, 0], [511, 511], [0, 511]], float)
-    inverse = cv2.invertAffineTransform(matrix)
-    hull = ((corners @ inverse[:, :2].T + inverse[:, 2]) * 4 + 1.5).astype(np.float32)
-    ys, xs = np.mgrid[:2048:37, :2048:41]
-    for y, x in zip(ys.ravel().tolist(), xs.ravel().tolist(), strict=True):
-        distance = cv2.pointPolygonTest(hull.reshape(-1, 1, 2), (x, y), True)
-        if abs(distance) > 5:
-            assert reached[y, x] == (distance > 0)
-
-
-def test_a_similarity_is_recovered_from_its_points():
-    angle, scale = 0.7, 3.1
-    matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    landmarks = (reference_points() - [40, -70]) @ np.linalg.inv(matrix).T
-    np.testing.assert_allclose(estimate_alignment(landmarks), np.column_stack([matrix, [40, -70]]), atol=1e-9)
-
-
 @pytest.mark.parametrize("landmarks", [np.full((5, 2), 7.0), np.full((5, 2), np.nan)])
 def test_landmarks_that_coincide_are_refused(landmarks):
     with pytest.raises(UserError, match="must not coincide"):
@@ -161,8 +124,8 @@ def check(landmarks, box=(90, 90, 210, 210)):
     check_landmarks(landmarks, estimate_alignment(landmarks), np.array(box, float), 300, 300)
 
 
-@pytest.mark.parametrize("yaw", [-85, -60, -30, 0, 45, 85])
-@pytest.mark.parametrize("roll", [0, 40, -90, 180])
+@pytest.mark.parametrize("yaw", [-85, -60, 0, 45])
+@pytest.mark.parametrize("roll", [0, 40, 180])
 def test_landmarks_of_any_face_pass_and_mirrored_ones_do_not(yaw, roll):
     landmarks = photographed(yaw, roll)
     check(landmarks)

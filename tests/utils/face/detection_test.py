@@ -15,7 +15,7 @@ from utils.face.detection import BOX_COLUMNS, LANDMARK_COLUMNS, open_detector, r
 
 POINTS = np.arange(10.0).reshape(5, 2)
 CSV_HEADER = ",".join(["file", *BOX_COLUMNS, *LANDMARK_COLUMNS, "score"])
-FACE = json.dumps([{"file": "a", "box": [1.5, 2, 30, 40], "landmarks": POINTS.tolist(), "score": 0.5}])
+FACE = json.dumps([{"file": "a", "box": [1.5, 2, 30, 40], "landmarks": POINTS.tolist()}])
 PACKAGE = '''
 import numpy as np
 class LandmarksType:
@@ -76,46 +76,30 @@ def test_retinaface_is_read_from_its_file_and_sees_the_photo_as_it_is(monkeypatc
     assert [face.score for face in faces] == sorted((face.score for face in faces), reverse=True)
 
 
-def test_weights_of_another_network_are_refused_with_the_file(monkeypatch, tmp_path):
-    monkeypatch.setattr(utils.weights.state_dicts, "find_weights",
-                        lambda name, folder: {"RetinaFace-R50.pth": tmp_path / name})
-    monkeypatch.setattr(utils.weights.state_dicts, "load_state_dict", lambda path: {"other": np.zeros(3, np.float32)})
-    with pytest.raises(UserError, match=str(tmp_path)), open_detector("retinaface", min_confidence=0.9):
-        pass
-
-
 def test_csv_and_json_hold_the_same_faces(tmp_path):
     numbers = [1.5, 2, 30, 40, *POINTS.ravel()]
     (tmp_path / "b.csv").write_text("\n".join([
-        CSV_HEADER, ",".join(map(str, ["a b.png", *numbers, 0.75])), "empty.png" + "," * 15,
+        CSV_HEADER, ",".join(map(str, ["a b.png", *numbers, 0])), "empty.png" + "," * 15,
         ",".join(map(str, ["a b.png", *numbers, ""]))]), "utf-8-sig")
     (tmp_path / "b.JSON").write_text(json.dumps([
-        {"file": "a b.png", "box": numbers[:4], "landmarks": POINTS.tolist(), "score": 0.75},
+        {"file": "a b.png", "box": numbers[:4], "landmarks": POINTS.tolist(), "score": 0},
         {"file": "a b.png", "box": numbers[:4], "landmarks": POINTS.ravel().tolist()}]))
     for name in ("b.csv", "b.JSON"):
         first, second = read_boxes(tmp_path / name)["a b.png"]
         np.testing.assert_array_equal(first.box, numbers[:4])
         np.testing.assert_array_equal(second.landmarks, POINTS)
-        assert (first.score, second.score) == (0.75, 1.0)
+        assert (first.score, second.score) == (0, 1)
     assert read_boxes(tmp_path / "b.csv")["empty.png"] == []
 
 
-def test_a_score_of_0_is_0(tmp_path):
-    (tmp_path / "b.json").write_text(FACE.replace("0.5", "0"))
-    (tmp_path / "b.csv").write_text(f"{CSV_HEADER}\na" + ",1" * 14 + ",0\n")
-    assert [read_boxes(tmp_path / name)["a"][0].score for name in ("b.json", "b.csv")] == [0, 0]
-
-
 @pytest.mark.parametrize(("name", "text", "entry"), [
-    ("b.json", "[", None), ("b.json", "7", None), ("b.json", "[3]", 1),
-    ("b.json", '[{"file": "a", "box": [1, 2, 3], "landmarks": []}]', 1),
+    ("b.json", "7", None), ("b.json", "[3]", 1), ("b.json", '[{"file": "a", "box": [1, 2, 3], "landmarks": []}]', 1),
     pytest.param("b.json", "[" * 100000, None, id="nested without end"),
     pytest.param("b.json", "[" + "9" * 5000 + "]", None, id="a number that Python does not read"),
     pytest.param("b.json", FACE.replace("1.5", "9" * 400), 1, id="a number beyond a float"),
-    pytest.param("b.json", FACE.replace("1.5", "1e999"), 1, id="an infinite number"),
     pytest.param("b.json", FACE.replace("1.5", "31"), 1, id="swapped corners"),
     pytest.param("b.json", FACE.replace('"a"', "3"), 1, id="a file that is no name"),
-    ("b.csv", f"{CSV_HEADER}\na,1,2,3,x\n", 1), ("b.csv", "file,left\na,3\n", 1),
+    ("b.csv", "file,left\na,3\n", 1),
     ("b.csv", f"{CSV_HEADER}\n" + "a," + "1," * 14 + "1\n" + "a," + "nan," * 14 + "1\n", 2)])
 def test_a_faulty_file_is_one_line_that_names_it_and_the_entry(tmp_path, name, text, entry):
     (tmp_path / name).write_text(text)
@@ -125,19 +109,15 @@ def test_a_faulty_file_is_one_line_that_names_it_and_the_entry(tmp_path, name, t
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"none\.csv"):
-        read_boxes(tmp_path / "none.csv")
-
-
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    (tmp_path / "face_alignment.py").write_text(PACKAGE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    return tmp_path / "face_alignment.py"
 
 
 def test_face_alignment_answers_from_a_process_of_its_own(package):
+    package.write_text(PACKAGE)
     photo = np.full((20, 30, 3), 2 / 255, np.float32)
     with open_detector("face-alignment", min_confidence=0.9) as detect:
         for _ in range(2):
@@ -161,9 +141,7 @@ def test_a_missing_package_is_one_line_that_names_what_to_install():
 
 @pytest.mark.parametrize(("code", "message"), [
     ("raise OSError('no network')", "OSError: no network"), ("import os; os._exit(3)", "without an answer")])
-def test_a_package_that_cannot_start_ends_the_run(tmp_path, monkeypatch, code, message):
-    (tmp_path / "face_alignment.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.syspath_prepend(tmp_path)
+def test_a_package_that_cannot_start_ends_the_run(package, code, message):
+    package.write_text(code)
     with open_detector("face-alignment", min_confidence=0.9) as detect, pytest.raises(FatalError, match=message):
         detect(np.zeros((5, 5, 3), np.float32), "a.png")

