@@ -27,8 +27,6 @@ from utils.face.restorers import (
 from utils.image.io import quantize
 from utils.metrics.fidelity import psnr_y
 
-SMALL = GpenArchitecture(size=64, channel_multiplier=1, narrow=0.0625)
-
 
 @pytest.fixture(scope="module")
 def faces():
