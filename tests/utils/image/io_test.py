@@ -1,9 +1,7 @@
 """The reader and writer against Pillow, tifffile, OpenCV and hand-made files."""
 
 import argparse
-import contextlib
 import io
-import os
 import struct
 import zlib
 
@@ -150,16 +148,6 @@ def test_the_colour_under_invisible_pixels_does_not_matter(tmp_path):
     np.testing.assert_array_equal(pixels[0][:, 2:], samples[:, 2:, :3])
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "HEIF", "AVIF"])
-def test_colour_profile_survives(tmp_path, kind):
-    (tmp_path / "in").write_bytes(encode(smooth(16, 16), kind, icc_profile=SRGB))
-    photo = read_image(tmp_path / "in")
-    write_png(tmp_path / "out.png", quantize(photo.pixels), source=photo)
-    with Image.open(tmp_path / "out.png") as written:
-        assert written.info["icc_profile"] == SRGB
-        np.testing.assert_array_equal(np.asarray(written), quantize(photo.pixels))
-
-
 def test_cmyk_is_converted_by_its_profile_as_littlecms_does_it(tmp_path):
     inks = np.dstack([smooth(16, 24), np.repeat(np.arange(24, dtype=np.uint8)[None] * 5, 16, axis=0)])
     profile = cmyk_profile()
@@ -200,17 +188,19 @@ def test_colour_chunks_of_a_png_survive_and_gray_with_alpha_keeps_its_profile(tm
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF", "AVIF"])
-def test_date_place_and_camera_survive_and_the_orientation_is_that_of_the_result(tmp_path, kind):
+def test_profile_date_place_and_camera_survive_and_the_orientation_is_that_of_the_result(tmp_path, kind):
     tags = Image.Exif()
     tags[274], tags[271], tags[306] = 6, "Camera", "2024:01:02 03:04:05"
     tags.get_ifd(34853)[1] = "N"  # GPS
-    (tmp_path / "x").write_bytes(encode(smooth(40, 24), kind, exif=tags.tobytes()))
+    (tmp_path / "x").write_bytes(encode(smooth(40, 24), kind, exif=tags.tobytes(), icc_profile=SRGB))
     photo = read_image(tmp_path / "x")
     write_png(tmp_path / "y.png", quantize(photo.pixels), source=photo)
     with Image.open(tmp_path / "y.png") as written:
         found = written.getexif()
         assert (found[274], found[271], found[306]) == (1, "Camera", "2024:01:02 03:04:05")
         assert found.get_ifd(34853)[1] == "N"
+        assert written.info["icc_profile"] == SRGB
+        np.testing.assert_array_equal(np.asarray(written), quantize(photo.pixels))
     assert image_size(tmp_path / "y.png") == photo.pixels.shape[:2] == (24, 40)
 
 
@@ -248,13 +238,8 @@ def test_one_limit_of_pixels_holds_everywhere_and_its_flag_is_named(tmp_path, mo
     read(tmp_path / "x")
 
 
-def test_an_image_above_pillows_own_limit_is_read(tmp_path):
-    Image.new("1", (20000, 9500)).save(tmp_path / "x.png")  # 190 megapixels
-    assert image_size(tmp_path / "x.png") == (9500, 20000)
-
-
 @pytest.mark.parametrize("layout", ["PNG", "WEBP", "BMP", "TIFF", "GIF", "png16", "tif16"])
-def test_truncated_files_are_refused_or_whole(tmp_path, layout):
+def test_truncated_files_are_refused_or_whole(tmp_path, capfd, layout):
     picture, path = smooth(24, 32), tmp_path / "cut"
     if layout.endswith("16"):
         data = cv2.imencode(f".{layout[:3]}", picture.astype(np.uint16) * 257)[1].tobytes()
@@ -271,6 +256,7 @@ def test_truncated_files_are_refused_or_whole(tmp_path, layout):
         except UserError:
             refused += 1
     assert refused > 35
+    assert capfd.readouterr().err == ""  # OpenCV would print something
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -288,27 +274,6 @@ def test_a_jpeg_without_its_end_mark_is_read_and_one_that_lacks_more_is_refused(
     for length in range(start, len(data) - 12, max(1, (len(data) - start) // 80)):
         path.write_bytes(data[:length])
         refusal(path)
-
-
-def test_flipped_bytes_never_raise_anything_else(tmp_path):
-    rng, path = np.random.default_rng(0), tmp_path / "x"
-    for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF"):
-        data = np.frombuffer(encode(smooth(16, 16), kind), np.uint8)
-        for _ in range(20):
-            damaged = data.copy()
-            damaged[rng.integers(0, min(len(data), 200), 3)] = rng.integers(0, 256, 3)
-            path.write_bytes(damaged.tobytes())
-            for read in (read_image, image_size):
-                with contextlib.suppress(UserError):
-                    read(path)
-
-
-def test_a_damaged_16_bit_png_prints_nothing(tmp_path, capfd):
-    data = make_png(noise(6, 5, 3, dtype=np.uint16), colour_type=2)
-    for place, content in ((data.find(b"IDAT") - 4, b"\xf0\xff\xff\xff"), (data.find(b"IEND") - 8, b"\1\2\3\4")):
-        (tmp_path / "x.png").write_bytes(data[:place] + content + data[place + 4:])
-        refusal(tmp_path / "x.png")
-    assert capfd.readouterr().err == ""
 
 
 # rounding, resizing, writing
@@ -348,10 +313,3 @@ def test_a_profile_is_written_only_to_samples_of_its_space(tmp_path):
     for profile, channels, kept in ((SRGB, 3, True), (SRGB, 1, False), (gray, 1, True), (gray, 3, False)):
         write_png(tmp_path / "x.png", noise(6, 5, channels), source=Photo(np.zeros((1, 1, 3)), icc_profile=profile))
         assert ("icc_profile" in Image.open(tmp_path / "x.png").info) == kept
-
-
-def test_any_file_name_is_written_and_read(tmp_path):
-    name = "%s \u5199\u771f\u3000.PNG"
-    write_png(tmp_path / "new" / name, noise(4, 5, 3))
-    check_image(tmp_path / "new" / name, noise(4, 5, 3))
-    assert os.listdir(tmp_path / "new") == [name]

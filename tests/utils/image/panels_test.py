@@ -50,26 +50,6 @@ def test_every_shape_of_photo_is_composed(height, width, with_face):
         np.testing.assert_array_equal(face_crop, upscale(image[top:top + side, left:left + side]))
 
 
-def test_tall_photo_is_centred_and_keeps_its_proportions():
-    image = np.zeros((1440, 240, 3), np.uint8)
-    _, whole, _, _ = parts(compose_comparison({"a": image}))
-    assert whole.shape[0] == 720
-    dark = np.flatnonzero((whole == 0).all(axis=(0, 2)))
-    assert (dark[0], dark[-1], len(dark)) == (180, 299, 120)
-    assert (whole[:, :180] == 255).all()
-
-
-@pytest.mark.parametrize("face", [(100, 40, 60, 80), (0, 0, 20, 20), (380, 500, 20, 100), (0, 0, 400, 600)])
-def test_face_panel_is_centred_on_the_face_and_inside_the_photo(face):
-    image = photo(400, 600)
-    side = 133
-    top = min(max(face[0] + face[2] // 2 - side // 2, 0), 400 - side)
-    left = min(max(face[1] + face[3] // 2 - side // 2, 0), 600 - side)
-    for column, version in zip(columns(compose_comparison({"a": image, "b": 255 - image}, face=face), 2),
-                               (image, 255 - image), strict=True):
-        np.testing.assert_array_equal(parts(column)[2], upscale(version[top:top + side, left:left + side]))
-
-
 def test_detail_panel_shows_the_most_detailed_part_beside_the_face():
     image = np.full((600, 600, 3), 128, np.uint8)
     image[20:180, 20:180] = photo(160, 160)  # the face, with the strongest detail
@@ -87,13 +67,6 @@ def test_all_versions_show_the_same_places():
     for index in (2, 3):
         np.testing.assert_array_equal(parts(one)[index] // 2 + 100, parts(two)[index])
         assert (parts(three)[index] == 9).all()
-
-
-def test_labels_fit_however_long():
-    for label in ("a", "adapted (12 steps, 34 faces) " * 5, ""):
-        strip, *_ = parts(compose_comparison({label: photo(64, 64)}))
-        assert (strip[:, -1] == 255).all()
-        assert (strip[:, 0] == 255).all()
 
 
 @pytest.mark.parametrize(("top", "left", "height", "width"), [
