@@ -15,15 +15,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.benchmarks import faces, inference, metrics, training
+from scripts.benchmarks import faces, inference, training
 from utils.console import ArgumentParser, run_cli
 from utils.files import atomic_path, check_writable
 from utils.tensorflow_setup import start_tensorflow
 
 PARTS = {part.__name__: part for part in (
     inference.forward, inference.bfloat16, inference.adaptation, inference.overhead, inference.tiling,
-    faces.retinaface, faces.gpen, faces.restorers, training.gradients, training.degradation, metrics.metrics,
-    inference.memory, training.training_memory, faces.crowd)}
+    faces.retinaface, faces.gpen, faces.restorers, training.gradients, training.degradation, inference.memory,
+    training.training_memory, faces.crowd)}
 SLOW_PARTS = ("memory", "training_memory", "crowd")  # minutes; each reads the peak memory of a process of its own
 
 

@@ -6,15 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import skimage.data
 
 from config import TrainingConfig
 from model.meta_learner import Networks
 from model.rrdbnet import rrdbnet_shapes
 from scripts import benchmark
-from scripts.benchmarks import inference, metrics, timing, training
+from scripts.benchmarks import timing, training
 from tests.small_networks import small_generator
-from utils.metrics.suite import METRICS
 from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
 
@@ -71,15 +69,3 @@ def test_every_quick_part_prints_its_figures(tmp_path, capsys, monkeypatch):
     assert all(np.isfinite(value) for value in values.values())
     assert next(value for name, value in values.items() if name.startswith("bfloat16 against")) > 30
     assert next(value for name, value in values.items() if "tiles" in name) > 45
-
-
-def test_every_metric_has_a_rate(monkeypatch):
-    monkeypatch.setattr(metrics, "NUM_IMAGES", 3)
-    monkeypatch.setattr(metrics, "NUM_FEATURE_IMAGES", 1)
-    setting = inference.Setting("unused")
-    setting.__dict__["photo"] = skimage.data.astronaut()[:96, :192].astype(np.float32) / 255
-    rows = dict(metrics.metrics(setting))
-    assert all(float(rate) > 0 for rate in rows.values())
-    for name, metric in METRICS.items():
-        assert metric.of_sets or any(name in what for what in rows)
-    assert any("FID and KID" in what for what in rows)
