@@ -142,29 +142,6 @@ def _largest_component(inside: np.ndarray) -> np.ndarray:
     return filled.astype(bool)
 
 
-def put_before(person: Person, scene: np.ndarray, margin: int, rng: np.random.Generator) -> np.ndarray:
-    """Put a person in front of a random crop of a scene, flipped in half of the cases.
-
-    The scene is resized to fill the image, and by up to 1.4 times more. `margin` pixels are added on every side; below,
-    the shoulders are replicated.
-
-    Returns uint8 [h + 2 * margin, w + 2 * margin, 3]: the person's first pixel is at (`margin`, `margin`).
-    """
-    height, width = (side + 2 * margin for side in person.alpha.shape)
-    ratio = max(height / scene.shape[0], width / scene.shape[1]) * rng.uniform(1, 1.4)
-    size = [max(least, round(side * ratio)) for side, least in zip(scene.shape[1::-1], (width, height), strict=True)]
-    scene = cv2.resize(scene, size, interpolation=cv2.INTER_CUBIC if ratio > 1 else cv2.INTER_AREA)
-    top, left = (int(rng.integers(0, side - least + 1))
-                 for side, least in zip(scene.shape[:2], (height, width), strict=True))
-    behind = scene[top:top + height, left:left + width].astype(np.float32)
-    if rng.random() < 0.5:
-        behind = behind[:, ::-1]
-    image = cv2.copyMakeBorder(person.image, *[margin] * 4, cv2.BORDER_REPLICATE)
-    alpha = np.pad(np.pad(person.alpha, ((0, margin), (0, 0)), mode="edge"), ((margin, 0), (margin, margin)))
-    alpha = alpha[:, :, None]
-    return np.rint(behind * (1 - alpha) + image * alpha).astype(np.uint8)
-
-
 def draw_number(width: int, rng: np.random.Generator) -> int:
     """Draw the number of people for a scene of that width: 1 to 3, if it has room for them."""
     room = int(width // (SLOT * FACE_WIDTHS[0]))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.portraits import FACE, MARK, draw_portrait
-from utils.data.composites import FACE_WIDTHS, Person, compose, cut_out, cut_portrait, put_before
+from utils.data.composites import FACE_WIDTHS, Person, compose, cut_out, cut_portrait
 from utils.errors import UserError
 from utils.face.detection import Face
 from utils.image.io import write_png
@@ -75,18 +75,6 @@ def test_people_stand_side_by_side_at_the_lower_edge_with_faces_of_realistic_siz
     assert (composite.image[-1] == 60).all(axis=1).any()
     for (x, y), box in zip(marks(composite.image), composite.faces, strict=True):
         assert (x, y) == pytest.approx(((box[0] + box[2]) / 2 - 0.5, (box[1] + box[3]) / 2 - 0.5), abs=2)
-
-
-def test_a_person_before_a_scene_is_continued_downwards_and_the_scene_fills_the_rest():
-    person = Person(np.full((20, 10, 3), 200, np.uint8), np.ones((20, 10), np.float32), np.array([2.0, 2, 8, 8]))
-    person.alpha[:10, :5] = 0.5
-    scene = np.full((30, 500, 3), 100, np.uint8)
-    image = put_before(person, scene, 7, np.random.default_rng(0))
-    assert image.shape == (34, 24, 3)
-    expected = np.full((34, 24), 100)
-    expected[7:, 7:17] = 200
-    expected[7:17, 7:12] = 150
-    np.testing.assert_array_equal(image, np.repeat(expected[:, :, None], 3, axis=2))
 
 
 def test_the_surest_face_is_cut_out_and_its_landmarks_go_along(tmp_path):
