@@ -200,17 +200,6 @@ def test_a_restored_face_of_another_face_or_size_or_none_is_refused(place, capsy
         (restored / "astronaut_0.png").unlink(missing_ok=True)
 
 
-def test_shards_together_are_the_whole(place):
-    for name in ("a.png", "b.png"):
-        place.add_photo(name)
-        place.add_face(file=name)
-    for index in range(2):
-        place.run("--shard", f"{index}/2")
-    assert place.names("Face_HQ") == ["a_0.png", "b_0.png"]
-    assert [row["file"] for index in range(2) for row in place.rows(f"faces-{index}-of-2.csv")] == [
-        "a.png", "b.png", "astronaut.png"]
-
-
 @pytest.mark.parametrize(("arguments", "message"), [
     (("--detector", "retinaface"), "download_weights.py retinaface"),
     (("--detector", "mtcnn", "--restorer", "gpen-256"), "download_weights.py gpen-256"),

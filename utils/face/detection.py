@@ -28,15 +28,11 @@ LARGEST_COORDINATE = 1e6  # pixels
 
 
 class Face(NamedTuple):
-    """A detected face, in pixels of the photo; it may reach beyond the border.
+    """A detected face, in pixels of the photo; it may reach beyond the border."""
 
-    `box` is [4]: x0, y0, x1, y1; `landmarks` [5, 2]: x and y of eyes, nose and corners of the mouth, left in the
-    picture first; `score` in [0, 1].
-    """
-
-    box: np.ndarray
-    landmarks: np.ndarray
-    score: float
+    box: np.ndarray  # [4]: x0, y0, x1, y1
+    landmarks: np.ndarray  # [5, 2]: x and y of eyes, nose and corners of the mouth, left in the picture first
+    score: float  # in [0, 1]
 
 
 Detector = Callable[[np.ndarray, str], list[Face]]

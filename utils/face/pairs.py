@@ -88,17 +88,13 @@ def _one_per_index(faces: list[tuple[int, Path]]) -> dict[int, Path]:
 
 def read_face(pair: FacePair) -> Patches:
     """Read one face, as batches of one; UserError if a file is faulty, or one not exactly four times the other."""
-    lq, hq = read_image(pair.lq).pixels, read_image(pair.hq).pixels
-    _check_sizes(pair, lq.shape, hq.shape)
-    return Patches(lq[None], hq[None])
+    check_face(pair)
+    return Patches(*(read_image(path).pixels[None] for path in pair))
 
 
 def check_face(pair: FacePair) -> None:
     """Raise UserError as `read_face` does, as far as the headers of the files show."""
-    _check_sizes(pair, image_size(pair.lq), image_size(pair.hq))
-
-
-def _check_sizes(pair: FacePair, lq: tuple[int, ...], hq: tuple[int, ...]) -> None:
-    if hq[:2] != (SCALE * lq[0], SCALE * lq[1]):
+    lq, hq = image_size(pair.lq), image_size(pair.hq)
+    if hq != (SCALE * lq[0], SCALE * lq[1]):
         raise UserError(f"{pair.hq} must be exactly {SCALE} times {pair.lq}: {SCALE * lq[1]}x{SCALE * lq[0]} pixels. "
                         f"Received: {hq[1]}x{hq[0]}.")

@@ -22,8 +22,7 @@ def sample_patches(face: Patches, rng: np.random.Generator, *, lq_patch_size: in
 
     A face that is smaller than a patch in a direction is taken whole, once.
     """
-    height, width = face.lq.shape[1:3]
-    side = lq_patch_size
+    height, width, side = *face.lq.shape[1:3], lq_patch_size
     if height < side or width < side or (height, width) == (side, side):
         return face
     tops = rng.integers(0, height - side + 1, count)
