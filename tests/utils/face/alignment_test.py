@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
-from scipy.ndimage import shift
-from scipy.optimize import minimize
+from skimage.registration import phase_cross_correlation
 
 from utils.errors import UserError
 from utils.face.alignment import (
@@ -62,14 +61,11 @@ def test_alignment_crop_and_legacy_paste_equal_the_original(reference, photo, in
 
 
 def displacement(image, target):
-    """Return the (y, x) by which an image has to move to differ least from another, away from the border."""
-    gray, wanted = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(float) for picture in (image, target))
-
-    def cost(move):
-        return np.mean((shift(gray, move, order=3, mode="nearest") - wanted)[8:-8, 8:-8] ** 2)
-
-    return minimize(cost, [0, 0], method="Nelder-Mead", options={
-        "xatol": 0.01, "fatol": 1e-4, "initial_simplex": [[0, 0], [1, 0], [0, 1]]}).x
+    """Return the (y, x) by which an image has to move to equal another, by the peak of their cross-correlation."""
+    gray = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(float) for picture in (target, image)]
+    window = cv2.createHanningWindow(gray[0].shape[::-1], cv2.CV_64F)
+    gray = [(picture - picture.mean()) * window for picture in gray]
+    return phase_cross_correlation(*gray, upsample_factor=100, normalization=None)[0]
 
 
 def rotated(photo, landmarks, degrees):
