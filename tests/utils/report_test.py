@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from utils.errors import UserError
+from utils.errors import DiskFullError, UserError
 from utils.report import Report, claim_report, read_rows, report_name
 
 COLUMNS = ["file", "status", "width", "faces", "loss_0", "loss_1", "seconds_total", "reason"]
@@ -133,6 +133,17 @@ def test_an_earlier_report_that_cannot_be_read_is_not_replaced(path):
     with pytest.raises(UserError, match=str(path)):
         Report(path, COLUMNS, keep=FINISHED)
     assert path.is_dir()
+
+
+def test_a_full_disk_is_named_as_such(path, monkeypatch):
+    report = Report(path, COLUMNS)
+
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(path), "open", refuse)
+    with pytest.raises(DiskFullError, match=str(path)):
+        report.add({"file": "a.png", "status": "base"})
 
 
 def test_one_process_at_a_time_writes_a_report_and_shards_do_so_beside_each_other(tmp_path):
