@@ -22,9 +22,8 @@ from utils.tensorflow_setup import start_tensorflow
 
 PARTS = {part.__name__: part for part in (
     inference.forward, inference.bfloat16, inference.adaptation, inference.overhead, inference.tiling,
-    faces.retinaface, faces.gpen, faces.restorers, training.gradients, training.degradation, inference.memory,
-    training.training_memory, faces.crowd)}
-SLOW_PARTS = ("memory", "training_memory", "crowd")  # minutes; each reads the peak memory of a process of its own
+    faces.retinaface, faces.gpen, faces.restorers, training.gradients, training.degradation, inference.memory)}
+SLOW_PARTS = ("memory",)  # minutes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -1,16 +1,10 @@
-"""Preparation of faces: RetinaFace, GPEN, rrdb-face, a crowd."""
-
-import tempfile
-import time
-from pathlib import Path
+"""Preparation of faces: RetinaFace, GPEN, rrdb-face."""
 
 import numpy as np
 
 from scripts.benchmarks.inference import Setting
-from scripts.benchmarks.timing import Rows, graph_operations, peak_memory, relative_rate, time_ratio
-from utils.image.io import quantize, write_png
-
-CROWD = 40  # faces in the photo
+from scripts.benchmarks.timing import Rows, graph_operations, relative_rate, time_ratio
+from utils.image.io import quantize
 
 
 def retinaface(setting: Setting) -> Rows:
@@ -51,27 +45,3 @@ def restorers(setting: Setting) -> Rows:
         restore(faces)
     ratio = time_ratio(lambda: own(faces), lambda: published(faces), repeats=5)
     yield "rrdb-face: time per face over that of GPEN-512", f"{ratio:.2f}"
-
-
-def crowd(setting: Setting) -> Rows:
-    """Prepare many faces of one large photo with GPEN-512; read this process's peak memory."""
-    from model.gpen import init_gpen
-    from utils.face.detection import Face
-    from utils.face.preparation import FacePreparer, PreparationSettings
-    from utils.face.restorers import compile_gpen
-
-    landmarks = np.array([[203.4, 102.1], [247.4, 103.8], [224.9, 128.3], [206.6, 142.1], [243.4, 142.8]])
-    corners = [(left, top) for top in range(0, 2000, 250) for left in range(0, 3000, 500)][:CROWD]
-    faces = [Face(np.array([left + 100, top + 20, left + 180, top + 120]),
-                  landmarks + np.array([left - 80, top - 50]), 0.99) for left, top in corners]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_png(folder / "crowd.png", quantize(np.tile(setting.photo, (4, 6, 1))[:2000, :3000]))
-        preparer = FacePreparer(lambda *_: faces, compile_gpen(init_gpen(0)), folder,
-                                PreparationSettings(detector="boxes", restorer="gpen-512"))
-        start = time.perf_counter()
-        rows = preparer.prepare(folder / "crowd.png", lambda _: None)
-        seconds = (time.perf_counter() - start) / len(rows)
-        pairs = len(list((folder / "Face_HQ").iterdir()))
-    yield f"{pairs} faces in a 3000x2000 photo, GPEN-512: peak resident memory", f"{peak_memory():.2f} GiB"
-    yield "the same, time per face", f"{seconds:.2f} s"

@@ -1,15 +1,13 @@
-"""Meta-training: rate and memory of a step, data."""
+"""Meta-training: rate of a step, degradation."""
 
-import multiprocessing
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
 from config import DiscriminatorConfig, TrainingConfig
 from scripts.benchmarks.inference import Setting
-from scripts.benchmarks.timing import Rows, generator_operations, peak_memory, relative_rate
+from scripts.benchmarks.timing import Rows, generator_operations, relative_rate
 
 NUM_DEGRADATIONS = 300
 DISCRIMINATOR_SCALES = {"conv1": 2, "conv2": 4, "conv3": 8, "conv4": 4, "conv5": 2}  # of its maps; the others: 1
@@ -57,17 +55,6 @@ def make_step(num_tasks: int):
     return config, networks, trainer, lambda: trainer.compute(lambda _: tasks)
 
 
-def peak_of_steps(num_tasks: int) -> float:
-    """Take two iterations and return this process's peak resident memory in GiB."""
-    from utils.tensorflow_setup import start_tensorflow
-
-    start_tensorflow("-1")
-    _, _, trainer, compute = make_step(num_tasks)
-    for _ in range(2):
-        trainer.apply(compute())
-    return peak_memory()
-
-
 def gradients(_: Setting) -> Rows:
     """Compare the rate of a meta-training step with the matrix product's."""
     config, networks, trainer, compute = make_step(1)
@@ -79,16 +66,6 @@ def gradients(_: Setting) -> Rows:
     yield "meta-training: tracing of the step, of its update", f"{traced - start:.0f} s, {end - traced:.0f} s"
     rate = relative_rate(training_operations(networks, config), compute)
     yield "meta-training, gradients of one published-size task of one sample, rate over `tf.matmul`'s", f"{rate:.0%}"
-
-
-def training_memory(_: Setting) -> Rows:
-    """Read the peak memory of steps of one and of four tasks, each in a process of its own."""
-    peaks = []
-    for num_tasks in (1, 4):
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            peaks.append(pool.submit(peak_of_steps, num_tasks).result())
-        yield f"meta-training, peak resident memory, tasks: {num_tasks}", f"{peaks[-1]:.2f} GiB"
-    yield "the same, four tasks over one", f"{peaks[1] / peaks[0]:.2f}"
 
 
 def degradation(setting: Setting) -> Rows:
