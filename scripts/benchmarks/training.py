@@ -34,8 +34,8 @@ def training_operations(networks, config: TrainingConfig) -> float:
     return faces + scenes + adversary + perceptual + 3 * count(networks.mask, face, {})
 
 
-def make_step(num_tasks: int):
-    """Return a trainer with random weights and a function that computes one published-size meta-batch of one sample."""
+def make_step():
+    """Return a trainer with random weights and a function that computes one published-size task of one sample."""
     from model.discriminator import init_discriminator
     from model.lpips import init_lpips
     from model.masknet import init_masknet
@@ -44,20 +44,20 @@ def make_step(num_tasks: int):
     from model.rrdbnet import init_rrdbnet
 
     config = TrainingConfig()
-    config = replace(config, meta=replace(config.meta, tasks_per_batch=num_tasks))
+    config = replace(config, meta=replace(config.meta, tasks_per_batch=1))
     networks = Networks(init_rrdbnet(0), init_masknet(0, last_bias=1.0),
                         *init_discriminator(0, num_features=DiscriminatorConfig().num_features), init_lpips(0))
     trainer = MetaTrainer(config, networks)
     rng = np.random.default_rng(0)
     face, scene = config.data.face_patch_size, config.data.scene_patch_size
-    tasks = Task(*(rng.random((num_tasks, 1, side, side, 3), np.float32)
+    tasks = Task(*(rng.random((1, 1, side, side, 3), np.float32)
                    for side in (face // 4, face, scene // 4, scene, scene)))
     return config, networks, trainer, lambda: trainer.compute(lambda _: tasks)
 
 
 def gradients(_: Setting) -> Rows:
     """Compare the rate of a meta-training step with the matrix product's."""
-    config, networks, trainer, compute = make_step(1)
+    config, networks, trainer, compute = make_step()
     start = time.perf_counter()
     update = compute()
     traced = time.perf_counter()

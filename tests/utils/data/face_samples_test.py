@@ -108,15 +108,6 @@ def test_a_target_lies_at_its_corner_of_the_face_or_of_the_mirrored_face(area_on
     assert pair.corner.dtype == np.int32
 
 
-def test_corners_reach_both_ends_and_the_middle_is_likeliest(area_only):
-    """The sum of two dice 0, 1, 2: 1, 2, 3, 2, 1 ninths."""
-    face = picture(1, 12, 12)
-    corners = np.stack([draw_pair(face, seed, size=12, patch=8, lq_size=16).corner for seed in range(400)])
-    for axis in range(2):
-        counts = np.bincount(corners[:, axis], minlength=5)
-        assert stats.chisquare(counts, np.array([1, 2, 3, 2, 1]) / 9 * 400).pvalue > 1e-3
-
-
 def test_a_part_of_a_varied_face_is_that_of_the_whole(area_only):
     """Position and colours are drawn last, so equal generators vary the face equally."""
     face, jitter = picture(2, 512, 512), replace(JitterConfig(), gamma=0.0, gain=0.0, saturation_range=(1.0, 1.0),
@@ -149,22 +140,6 @@ def test_the_photo_holds_the_whole_tilted_patch(area_only, monkeypatch):
     assert len(sides) == 100
     assert np.min(sides) >= 0
     assert np.max(sides) < 2.1  # and hardly more
-
-
-def test_lq_sizes_fill_their_range_with_uniform_logarithms(area_only):
-    face, jitter = picture(4, 16, 16), replace(STILL, lq_size_range=(20.0, 100.0))
-    sizes = [draw_pair(face, seed, size=16, patch=8, jitter=jitter).lq_size for seed in range(500)]
-    assert 20 <= min(sizes) < max(sizes) <= 100
-    assert stats.kstest(np.log(sizes), stats.uniform(np.log(20), np.log(5)).cdf).pvalue > 1e-3
-
-
-@pytest.mark.parametrize("lq_size", [16, 48, 128])
-def test_a_smaller_lq_size_loses_more(area_only, lq_size):
-    """A degraded face holds what its own pixels hold: waves of two of them and more."""
-    face = np.broadcast_to(skimage.data.camera()[:, :, None], (512, 512, 3))
-    losses = {size: np.abs(pair.degraded.astype(int) - pair.target).mean()
-              for size in (lq_size, 2 * lq_size) for pair in [draw_pair(face, 0, lq_size=size)]}
-    assert losses[lq_size] > 1.15 * losses[2 * lq_size]
 
 
 def test_without_jitter_the_target_is_the_face(area_only):
