@@ -12,7 +12,7 @@ from model.face_restorer import face_restorer
 from model.layers import Params
 from model.losses import l1_loss
 
-NETWORK, FIRST, SECOND = "restorer", "restorer/first", "restorer/second"  # its values, and Adam's moments m and v
+NETWORK, M, V = "restorer", "restorer/first", "restorer/second"  # its values, and Adam's moments m and v
 
 
 class RestorerUpdate(NamedTuple):
@@ -44,7 +44,7 @@ class RestorerTrainer:
         self.variables = {}
         for name, value in params.items():
             self.variables[NETWORK, name] = tf.Variable(value, trainable=False)
-            for slot in (FIRST, SECOND):
+            for slot in (M, V):
                 self.variables[slot, name] = tf.Variable(tf.zeros_like(value), trainable=False)
 
     def params(self) -> dict[str, tf.Tensor]:
@@ -91,7 +91,7 @@ class RestorerTrainer:
     def _apply_in_graph(self, gradients: dict, scale: tf.Tensor, update: tf.Tensor, learning_rate: tf.Tensor) -> None:
         settings = self.config.optimization
         for name, gradient in gradients.items():
-            variables = [self.variables[kind, name] for kind in (NETWORK, FIRST, SECOND)]
+            variables = [self.variables[kind, name] for kind in (NETWORK, M, V)]
             state = adam(AdamState(*variables), scale * gradient, update=update, learning_rate=learning_rate,
                          beta1=settings.beta1, beta2=settings.beta2, epsilon=settings.epsilon)
             for variable, value in zip(variables, state, strict=True):

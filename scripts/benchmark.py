@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model_dir", default="realesrgan", help="weights to measure with, as for test.py")
     parser.add_argument("--weights_dir", type=Path, help="folder of downloaded weights (default: weights/)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=[part for part in PARTS if part not in SLOW_PARTS],
-                        help=f"what to measure; {', '.join(SLOW_PARTS)} take minutes")
+                        help=f"what to measure; {', '.join(SLOW_PARTS)} takes minutes")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the table to this Markdown file")
     return parser.parse_args(argv)
 

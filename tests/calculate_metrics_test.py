@@ -104,7 +104,7 @@ def colours(monkeypatch):
 
 
 def place_psnr(place, name):
-    """Give the PSNR-Y of a result."""
+    """Return the PSNR-Y of a result."""
     return psnr_y(*(np.rint(255 * read_image(place.root / folder / f"{name}.png").pixels).astype(np.uint8)
                     for folder in ("result", "gt")))
 

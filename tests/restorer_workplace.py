@@ -62,7 +62,7 @@ class RestorerWorkplace:
         return self.root / "runs" / f"trial_{trial}"
 
     def checkpoint(self, iteration, trial=0):
-        """Give every variable of a checkpoint by its full name."""
+        """Return every variable of a checkpoint by its full name."""
         return read_tensors(self.folder(trial) / "checkpoints" / f"model-{iteration}", lambda _: True)
 
     def checkpoints(self, trial=0):

@@ -117,7 +117,7 @@ def test_second_order_gradient_through_the_real_generator_equals_central_differe
 # Meta-gradients are checked on a generator that is smooth almost everywhere and runs in float64.
 
 def tiny_generator(params, images):
-    """Give one nearest-upsampled 1x1 convolution through a tanh: [n, h, w, 3] -> [n, 4h, 4w, 3]."""
+    """Return one nearest-upsampled 1x1 convolution through a tanh: [n, h, w, 3] -> [n, 4h, 4w, 3]."""
     mixed = tf.tanh(tf.einsum("nhwc,cd->nhwd", images, params["mix"]) + params["bias"])
     return tf.repeat(tf.repeat(mixed, 4, axis=1), 4, axis=2)
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from config import RestorerTrainingConfig
-from model.restorer_trainer import FIRST, NETWORK, SECOND, RestorerTrainer
+from model.restorer_trainer import NETWORK, M, RestorerTrainer, V
 from tests.reference_restorer import SMALL_RESTORER, reference_restore, small_restorer
 
 CORNERS = np.array([[0, 0], [128, 72]], np.int32)
@@ -127,8 +127,8 @@ def test_steps_are_those_of_adam_by_hand(batch):
         first, second = 0.8 * first + 0.2 * gradient, 0.9 * second + 0.1 * gradient**2
         corrected = rate * np.sqrt(1 - 0.9**number) / (1 - 0.8**number)
         value = value - corrected * first / (np.sqrt(second) + 1e-3)
-        np.testing.assert_allclose(trainer.variables[FIRST, name], first, rtol=1e-5, atol=1e-9)
-        np.testing.assert_allclose(trainer.variables[SECOND, name], second, rtol=1e-5, atol=1e-12)
+        np.testing.assert_allclose(trainer.variables[M, name], first, rtol=1e-5, atol=1e-9)
+        np.testing.assert_allclose(trainer.variables[V, name], second, rtol=1e-5, atol=1e-12)
         np.testing.assert_allclose(trainer.variables[NETWORK, name], value, atol=1e-7)
     assert trainer.iteration == 2
 
@@ -141,7 +141,7 @@ def test_a_long_gradient_is_scaled_to_the_norm_and_a_short_one_left(batch):
         clipped = make(configure(clip_norm=norm))
         clipped.apply(update)
         for name, gradient in update.gradients.items():
-            np.testing.assert_allclose(clipped.variables[FIRST, name], 0.1 * scale * gradient, rtol=1e-4, atol=1e-9)
+            np.testing.assert_allclose(clipped.variables[M, name], 0.1 * scale * gradient, rtol=1e-4, atol=1e-9)
 
 
 def test_a_traced_network_learns_one_pair_by_heart():

@@ -168,7 +168,7 @@ def test_network_sees_blue_green_red_without_its_mean():
 
 
 def fake_forward(scores):
-    """Give a network that places each face exactly on its anchor, with the given scores {anchor: score}."""
+    """Return a network that places each face exactly on its anchor, with the given scores {anchor: score}."""
     def forward(images):
         num_anchors = len(prior_boxes(*images.shape[1:3]))
         values = np.full((1, num_anchors), 0.01, np.float32)

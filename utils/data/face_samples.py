@@ -88,8 +88,8 @@ def _jitter_matrix(ratio: float, size: int, jitter: JitterConfig, rng: np.random
 
 def _render(face: np.ndarray, vary: np.ndarray, to_lq: np.ndarray, side: int) -> np.ndarray:
     """Draw the photo [side, side, 3] in which the varied face lies; where that shrinks it, by area means first."""
-    enlarge = np.diag([SCALE, SCALE, 1.0])
-    to_face = vary @ np.linalg.inv(enlarge @ to_lq)
+    to_x4 = np.diag([SCALE, SCALE, 1.0])
+    to_face = vary @ np.linalg.inv(to_x4 @ to_lq)
     ratio = math.sqrt(np.linalg.det(to_face[:2, :2]))
     if ratio > 1:
         small = max(1, round(face.shape[0] / ratio))

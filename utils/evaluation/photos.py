@@ -13,7 +13,7 @@ import numpy as np
 from utils.console import Progress
 from utils.data.composites import Composite, Person, compose, cut_portrait, draw_number
 from utils.errors import FatalError, UserError
-from utils.face.alignment import box_overlap
+from utils.face.alignment import SAME_FACE_IOU, box_overlap
 from utils.face.detection import Detector
 from utils.files import read_bytes, write_text
 from utils.image.io import quantize, read_image, to_float, write_png
@@ -21,7 +21,6 @@ from utils.image.listing import Source, person_of, photo_rng
 
 OWN_PHOTO = "astronaut"  # the portrait of Eileen Collins (NASA, public domain)
 RECORD = "photos.json"
-SAME_FACE = 0.3  # intersection over union of two boxes
 EVERYONE = re.compile("(.*)")
 
 
@@ -154,6 +153,6 @@ def _own_photo() -> tuple[Composite, list[str]]:
 def _write(path: Path, composite: Composite, detect: Detector) -> np.ndarray:
     """Write a photo and return the boxes of its faces: those that are known, and others that are found."""
     others = [face.box for face in detect(to_float(composite.image), path.name)
-              if not any(box_overlap(face.box, box) > SAME_FACE for box in composite.faces)]
+              if not any(box_overlap(face.box, box) > SAME_FACE_IOU for box in composite.faces)]
     write_png(path, composite.image)
     return np.array([*composite.faces, *others], np.float64).reshape(-1, 4)

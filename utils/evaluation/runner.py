@@ -124,7 +124,8 @@ class VariantRunner:
 
     def _restore(self, name: str, photo: Path, row: dict) -> None:
         if VARIANTS[name].network != BICUBIC:
-            self._pipelines[name].restore(photo, row)
+            pipeline = self._pipelines[name]
+            pipeline.process(pipeline.read(photo, row), row, lambda *_: None)
             return
         pixels = read_image(photo).pixels
         height, width = (SCALE * side for side in pixels.shape[:2])

@@ -84,13 +84,13 @@ def format_tables(summaries: Mapping[str, dict], metrics: Sequence[str], base: s
         remark = f"; in {len(without)} no face was found: {', '.join(without)}" if without else ""
         means = [[names.get(name, name), str(row["photos"]), *(_number(row["means"][metric], DIGITS[metric])
                                                                for metric in metrics)] for name, row in rows.items()]
-        parts += [f"## {preset}: {summary['photos']} photos{remark}", _table(["row", "photos", *labels], means)]
+        parts += [f"## {preset}: {summary['photos']} photos{remark}", _table(["variant", "photos", *labels], means)]
         columns = [(metric, baseline) for metric in metrics for baseline in BASELINES if baseline in rows]
         if any(row["against"] for row in rows.values()):
             header = [f"{METRICS[metric].label} - {names.get(baseline, baseline)}" for metric, baseline in columns]
             lines = [[names.get(name, name), *(_cell(row["against"].get(baseline, {}).get(metric), DIGITS[metric])
                                                for metric, baseline in columns)] for name, row in rows.items()]
-            parts += ["Differences [95 % bootstrap intervals over the photos]:", _table(["row", *header], lines)]
+            parts += ["Differences [95 % bootstrap intervals over the photos]:", _table(["variant", *header], lines)]
         for pair, found in summary["own_against_other"].items():
             count = max((difference["photos"] for difference in found.values() if difference), default=0)
             own.append([preset, pair, str(count), *(_cell(found[metric], DIGITS[metric] + 1) for metric in metrics)])

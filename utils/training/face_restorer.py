@@ -10,7 +10,7 @@ import tensorflow as tf
 from config import RANDOM, RestorerTrainingConfig
 from model.face_restorer import init_face_restorer
 from model.layers import Params
-from model.restorer_trainer import FIRST, SECOND, RestorerTrainer
+from model.restorer_trainer import M, RestorerTrainer, V
 from utils.data.face_samples import FaceSample, FaceSource, draw_validation_faces
 from utils.data.tfrecords import divide_record
 from utils.errors import UserError
@@ -39,7 +39,7 @@ class RestorerLayout(StateLayout):
     def variable_name(self, key: tuple[str, str]) -> str:
         """Return the name in a checkpoint of a variable."""
         kind, name = key
-        return SCOPE + name + {FIRST: OPTIMIZER_SLOTS[0], SECOND: OPTIMIZER_SLOTS[1]}.get(kind, "")
+        return SCOPE + name + {M: OPTIMIZER_SLOTS[0], V: OPTIMIZER_SLOTS[1]}.get(kind, "")
 
 
 class RestorerValidation(NamedTuple):

@@ -205,18 +205,12 @@ def find_checkpoint(path: Path | str) -> Path:
     for ending in CHECKPOINT_ENDINGS:
         path = path.with_name(path.name.removesuffix(ending))
     if not path.with_name(f"{path.name}.index").exists():
-        close = difflib.get_close_matches(path.name, [*super_resolver_names(), *_siblings(path)], n=3)
+        siblings = {file.name.removesuffix(".index") for file in path.parent.glob("*") if file.is_file()}
+        close = difflib.get_close_matches(path.name, {*super_resolver_names(), *siblings}, n=3)
         guess = f" Did you mean {' or '.join(close)}?" if close else ""
         fault = "is not a checkpoint (its .index file is missing)" if path.exists() else "does not exist"
         raise UserError(f"the checkpoint {path} {fault}.{guess} {WHERE_TO_GET_ONE}")
     return path
-
-
-def _siblings(path: Path) -> list[str]:
-    try:
-        return [file.name.removesuffix(".index") for file in path.parent.iterdir()]
-    except OSError:
-        return []
 
 
 def _from_tensors(tensors: Mapping[str, np.ndarray], file: Path) -> SuperResolverWeights:

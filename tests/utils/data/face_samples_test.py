@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
-from scipy import stats
 
 from config import DegradationConfig, JitterConfig
 from tests.workplace import picture
@@ -38,7 +37,7 @@ def draw_pair(face, seed, *, size=512, patch=None, jitter=STILL, lq_size=None):
 
 
 def smooth_noise(side, sigma, seed=0):
-    """Give a face of waves several `sigma` pixels long, so that shrinking loses nothing."""
+    """Return a face of waves several `sigma` pixels long, so that shrinking loses nothing."""
     noise = np.random.default_rng(seed).normal(size=(side, side, 3)).astype(np.float32)
     blurred = cv2.GaussianBlur(noise, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
     return quantize(np.clip(0.5 + 0.15 * blurred / blurred.std(), 0, 1))
@@ -71,15 +70,6 @@ def test_degraded_and_target_are_aligned_to_a_twentieth_of_a_pixel(area_only, lq
         found.append(misalignment(pair.degraded, pair.target, margin=max(8, int(2 * 512 / lq_size))))
     np.testing.assert_allclose(np.mean(found, axis=0), 0, atol=0.05)
     np.testing.assert_allclose(found, 0, atol=max(0.05, 0.02 * 512 / lq_size))
-
-
-def test_an_error_of_a_quarter_pixel_would_be_seen():
-    """In a picture that is moved to the left, tilted and stretched downwards."""
-    face = smooth_noise(256, 8.0)
-    matrix = np.array([[1.0, 0.002, 0.25 - 0.002 * 127.5], [0, 1.004, -0.004 * 127.5]])
-    moved = cv2.warpAffine(face, matrix, (256, 256), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    expected = np.array([0.25, 0, 0.002 * 128, 0, 0, 0.004 * 128])
-    np.testing.assert_allclose(-misalignment(moved, face, margin=8), expected, atol=0.03)
 
 
 @pytest.mark.parametrize("stored", [256, 512, 1024])
@@ -166,22 +156,6 @@ def test_saturation_moves_colours_from_the_luma_or_towards_it(area_only, change,
     target = draw_pair(face, 0, size=64, lq_size=64, jitter=replace(STILL, **change)).target
     expected = np.rint(np.clip(apply(face / 255), 0, 1) * 255)
     assert min(np.abs(target - whole).max() for whole in (expected, expected[:, ::-1])) <= 1
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_gamma_and_gains_lie_in_their_ranges(area_only, seed):
-    """log(target) = gamma * log(face) + log(gain), of one gamma and a gain for each channel."""
-    face = np.clip(picture(7, 64, 64), 40, 200)
-    target = draw_pair(face, seed, size=64, lq_size=64, jitter=replace(STILL, gamma=0.3, gain=0.2)).target
-    fits = [[stats.linregress(np.log(whole[:, :, channel].ravel() / 255), np.log(target[:, :, channel].ravel() / 255))
-             for channel in range(3)] for whole in (face, face[:, ::-1])]
-    fit = max(fits, key=lambda channels: channels[0].rvalue)
-    gammas, gains = [channel.slope for channel in fit], np.exp([channel.intercept for channel in fit])
-    assert np.ptp(gammas) < 0.02
-    assert abs(np.log(gammas[0])) < 0.31
-    assert abs(np.log(gammas[0])) > 0.01
-    assert np.abs(gains - 1).max() < 0.21
-    assert np.ptp(gains) > 0.01
 
 
 def test_black_outside_of_the_photo_stays_black_in_both(area_only):
