@@ -74,8 +74,7 @@ def test_tables_show_means_and_differences():
     lines = cells_of(format_tables({"iid": summarize()}, ["psnr_y", "niqe"], "realesrgan"))
     assert ["adapted", "3", "24.00", "6.00"] in lines
     assert ["variant", "PSNR-Y (dB) - unadapted", "PSNR-Y (dB) - realesrgan", "PSNR-Y (dB) - bicubic",
-            "NIQE - unadapted",
-            "NIQE - realesrgan", "NIQE - bicubic"] in lines
+            "NIQE - unadapted", "NIQE - realesrgan", "NIQE - bicubic"] in lines
     [cells] = [line for line in lines if line[0] == "adapted" and "[" in line[1]]
     assert (cells[1], cells[3]) == ("+1.00 [+0.00, +2.00]", "+3.00 [+2.00, +4.00]")
     [cells] = [line for line in lines if line[0] == "iid"]
