@@ -119,7 +119,7 @@ def test_mask_and_outputs_equal_the_original(networks, tasks, second):
     np.testing.assert_allclose(scalars["mask_min"], np.min(weights, axis=(1, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(scalars["mask_max"], np.max(weights, axis=(1, 2, 3)), rtol=1e-5)
     task = Task(*(images[0] for images in tasks))
-    start = reconstruction_terms(networks, rrdbnet(networks.generator, task.scene_lq), task, LossConfig())
+    start = reconstruction_terms(networks, rrdbnet(networks.generator, task.scene_lq), task)
     assert float(start["l1"]) == pytest.approx(float(GOLDEN["second/l1"][0, 0]), rel=1e-5)
     assert float(start["lpips"]) == pytest.approx(float(GOLDEN["second/vgg"][0, 0]), rel=1e-5)
 
