@@ -14,11 +14,11 @@ from model.layers import Params, check_shapes, conv2d, leaky_relu, upsampled_con
 RESIDUAL_SCALE = 0.2
 DENSE_LAYERS = 5
 DENSE_BLOCKS = 3
-PUBLISHED = GeneratorConfig()
+FULL_SIZE = GeneratorConfig()  # as published
 
 
-def rrdbnet_shapes(num_blocks: int = PUBLISHED.num_blocks, num_features: int = PUBLISHED.num_features,
-                   growth: int = PUBLISHED.growth) -> dict[str, tuple[int, ...]]:
+def rrdbnet_shapes(num_blocks: int = FULL_SIZE.num_blocks, num_features: int = FULL_SIZE.num_features,
+                   growth: int = FULL_SIZE.growth) -> dict[str, tuple[int, ...]]:
     """Return name -> shape (HWIO and bias) of every parameter, in the order of the published checkpoint."""
     channels = {"conv_first": (3, num_features), **trunk_channels(num_blocks, num_features, growth)}
     for name in ("conv_up1", "conv_up2", "conv_hr"):
@@ -57,14 +57,14 @@ def rrdbnet_architecture(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, in
     num_blocks = len(blocks)
     num_features = tuple(shapes.get("conv_first/weight", (0,)))[-1]
     growth = tuple(shapes.get("body/0/rdb1/conv1/weight", (0,)))[-1]
-    expected = rrdbnet_shapes(num_blocks or PUBLISHED.num_blocks, num_features or PUBLISHED.num_features,
-                              growth or PUBLISHED.growth)
+    expected = rrdbnet_shapes(num_blocks or FULL_SIZE.num_blocks, num_features or FULL_SIZE.num_features,
+                              growth or FULL_SIZE.growth)
     check_shapes(shapes, expected, network="RRDBNet")
     return num_blocks, num_features, growth
 
 
-def init_rrdbnet(seed: int, *, num_blocks: int = PUBLISHED.num_blocks, num_features: int = PUBLISHED.num_features,
-                 growth: int = PUBLISHED.growth) -> dict[str, tf.Tensor]:
+def init_rrdbnet(seed: int, *, num_blocks: int = FULL_SIZE.num_blocks, num_features: int = FULL_SIZE.num_features,
+                 growth: int = FULL_SIZE.growth) -> dict[str, tf.Tensor]:
     """Draw random parameters: He-normal kernels (times 0.1 inside the dense blocks, as in ESRGAN), zero biases."""
     return draw_params(seed, rrdbnet_shapes(num_blocks, num_features, growth))
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
 from utils.data.composites import DETECTOR, MIN_CONFIDENCE
-from utils.data.presets import PRESETS
+from utils.data.presets import TESTSET_PRESETS
 from utils.data.testset import SynthesisSettings, synthesize_testset
 from utils.errors import require
 from utils.evaluation.faces import prepare_faces
@@ -34,7 +34,7 @@ from utils.evaluation.plots import plot_gains, write_pictures
 from utils.evaluation.scores import score_photo
 from utils.evaluation.settings import SETTINGS, check_settings, digest_params, digest_sources
 from utils.evaluation.table import format_made, format_tables, summarize_set, write_scores
-from utils.evaluation.variants import BASE, MODEL, PUBLISHED, VARIANTS
+from utils.evaluation.variants import BASE, MODEL, PUBLISHED_STEP, VARIANTS
 from utils.face.detection import Detector, open_detector
 from utils.face.restorers import FIDELITY, Restorer, check_restorer, open_restorer, restorer_label
 from utils.files import check_writable, exclusive, write_text
@@ -67,7 +67,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                              "nobody is twice in a photo, and the control takes the faces of other people")
     photos.add_argument("--photos", type=int, help="number of scenes, or of photos in --input_dir, the first ones "
                         f"(default: all); without either, of draws of scikit-image's photo (default: {DRAWS})")
-    photos.add_argument("--presets", nargs="+", choices=list(PRESETS), default=list(DEFAULT_PRESETS),
+    photos.add_argument("--presets", nargs="+", choices=list(TESTSET_PRESETS), default=list(DEFAULT_PRESETS),
                         help="degradations, a set of photos each; see synthesize_testset.py --list_presets")
     photos.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     networks = parser.add_argument_group("networks")
@@ -78,7 +78,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                           help="of a .onnx with such an input: 0 for quality, 1 for likeness")
     networks.add_argument("--variants", "--rows", nargs="+", choices=list(VARIANTS), default=list(VARIANTS),
                           dest="rows", metavar="VARIANT", help=f"of {', '.join(VARIANTS)} (default: all)")
-    networks.add_argument("--learning_rate", type=float, default=PUBLISHED.learning_rate, help="of the steps")
+    networks.add_argument("--learning_rate", type=float, default=PUBLISHED_STEP.learning_rate, help="of the steps")
     networks.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     networks.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
     add_pixel_limit(parser)
@@ -199,11 +199,11 @@ def check_output(args: argparse.Namespace, inputs: Inputs, further: dict) -> Non
     settings = {"seed": args.seed, "learning_rate": args.learning_rate, "people": args.people.pattern,
                 "detector": DETECTOR, "min_confidence": MIN_CONFIDENCE,
                 "restorer": restorer_label(args.restorer, args.codeformer_fidelity),
-                "adaptation": asdict(PUBLISHED), **further, "scenes": digest_sources(inputs.scenes),
+                "adaptation": asdict(PUBLISHED_STEP), **further, "scenes": digest_sources(inputs.scenes),
                 "portraits": digest_sources(inputs.portraits),
                 **({"input": digest_sources(inputs.ready)} if inputs.ready else {}),
                 "rows": {name: asdict(variant) for name, variant in VARIANTS.items()}}
-    made = [args.output_dir / name for name in ("photos", *PRESETS, *REPORTS)]
+    made = [args.output_dir / name for name in ("photos", *TESTSET_PRESETS, *REPORTS)]
     check_settings(args.output_dir / SETTINGS, settings, [path for path in made if path.exists()],
                    overwrite=args.overwrite)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, run_cli
-from utils.data.presets import PRESETS
+from utils.data.presets import TESTSET_PRESETS
 from utils.data.testset import REPORT, SynthesisSettings, synthesize_testset
 from utils.errors import require
 from utils.image.io import add_pixel_limit
@@ -24,7 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--input_dir", type=Path, help="folder of clean photos")
     add_pixel_limit(parser)
     parser.add_argument("--output_dir", type=Path, help="folder that gets GT/, LQ/, degradations.json and report.csv")
-    parser.add_argument("--preset", choices=PRESETS, default="iid", help="kind of degradation; see --list_presets")
+    parser.add_argument("--preset", choices=TESTSET_PRESETS, default="iid", help="degradation; see --list_presets")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     parser.add_argument("--crop", type=int, help="cut a square of this side from the middle of every photo")
     parser.add_argument("--usm", action="store_true",
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the tool; return the exit status."""
     args = parse_args(argv)
     if args.list_presets:
-        for name, preset in PRESETS.items():
+        for name, preset in TESTSET_PRESETS.items():
             print(textwrap.fill(f"{name:12}{preset.description}", 100, subsequent_indent=" " * 12))
         return 0
     counts = synthesize_testset(args.input_dir, args.output_dir, args.settings, source=args.source,

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 from scripts.synthesize_testset import main
 from tests.workplace import picture, write
 from utils.data.degradations import degrade, usm_sharpen
-from utils.data.presets import PRESETS
+from utils.data.presets import TESTSET_PRESETS
 from utils.errors import UserError
 from utils.image.io import quantize, read_image, to_float
 from utils.image.listing import photo_rng
@@ -55,7 +55,7 @@ def test_gt_is_the_photo_and_lq_its_degraded_version(place, capsys, flags):
         stem = name[0]
         photo = stored(place.photos / name)
         np.testing.assert_array_equal(stored(place.out / "GT" / f"{stem}.png"), photo)  # never sharpened
-        [step] = PRESETS["iid"].sample(photo_rng(0, stem))
+        [step] = TESTSET_PRESETS["iid"].sample(photo_rng(0, stem))
         image = usm_sharpen(to_float(photo)) if flags else to_float(photo)
         np.testing.assert_array_equal(stored(place.out / "LQ" / f"{stem}.png"),
                                       degrade(image, step.degradation, step.noise))
@@ -84,7 +84,7 @@ def test_results_depend_on_seed_and_stem_only(place, tmp_path):
     assert place.results()["LQ/a.png"] != fewer["LQ/a.png"]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TESTSET_PRESETS)
 def test_recorded_degradations_give_exactly_the_same_again(place, tmp_path, preset):
     assert place.run("--preset", preset, "--seed", "3", "--usm", "--crop", "64") == 0
     content = place.degradations()
@@ -181,4 +181,4 @@ def test_wrong_command_line_is_refused(place, extra, message):
 def test_presets_are_listed(capsys):
     assert main(["--list_presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(PRESETS)
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(TESTSET_PRESETS)

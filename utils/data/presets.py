@@ -69,7 +69,7 @@ def _tone(rng: np.random.Generator) -> list[Step]:
     return [Tone(gamma, *rng.uniform(0.75, 1.1, 3).tolist()), two_stage(rng)]
 
 
-PRESETS: dict[str, Preset] = {
+TESTSET_PRESETS: dict[str, Preset] = {
     "iid": Preset("the degradation of training: two stages of blur, resizing, noise and JPEG", lambda rng: [
         two_stage(rng)]),
     "ood-blur": Preset("as iid, but the first blur has sigma 4 to 6 (training: at most 3)", lambda rng: [

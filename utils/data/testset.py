@@ -17,7 +17,7 @@ import numpy as np
 from config import SCALE
 from utils.console import Progress, shown_name
 from utils.data.camera import Sharpen, steps_from_plain, steps_to_plain
-from utils.data.presets import PRESETS
+from utils.data.presets import TESTSET_PRESETS
 from utils.errors import FatalError, UserError, require
 from utils.files import atomic_path, check_writable, read_bytes
 from utils.image.io import quantize, read_image, to_float, write_png
@@ -104,7 +104,7 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
 
 
 def _draw_steps(settings: SynthesisSettings, stem: str) -> list:
-    steps = PRESETS[settings.preset].sample(photo_rng(settings.seed, stem))
+    steps = TESTSET_PRESETS[settings.preset].sample(photo_rng(settings.seed, stem))
     return [Sharpen(), *steps] if settings.usm else steps
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from config import MILD_DEGRADATION, SCALE
 from utils.data.camera import Shrink
-from utils.data.presets import PRESETS, Preset, two_stage
+from utils.data.presets import TESTSET_PRESETS, Preset, two_stage
 from utils.face.alignment import SAME_FACE_IOU, box_overlap, intersect_box
 from utils.face.detection import Detector, Face
 from utils.face.preparation import FacePreparer, PreparationSettings
@@ -21,7 +21,7 @@ from utils.image.resizing import resize_bicubic
 
 METHODS = ("bicubic", "realesrgan", "restored")
 MARGIN = 24  # pixels around a face that Real-ESRGAN sees
-DEGRADATIONS = {**PRESETS, "clean": Preset("shrunk by area means, nothing else", lambda _: [Shrink("area")]),
+DEGRADATIONS = {**TESTSET_PRESETS, "clean": Preset("shrunk by area means, nothing else", lambda _: [Shrink("area")]),
                 "mild": Preset("slight two-stage degradation of good photos", lambda rng: [
                     two_stage(rng, MILD_DEGRADATION)])}
 

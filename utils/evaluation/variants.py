@@ -6,8 +6,8 @@ from config import AdaptationConfig
 from utils.evaluation.faces import LEGACY, ORACLE, RESTORED
 
 BICUBIC, BASE, MODEL = "bicubic", "base", "model"
-PUBLISHED = AdaptationConfig()
-UNADAPTED = replace(PUBLISHED, num_steps=0)
+PUBLISHED_STEP = AdaptationConfig()
+NO_STEP = replace(PUBLISHED_STEP, num_steps=0)
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,22 @@ class Variant:
     other: bool = False
     masked: bool = True
     backtrack: bool = False
-    adaptation: AdaptationConfig = PUBLISHED
+    adaptation: AdaptationConfig = PUBLISHED_STEP
 
 
 VARIANTS = {
-    "bicubic": Variant(network=BICUBIC, adaptation=UNADAPTED),
-    "base": Variant(network=BASE, adaptation=UNADAPTED),
-    "unadapted": Variant(adaptation=UNADAPTED),
+    "bicubic": Variant(network=BICUBIC, adaptation=NO_STEP),
+    "base": Variant(network=BASE, adaptation=NO_STEP),
+    "unadapted": Variant(adaptation=NO_STEP),
     "adapted": Variant(),
-    "adapted-2": Variant(adaptation=replace(PUBLISHED, num_steps=2)),
-    "adapted-5": Variant(adaptation=replace(PUBLISHED, num_steps=5)),
+    "adapted-2": Variant(adaptation=replace(PUBLISHED_STEP, num_steps=2)),
+    "adapted-5": Variant(adaptation=replace(PUBLISHED_STEP, num_steps=5)),
     "other-faces": Variant(other=True),
     "oracle": Variant(faces=ORACLE),
     "other-oracle": Variant(faces=ORACLE, other=True),
     "no-masknet": Variant(masked=False),
     "legacy-alignment": Variant(faces=LEGACY),
-    "4-patches": Variant(adaptation=replace(PUBLISHED, patches_per_face=4)),
-    "64-patches": Variant(adaptation=replace(PUBLISHED, patches_per_face=64)),
+    "4-patches": Variant(adaptation=replace(PUBLISHED_STEP, patches_per_face=4)),
+    "64-patches": Variant(adaptation=replace(PUBLISHED_STEP, patches_per_face=64)),
     "safeguard": Variant(backtrack=True),
 }

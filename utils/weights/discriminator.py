@@ -23,7 +23,7 @@ from utils.weights.checkpoints import (
 from utils.weights.manifest import is_file_name
 from utils.weights.state_dicts import load_params
 
-PUBLISHED = "realesrgan-netd"
+DEFAULT = "realesrgan-netd"
 ALTERNATIVES = ("Or train without the adversarial loss (`--gan_weight 0`), or with a discriminator that starts from "
                 f"random weights (`--set discriminator.init={RANDOM}`).")
 Networks = tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]  # parameters, and vectors of spectral normalisation
@@ -44,8 +44,8 @@ def load_discriminator(source: str, weights_dir: Path | str | None = None, *, nu
     """
     if source == RANDOM:
         return init_discriminator(seed, num_features=num_features)
-    if source != PUBLISHED and not is_file_name(source):
-        raise UserError(f"discriminator.init must be {RANDOM}, {PUBLISHED} or the path of a file. Received: {source}.")
+    if source != DEFAULT and not is_file_name(source):
+        raise UserError(f"discriminator.init must be {RANDOM}, {DEFAULT} or the path of a file. Received: {source}.")
     params, vectors = load_params(source, discriminator_params_from_torch, weights_dir=weights_dir,
                                   alternative=ALTERNATIVES)
     found = params["conv0/bias"].shape[0]

@@ -7,14 +7,14 @@ from config import DegradationConfig
 from tests.helpers.degradations import IMAGE
 from utils.data.camera import TwoStage, steps_from_plain, steps_to_plain
 from utils.data.degradations import sample_degradation, sample_noise
-from utils.data.presets import PRESETS
+from utils.data.presets import TESTSET_PRESETS
 
 
 def draw(preset, count=200):
-    return [PRESETS[preset].sample(np.random.default_rng(seed)) for seed in range(count)]
+    return [TESTSET_PRESETS[preset].sample(np.random.default_rng(seed)) for seed in range(count)]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TESTSET_PRESETS)
 def test_every_draw_makes_a_picture_of_a_quarter(preset):
     results = []
     for steps in draw(preset, 5):

@@ -7,7 +7,7 @@ import skimage.data
 from scipy.stats import spearmanr
 
 from model.lpips import init_lpips
-from utils.data.presets import PRESETS
+from utils.data.presets import TESTSET_PRESETS
 from utils.evaluation.face_restorer import DEGRADATIONS, METHODS, Result, draw_subject, restore_subject
 from utils.evaluation.face_scores import FaceMeter, landmark_similarity
 from utils.face.detection import Face
@@ -65,7 +65,7 @@ def test_a_photo_is_enlarged_only_when_that_is_asked_for(path):
 
 def test_the_size_of_a_face_says_nothing_about_its_degradation(path):
     widths = [np.ptp(draw_subject(path, [FACE], (24, 160), seed, enlarge=True).face.box[::2]) for seed in range(80)]
-    lengths = [PRESETS["ood-motion"].sample(photo_rng(seed, "a"))[0].length for seed in range(80)]
+    lengths = [TESTSET_PRESETS["ood-motion"].sample(photo_rng(seed, "a"))[0].length for seed in range(80)]
     assert abs(spearmanr(widths, lengths)[0]) < 0.3
 
 
