@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
                                 overwrite=args.overwrite, skip_existing=args.skip_existing,
                                 num_workers=args.num_workers)
     summary = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
-    print(f"{sum(counts.values())} photos: {summary}. Report: {args.output_dir / REPORT}")
+    total = sum(counts.values())
+    print(f"{total} photo{'s' * (total != 1)}: {summary}. Report: {args.output_dir / REPORT}")
     return EXIT_USER_ERROR if counts["error"] else 0
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from model.layers import check_shapes
 
 CODES, STEPS, PLAIN = "CODES", "STEPS", "PLAIN"  # packed trits; the steps of their channels; other differences
-ARRAYS = (CODES, STEPS, PLAIN)
 SMALLEST_KERNEL = 4096  # values
 TRITS_PER_BYTE = 5  # 3^5 = 243
 DIGITS = 3 ** np.arange(TRITS_PER_BYTE)
