@@ -16,8 +16,8 @@ import calculate_metrics as cli
 import utils.metrics.fid
 import utils.metrics.suite
 import utils.weights.manifest
-from tests.reference_weights import reference_alexnet_state
-from tests.torch_file_writers import write_state
+from tests.helpers.reference_weights import reference_alexnet_state
+from tests.helpers.torch_file_writers import write_state
 from utils.console import run_cli
 from utils.image.io import read_image, write_png
 from utils.metrics.fidelity import psnr_y

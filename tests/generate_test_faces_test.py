@@ -13,11 +13,11 @@ import skimage.data
 import generate_test_faces as cli
 import utils.face.restorers
 from scripts.make_demo import degrade
-from tests.face_workplace import BOX, LANDMARKS, FaceWorkplace
-from tests.reference_restorer import identity_restorer, small_restorer
-from tests.small_networks import small_generator, small_masknet
-from tests.workplace import ROOT, fails
-from tests.workplace import cli as test_cli
+from tests.helpers.face_workplace import BOX, LANDMARKS, FaceWorkplace
+from tests.helpers.reference_restorer import identity_restorer, small_restorer
+from tests.helpers.small_networks import small_generator, small_masknet
+from tests.helpers.workplace import ROOT, fails
+from tests.helpers.workplace import cli as test_cli
 from utils.face.alignment import estimate_alignment
 from utils.face.restorers import save_face_restorer
 from utils.image.io import quantize, read_image, write_png

@@ -5,7 +5,13 @@ import signal
 import numpy as np
 import pytest
 
-from tests.training_workplace import SETTINGS, TrainingWorkplace, assert_equal_states, killed_at_the_end, wait_for
+from tests.helpers.training_workplace import (
+    SETTINGS,
+    TrainingWorkplace,
+    assert_equal_states,
+    killed_at_the_end,
+    wait_for,
+)
 from utils.errors import UserError
 from utils.files import exclusive
 from utils.image.io import read_image
@@ -89,7 +95,7 @@ def test_init_takes_the_weights_alone(place):
 
 
 def test_a_run_folder_whose_name_is_a_pattern_to_tensorflow_is_resumed_and_used(tmp_path):
-    from tests.workplace import Workplace
+    from tests.helpers.workplace import Workplace
 
     place = TrainingWorkplace(tmp_path / r"lab [v2] *? back\slash")
     place.run("--iterations", "1")

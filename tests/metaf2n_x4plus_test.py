@@ -5,7 +5,7 @@ import pytest
 
 from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_shapes
-from tests.reference_weights import reference_generator
+from tests.helpers.reference_weights import reference_generator
 from utils.errors import UserError
 from utils.weights import checkpoints
 from utils.weights.checkpoints import load_super_resolver

@@ -12,8 +12,8 @@ import pytest
 
 import utils.weights.checkpoints
 from model.super_resolver import SuperResolver
-from tests.small_networks import small_generator, small_masknet
-from tests.workplace import ROOT, Workplace, cli, fails, picture, write
+from tests.helpers.small_networks import small_generator, small_masknet
+from tests.helpers.workplace import ROOT, Workplace, cli, fails, picture, write
 from utils.face.pairs import read_face
 from utils.face.patches import batch_patches, sample_patches
 from utils.image.io import quantize, read_image

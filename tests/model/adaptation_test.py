@@ -14,7 +14,7 @@ from model.adaptation import (
     support_loss_and_gradients,
 )
 from model.rrdbnet import rrdbnet
-from tests.small_networks import small_generator
+from tests.helpers.small_networks import small_generator
 
 LOSS = functools.partial(support_loss, rrdbnet)
 LOSS_AND_GRADIENTS = functools.partial(support_loss_and_gradients, rrdbnet)

@@ -17,7 +17,7 @@ from model.discriminator import (
     vector_shapes,
 )
 from model.losses import discriminator_loss, gan_loss
-from tests.reference_weights import reference_discriminator_state
+from tests.helpers.reference_weights import reference_discriminator_state
 
 REFERENCE = np.load(Path(__file__).parents[1] / "data" / "discriminator.npz")
 NORMALIZED = [f"conv{layer}" for layer in range(1, 9)]

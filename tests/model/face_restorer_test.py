@@ -10,7 +10,7 @@ from model.face_restorer import (
     init_face_restorer,
 )
 from model.rrdbnet import rrdbnet_shapes
-from tests.reference_restorer import SMALL_RESTORER, identity_restorer, reference_restore, small_restorer
+from tests.helpers.reference_restorer import SMALL_RESTORER, identity_restorer, reference_restore, small_restorer
 
 ARCHITECTURES = [FaceRestorerConfig(), SMALL_RESTORER, FaceRestorerConfig((8, 4, 2), (16, 8, 6), (3, 1, 2)),
                  FaceRestorerConfig((16, 8, 4, 2), (12, 8, 6, 4), (1, 0, 1, 0)), FaceRestorerConfig((4,), (8,), (2,)),

@@ -19,7 +19,7 @@ from model.gpen import (
     gpen_size,
     gpen_torch_shapes,
 )
-from tests.reference_faces import reference_face, reference_gpen_state
+from tests.helpers.reference_faces import reference_face, reference_gpen_state
 
 REFERENCE = np.load(Path(__file__).parents[1] / "data" / "gpen.npz")
 SMALL = GpenArchitecture(size=16, channel_multiplier=1, narrow=1 / 64)

@@ -17,7 +17,7 @@ from model.inception import (
     pool3,
     resize_to_input,
 )
-from tests.reference_weights import reference_inception_state
+from tests.helpers.reference_weights import reference_inception_state
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from model.lpips import (
     lpips_from_features,
     lpips_params_from_torch,
 )
-from tests.reference_weights import reference_alexnet_state, reference_lpips_states
+from tests.helpers.reference_weights import reference_alexnet_state, reference_lpips_states
 
 DATA = Path(__file__).parents[1] / "data"
 REFERENCE = np.load(DATA / "lpips.npz")

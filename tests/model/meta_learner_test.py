@@ -13,13 +13,13 @@ from model.lpips import lpips_params_from_torch
 from model.masknet import init_masknet, masknet
 from model.meta_learner import Networks, Task, batch_gradients, reconstruction_terms, scalar_names, task_gradients
 from model.rrdbnet import rrdbnet
-from tests.reference_weights import (
+from tests.helpers.reference_weights import (
     reference_discriminator_state,
     reference_generator,
     reference_lpips_states,
     reference_masknet,
 )
-from tests.small_networks import small_generator
+from tests.helpers.small_networks import small_generator
 
 GOLDEN = np.load(Path(__file__).parents[1] / "data" / "train_step.npz")
 GRAD_NAMES = GOLDEN["grad_names"].tobytes().decode().split("\n")

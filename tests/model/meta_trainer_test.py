@@ -10,7 +10,7 @@ from model.discriminator import advance_vectors, init_discriminator
 from model.masknet import init_masknet
 from model.meta_learner import Networks, Task, batch_gradients
 from model.meta_trainer import MetaTrainer
-from tests.small_networks import small_generator
+from tests.helpers.small_networks import small_generator
 
 CONFIG = TrainingConfig()
 

@@ -11,7 +11,7 @@ from model.lpips import init_lpips
 from model.masknet import init_masknet
 from model.retinaface import init_retinaface, retinaface_params_from_torch, retinaface_torch_shapes
 from model.rrdbnet import init_rrdbnet, rrdbnet_architecture, rrdbnet_shapes
-from tests.small_networks import SMALL
+from tests.helpers.small_networks import SMALL
 
 SMALL_GPEN = GpenArchitecture(size=16, channel_multiplier=1, narrow=1 / 64)
 

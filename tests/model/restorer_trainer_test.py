@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from config import RestorerTrainingConfig
 from model.restorer_trainer import NETWORK, M, RestorerTrainer, V
-from tests.reference_restorer import SMALL_RESTORER, reference_restore, small_restorer
+from tests.helpers.reference_restorer import SMALL_RESTORER, reference_restore, small_restorer
 
 CORNERS = np.array([[0, 0], [128, 72]], np.int32)
 

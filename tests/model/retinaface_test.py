@@ -1,7 +1,7 @@
 """The detector against the outputs of the published code, and its parts against NumPy and hand-made figures.
 
 The arrays in tests/data/retinaface.npz come from the original detector run in PyTorch with the weights of
-tests/reference_detector.py, on crops and enlargements of scikit-image's astronaut.
+tests/helpers/reference_detector.py, on crops and enlargements of scikit-image's astronaut.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ from model.retinaface import (
     retinaface_shapes,
     shrink_photo,
 )
-from tests.reference_detector import reference_detector_state
+from tests.helpers.reference_detector import reference_detector_state
 
 CROPS = {"a": (slice(40, 200), slice(130, 322)), "b": (slice(35, 185), slice(120, 323))}  # b: odd on all levels
 

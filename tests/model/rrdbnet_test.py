@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from model.rrdbnet import rrdbnet, rrdbnet_architecture, rrdbnet_shapes
-from tests.small_networks import SMALL, small_generator
+from tests.helpers.small_networks import SMALL, small_generator
 
 
 def count(shapes):

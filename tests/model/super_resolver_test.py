@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from model.super_resolver import SuperResolver
-from tests.reference_weights import reference_generator, reference_masknet
-from tests.small_networks import small_generator, small_masknet
+from tests.helpers.reference_weights import reference_generator, reference_masknet
+from tests.helpers.small_networks import small_generator, small_masknet
 
 REFERENCE = Path(__file__).parents[1] / "data" / "test_time.npz"
 

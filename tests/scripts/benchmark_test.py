@@ -12,7 +12,7 @@ from model.meta_learner import Networks
 from model.rrdbnet import rrdbnet_shapes
 from scripts import benchmark
 from scripts.benchmarks import timing, training
-from tests.small_networks import small_generator
+from tests.helpers.small_networks import small_generator
 from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
 

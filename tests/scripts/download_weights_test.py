@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts import download_weights
-from tests.weights_server import BODY, FILES, MEMBERS, SHA256, Page, make_package, names, serve_pages
+from tests.helpers.weights_server import BODY, FILES, MEMBERS, SHA256, Page, make_package, names, serve_pages
 from utils.errors import UserError
 from utils.weights import download as downloads
 from utils.weights import manifest as weights

@@ -8,8 +8,8 @@ import pytest
 import skimage.data
 
 from scripts import evaluate_face_restorer as tool
-from tests.reference_restorer import identity_restorer
-from tests.small_networks import small_generator
+from tests.helpers.reference_restorer import identity_restorer
+from tests.helpers.small_networks import small_generator
 from utils.errors import UserError
 from utils.evaluation.face_restorer import METHODS, Result
 from utils.evaluation.face_scores import FaceMeter

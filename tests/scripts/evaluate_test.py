@@ -11,8 +11,8 @@ import skimage.data
 
 from scripts import evaluate as tool
 from tests.helpers.portraits import FACE, draw_portrait, texture
-from tests.reference_restorer import identity_restorer
-from tests.small_networks import small_generator
+from tests.helpers.reference_restorer import identity_restorer
+from tests.helpers.small_networks import small_generator
 from utils.errors import UserError
 from utils.evaluation import runner
 from utils.face.detection import Face

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from scripts.export_checkpoint import main
-from tests.small_networks import small_generator, small_masknet
-from tests.workplace import Workplace
+from tests.helpers.small_networks import small_generator, small_masknet
+from tests.helpers.workplace import Workplace
 from utils.errors import UserError
 from utils.weights.checkpoints import (
     checkpoint_tensors,

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from scripts.merge_reports import main
-from tests.workplace import Workplace
+from tests.helpers.workplace import Workplace
 from utils.errors import UserError
 from utils.report import Report, report_name
 

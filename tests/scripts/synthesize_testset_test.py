@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from scripts.synthesize_testset import main
-from tests.workplace import picture, write
+from tests.helpers.workplace import picture, write
 from utils.data.degradations import degrade, usm_sharpen
 from utils.data.presets import TESTSET_PRESETS
 from utils.errors import UserError

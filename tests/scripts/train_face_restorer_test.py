@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from scripts.train_face_restorer import main, parse_args
-from tests.restorer_workplace import FACE_SIZE, RestorerWorkplace
-from tests.training_workplace import assert_equal_states, killed_at_the_end, wait_for
+from tests.helpers.restorer_workplace import FACE_SIZE, RestorerWorkplace
+from tests.helpers.training_workplace import assert_equal_states, killed_at_the_end, wait_for
 from utils.console import run_cli
 from utils.errors import UserError
 from utils.face.restorers import load_face_restorer

@@ -11,7 +11,7 @@ import pytest
 import skimage.data
 
 from config import DegradationConfig, JitterConfig
-from tests.workplace import picture
+from tests.helpers.workplace import picture
 from utils.data import face_samples
 from utils.data.face_samples import draw_face_sample
 from utils.image.io import quantize

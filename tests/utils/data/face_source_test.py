@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model.face_restorer import FACE_SIZE
-from tests.workplace import picture
+from tests.helpers.workplace import picture
 from utils.data import face_samples
 from utils.data.face_samples import FaceBatch, FaceSample, FaceSource, draw_face_sample, draw_validation_faces
 from utils.data.tfrecords import ImageRecords, Images, write_image_records

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.meta_learner import Task
-from tests.workplace import picture
+from tests.helpers.workplace import picture
 from utils.data import meta_tasks
 from utils.data.degradations import usm_sharpen
 from utils.data.meta_tasks import Degraded, TaskSource, degrade_together, restore_faces

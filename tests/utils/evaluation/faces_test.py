@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from tests.workplace import picture
+from tests.helpers.workplace import picture
 from utils.evaluation.faces import LEGACY, ORACLE, RESTORED, prepare_faces
 from utils.face.detection import Face
 from utils.face.preparation import FacePreparer, PreparationSettings

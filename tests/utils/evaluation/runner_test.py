@@ -10,9 +10,9 @@ import pytest
 import model.super_resolver
 from model.masknet import masknet_shapes
 from model.super_resolver import SuperResolver
-from tests.reference_weights import draw
-from tests.small_networks import small_generator
-from tests.workplace import Workplace, cli
+from tests.helpers.reference_weights import draw
+from tests.helpers.small_networks import small_generator
+from tests.helpers.workplace import Workplace, cli
 from utils.evaluation.faces import LEGACY, ORACLE, RESTORED
 from utils.evaluation.runner import VariantRunner, find_partners
 from utils.evaluation.variants import BASE, MODEL, VARIANTS

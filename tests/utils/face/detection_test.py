@@ -9,7 +9,7 @@ import pytest
 import skimage.data
 
 import utils.weights.state_dicts
-from tests.reference_detector import reference_detector_state
+from tests.helpers.reference_detector import reference_detector_state
 from utils.errors import FatalError, UserError
 from utils.face.detection import BOX_COLUMNS, LANDMARK_COLUMNS, open_detector, read_boxes
 

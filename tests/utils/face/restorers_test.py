@@ -12,9 +12,9 @@ import utils.face.restorers as module
 import utils.weights.state_dicts as weights
 from model.face_restorer import face_restorer
 from model.gpen import GpenArchitecture, gpen, gpen_params_from_torch
-from tests.reference_faces import reference_gpen_state
-from tests.reference_restorer import small_restorer
-from tests.small_networks import small_generator
+from tests.helpers.reference_faces import reference_gpen_state
+from tests.helpers.reference_restorer import small_restorer
+from tests.helpers.small_networks import small_generator
 from utils.errors import UserError
 from utils.face.alignment import estimate_alignment, reference_points
 from utils.face.restorers import (

@@ -12,7 +12,7 @@ import skimage
 import tifffile
 from PIL import Image, ImageCms, ImageFile
 
-from tests.picture_files import (
+from tests.helpers.picture_files import (
     LOSS,
     SRGB,
     UPRIGHT,

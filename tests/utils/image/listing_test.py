@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from tests.picture_files import encode, smooth
+from tests.helpers.picture_files import encode, smooth
 from utils.errors import UserError
 from utils.image.listing import (
     add_source_options,

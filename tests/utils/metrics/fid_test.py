@@ -10,7 +10,7 @@ import skimage
 
 import utils.metrics.fid as module
 from model.inception import NUM_FEATURES, inception_params_from_torch
-from tests.reference_weights import draw, reference_inception_state
+from tests.helpers.reference_weights import draw, reference_inception_state
 from utils.errors import UserError
 from utils.metrics.fid import (
     SetMeter,

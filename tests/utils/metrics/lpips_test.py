@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from model.lpips import TORCHVISION_INDICES, lpips_params_from_torch
-from tests.reference_weights import reference_lpips_states
-from tests.torch_file_writers import write_state
+from tests.helpers.reference_weights import reference_lpips_states
+from tests.helpers.torch_file_writers import write_state
 from utils.errors import UserError
 from utils.metrics.lpips import load_lpips, make_lpips_distance
 from utils.weights import manifest

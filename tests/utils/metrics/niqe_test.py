@@ -10,7 +10,7 @@ import scipy.io
 import skimage.data
 
 import utils.metrics.niqe as module
-from tests.reference_weights import draw
+from tests.helpers.reference_weights import draw
 from utils.errors import UserError
 from utils.metrics.fidelity import luma
 from utils.metrics.niqe import NIQE_LUMAS, NiqeModel, load_niqe, niqe, niqe_features, yiq_luma

@@ -9,8 +9,8 @@ import tensorflow as tf
 from config import FaceRestorerConfig, RestorerTrainingConfig
 from model.face_restorer import init_face_restorer
 from model.restorer_trainer import RestorerTrainer
-from tests.reference_restorer import SMALL_RESTORER, small_restorer
-from tests.reference_weights import reference_generator
+from tests.helpers.reference_restorer import SMALL_RESTORER, small_restorer
+from tests.helpers.reference_weights import reference_generator
 from utils.errors import UserError
 from utils.face.restorers import load_face_restorer, save_face_restorer
 from utils.training.face_restorer import RestorerLayout, checkpoint_params, start_params

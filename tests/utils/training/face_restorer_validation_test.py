@@ -6,7 +6,7 @@ import pytest
 import skimage.data
 from skimage.metrics import peak_signal_noise_ratio
 
-from tests.reference_restorer import identity_restorer
+from tests.helpers.reference_restorer import identity_restorer
 from utils.data.face_samples import FaceSample
 from utils.training import face_restorer
 from utils.training.face_restorer import RestorerValidator

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.training_workplace import TrainingWorkplace
+from tests.helpers.training_workplace import TrainingWorkplace
 from utils.errors import UserError
 
 

@@ -15,7 +15,7 @@ from model.masknet import init_masknet, masknet_shapes
 from model.meta_learner import Networks, Task
 from model.meta_trainer import MetaTrainer
 from model.rrdbnet import rrdbnet_shapes
-from tests.small_networks import small_generator
+from tests.helpers.small_networks import small_generator
 from utils.errors import UserError
 from utils.training.configuration import META_TRAINING, resolve_config
 from utils.training.state import CONFIG, UPDATES, Checkpoints, MetaLayout

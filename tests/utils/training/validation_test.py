@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from model.masknet import init_masknet, masknet
 from model.rrdbnet import rrdbnet
-from tests.small_networks import small_generator
-from tests.workplace import picture
+from tests.helpers.small_networks import small_generator
+from tests.helpers.workplace import picture
 from utils.data import meta_tasks as training_data
 from utils.data.tfrecords import ImageRecords, Images, write_image_records
 from utils.face.patches import Patches

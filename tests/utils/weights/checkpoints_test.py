@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_shapes
-from tests.ncnn_file_writers import write_rrdbnet
-from tests.small_networks import small_generator, small_masknet
-from tests.torch_file_writers import write_state
+from tests.helpers.ncnn_file_writers import write_rrdbnet
+from tests.helpers.small_networks import small_generator, small_masknet
+from tests.helpers.torch_file_writers import write_state
 from utils.errors import UserError
 from utils.weights import manifest as weights_module
 from utils.weights.checkpoints import (

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.discriminator import discriminator_params_from_torch, discriminator_shapes, init_discriminator
-from tests.torch_file_writers import write_state
+from tests.helpers.torch_file_writers import write_state
 from utils.errors import UserError
 from utils.weights.checkpoints import write_tf1_checkpoint
 from utils.weights.discriminator import load_discriminator, read_discriminator

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.weights_server import BODY, FILES, MEMBERS, SHA256, Page, make_package, names, serve_pages
+from tests.helpers.weights_server import BODY, FILES, MEMBERS, SHA256, Page, make_package, names, serve_pages
 from utils.weights import download as module
 from utils.weights.download import DownloadError, fetch
 from utils.weights.manifest import REPOSITORY, UrlSource, WeightFile

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.ncnn_file_writers import FLOAT16, bias, write_rrdbnet
+from tests.helpers.ncnn_file_writers import FLOAT16, bias, write_rrdbnet
 from utils.errors import UserError
 from utils.weights.ncnn import rrdbnet_state_from_ncnn
 

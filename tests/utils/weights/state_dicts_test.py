@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests.torch_file_writers import MAGIC, SIX, dict_code, literal, storage_code, tensor_code, write_legacy, write_zip
+from tests.helpers.torch_file_writers import (
+    MAGIC,
+    SIX,
+    dict_code,
+    literal,
+    storage_code,
+    tensor_code,
+    write_legacy,
+    write_zip,
+)
 from utils.errors import UserError
 from utils.weights.manifest import Entry, UrlSource, Variant, WeightFile
 from utils.weights.state_dicts import load_params, load_state_dict

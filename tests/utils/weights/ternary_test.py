@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.reference_weights import reference_generator
-from tests.small_networks import small_masknet
+from tests.helpers.reference_weights import reference_generator
+from tests.helpers.small_networks import small_masknet
 from utils.errors import UserError
 from utils.weights import manifest
 from utils.weights.checkpoints import load_super_resolver, save_super_resolver

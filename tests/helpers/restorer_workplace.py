@@ -9,7 +9,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from scripts import train_face_restorer as cli
-from tests.workplace import picture
+from tests.helpers.workplace import picture
 from utils.data.tfrecords import write_image_records
 from utils.weights.checkpoints import read_tensors
 

@@ -7,7 +7,7 @@ and shape alone; features keep their magnitude through the layers, and some anch
 import numpy as np
 
 from model.retinaface import retinaface_torch_shapes
-from tests.reference_weights import draw
+from tests.helpers.reference_weights import draw
 
 HEAD_SCALES = {"BboxHead": 0.05, "ClassHead": 0.48, "LandmarkHead": 0.08}
 INPUT_RANGE = 9000.0  # variance that the first batch norm takes away: images come in range 255

@@ -1,6 +1,6 @@
 """Networks of the real architecture and tiny size, for tests that need no particular values."""
 
-from tests.reference_weights import reference_generator, reference_masknet
+from tests.helpers.reference_weights import reference_generator, reference_masknet
 
 SMALL = {"num_blocks": 1, "num_features": 8, "growth": 4}
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from model.gpen import GpenArchitecture, gpen_torch_shapes
-from tests.reference_weights import draw
+from tests.helpers.reference_weights import draw
 
 COLOUR_SCALES = {256: 0.8, 512: 0.25}  # of the kernels that project to RGB, by the size of the network
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from config import FaceRestorerConfig
 from model.face_restorer import face_restorer_shapes
-from tests.reference_weights import draw
+from tests.helpers.reference_weights import draw
 
 SMALL_RESTORER = FaceRestorerConfig(strides=(4, 2), features=(8, 6), blocks=(1, 0))
 

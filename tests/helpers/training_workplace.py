@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 import main as cli
-from tests.workplace import picture
+from tests.helpers.workplace import picture
 from utils.data.tfrecords import write_image_records
 from utils.weights.checkpoints import read_tensors
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FACE_SIZE, SCENE_SIZE = 64, 80
 SETTINGS = {"data.face_size": FACE_SIZE, "data.scene_size": SCENE_SIZE, "data.face_patch_size": 48,
             "data.scene_patch_size": 64, "run.validation_patch_size": 32}

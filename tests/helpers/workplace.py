@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.small_networks import small_generator, small_masknet
+from tests.helpers.small_networks import small_generator, small_masknet
 from utils.console import run_cli
 from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 specification = importlib.util.spec_from_file_location("metaf2n_test_cli", ROOT / "test.py")  # `test` is Python's own
 cli = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(cli)
