@@ -10,7 +10,7 @@ from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, interruptib
 from utils.errors import require
 from utils.files import check_writable
 from utils.image.io import add_pixel_limit
-from utils.image.listing import ImageGroup, group_images, list_images
+from utils.image.listing import ImageGroup, add_recursive, group_images, list_images
 from utils.metrics.niqe import NIQE_LUMAS
 from utils.metrics.plot import plot_images
 from utils.metrics.suite import (
@@ -46,6 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     files.add_argument("--fid_ref_dir", type=Path, help="folder of good photographs that FID and KID compare with")
     files.add_argument("--compare", type=Path, metavar="OTHER_DIR",
                        help="another folder of results for the same photos: also measure it and the difference")
+    add_recursive(files)
     add_pixel_limit(files)
     files.add_argument("--output_dir", type=Path,
                        help="where metrics.json and metrics.csv are written (default: --result_dir)")
@@ -77,8 +78,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
     args = parse_args(argv)
     groups = group_images(args.result_dir, truth_dir=args.gt_dir, other_dir=args.compare,
-                          allow_missing=args.allow_missing)
-    reference = list_images(args.fid_ref_dir, "--fid_ref_dir") if args.fid_ref_dir else []
+                          allow_missing=args.allow_missing, recursive=args.recursive)
+    reference = [image.path for image in list_images(args.fid_ref_dir, "--fid_ref_dir", recursive=args.recursive)
+                 ] if args.fid_ref_dir else []
     names, obstacles = choose_metrics(args.metrics, has_truth=args.gt_dir is not None,
                                       num_images=sum(group.result is not None for group in groups),
                                       num_reference=len(reference), weights_dir=args.weights_dir)
@@ -93,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     summaries = {name: summarize(name, rows, compare=compare, seed=args.seed) for name in meter.functions}
     if set_meter:
         unreadable = {path for row in rows for path in row["unreadable"]}
-        results, others = ([path for path in paths if path and path not in unreadable] for paths in zip(
+        results, others = ([image.path for image in images if image and image.path not in unreadable] for images in zip(
             *((group.result, group.other) for group in groups), strict=True))
         summaries |= _measure_sets(set_meter, results, others if compare else None, set_names, len(reference))
     summaries |= {name: Summary(reason=reason) for name, reason in obstacles.items()}
@@ -155,7 +157,7 @@ def _measure_images(groups: list[ImageGroup], meter: ImageMeter, report: Path, *
             for row in measure_all(groups, meter):
                 rows.append(row)
                 if row["status"] == FAILED:
-                    progress.write(f"error: {shown_name(Path(row['file']))}: {' '.join(row['reason'].splitlines())}")
+                    progress.write(f"error: {shown_name(row['file'])}: {' '.join(row['reason'].splitlines())}")
                 progress.update()
     finally:  # Ctrl-C leaves what was finished
         if rows:
@@ -163,7 +165,7 @@ def _measure_images(groups: list[ImageGroup], meter: ImageMeter, report: Path, *
     incomplete = [row for row in rows if row["status"] in (PARTIAL, UNMEASURED)]
     if incomplete:  # they may be all, and their reasons alike
         print(f"note: {len(incomplete)} of {len(rows)} images lack values, see metrics.csv. The first is "
-              f"{shown_name(Path(incomplete[0]['file']))}: {incomplete[0]['reason']}", file=sys.stderr)
+              f"{shown_name(incomplete[0]['file'])}: {incomplete[0]['reason']}", file=sys.stderr)
     return rows
 
 

@@ -8,16 +8,15 @@ from pathlib import Path
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
 from utils.errors import FatalError, UserError, require
 from utils.face.detection import open_detector, read_boxes
-from utils.face.pairs import list_faces
+from utils.face.pairs import NO_PHOTO, list_faces
 from utils.face.preparation import COLUMNS, FINISHED, FacePreparer, PreparationSettings
 from utils.face.restorers import FIDELITY, check_restorer, open_restorer, restorer_label
 from utils.files import check_writable
 from utils.image.io import add_pixel_limit
-from utils.image.listing import list_photos, parse_shard
+from utils.image.listing import FACE_FOLDERS, Source, add_recursive, list_photos, parse_shard, same_name
 from utils.report import Report, claim_report, report_name
 from utils.tensorflow_setup import start_tensorflow
 
-FOLDERS = ("Face_LQ", "Face_HQ", "Aligned", "Overlay")
 DETECTORS = ("retinaface", "mtcnn", "face-alignment", "boxes")
 
 
@@ -31,6 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     files.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     files.add_argument("--overwrite", action="store_true", help="replace faces that are there")
     files.add_argument("--skip_existing", action="store_true", help="leave out photos that faces.csv says are done")
+    add_recursive(files)
     add_pixel_limit(files)
     files.add_argument("--shard", default="0/1", help="i/n: only part i of n of the folder, i from 0")
     files.add_argument("--save_aligned", action="store_true", help="also write Aligned/: faces upright, 512x512")
@@ -83,22 +83,28 @@ def main(argv: list[str] | None = None) -> int:
     """Run the tool and return the exit status."""
     args = parse_args(argv)
     index, count = args.shard
-    every_photo = list_photos(args.input_dir)
-    stems = {photo.stem for photo in every_photo}
+    every_photo = list_photos(args.input_dir, recursive=args.recursive,
+                              apart=[args.output_dir, *[args.restored_dir] * (args.restored_dir is not None)])
+    keys = [photo.key for photo in every_photo]
     for name in ("Face_LQ", "Face_HQ"):  # test.py could not tell their faces apart
-        if (args.output_dir / name).is_dir() and (foreign := list_faces(args.output_dir / name, stems).unused):
-            raise UserError(f"{args.output_dir / name} holds faces of other photos, as {foreign[0].name} "
-                            f"({len(foreign)} in all). Choose another --output_dir, or remove them.")
-    if args.boxes is not None and not read_boxes(args.boxes).keys() & {photo.name for photo in every_photo}:
+        folder = args.output_dir / name
+        unused = list_faces(folder, keys, recursive=args.recursive).unused if folder.is_dir() else []
+        foreign = [entry.name for entry in unused if entry.reason == NO_PHOTO]
+        if foreign:
+            raise UserError(f"{folder} holds faces of other photos, as {foreign[0]} ({len(foreign)} in all). Choose "
+                            "another --output_dir, or remove them.")
+    if args.boxes is not None and not read_boxes(args.boxes).keys() & {same_name(photo.name) for photo in every_photo}:
         raise UserError(f"{args.boxes} names none of the photos in {args.input_dir}. Its file names are those of the "
-                        "photos, without folders.")
+                        "photos, below that folder.")
     photos = every_photo[index::count]
     check_writable(args.output_dir)
     report, settings = args.output_dir / report_name("faces", args.shard), _settings(args)
-    with claim_report(report, [args.output_dir / folder for folder in ("", *FOLDERS)]):
+    written = {(args.output_dir / name / key).parent for name in FACE_FOLDERS for key in keys}
+    with claim_report(report, {args.output_dir, *written}):
         folder = args.output_dir / ("Face_HQ" if "Face_HQ" in settings.folders else "Face_LQ")
         if not args.overwrite and not args.skip_existing and folder.is_dir():
-            there = list_faces(folder, stems).faces.keys() & {photo.stem for photo in photos}
+            there = list_faces(folder, keys, recursive=args.recursive).faces.keys() & {
+                same_name(photo.key) for photo in photos}
             if there:
                 raise UserError(f"faces of {len(there)} of {len(photos)} photos are already in {folder}. "
                                 "Give --overwrite or --skip_existing.")
@@ -113,7 +119,7 @@ def _settings(args: argparse.Namespace) -> PreparationSettings:
         save_overlay=args.save_overlay, restored_dir=args.restored_dir)
 
 
-def _prepare_photos(args: argparse.Namespace, settings: PreparationSettings, photos: list[Path],
+def _prepare_photos(args: argparse.Namespace, settings: PreparationSettings, photos: list[Source],
                     report_path: Path) -> int:
     """Work through the photos; one that fails gets a row and does not stop the others."""
     if not photos:
@@ -130,13 +136,13 @@ def _prepare_photos(args: argparse.Namespace, settings: PreparationSettings, pho
         report = stack.enter_context(Report(
             report_path, COLUMNS, keep=FINISHED if args.skip_existing else (),
             order=[photo.name for photo in photos], digits=17))
-        done = {photo for photo in photos if preparer.is_done(photo.stem, report.earlier(photo.name))}
+        done = {photo for photo in photos if preparer.is_done(photo.key, report.earlier(photo.name))}
         report.add_present(photo.name for photo in photos if photo in done)
         outcomes = Counter({"photos there already": len(done)})
         todo = [photo for photo in photos if photo not in done]
         progress = stack.enter_context(Progress(len(todo), description="photos", unit="photo"))
         for photo in todo:
-            name = shown_name(photo)
+            name = shown_name(photo.name)
             try:
                 rows = preparer.prepare(photo, lambda what, name=name: progress.update(0, f"{name}: {what}"))
             except FatalError:

@@ -7,12 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 from config import SCALE, AdaptationConfig, UpscalingConfig
-from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
+from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, note_once, run_cli, shown_name
 from utils.errors import UserError, require
 from utils.face.pairs import FaceFolder, check_face
 from utils.files import check_writable
 from utils.image.io import add_pixel_limit, image_size
-from utils.image.listing import list_photos, parse_shard
+from utils.image.listing import COMPARISON, Source, add_recursive, describe_unused, list_photos, parse_shard
 from utils.inference.tiling import choose_tile_size, count_tiles
 from utils.report import Report, claim_report, report_name
 from utils.tensorflow_setup import cpu_has_bfloat16, start_tensorflow
@@ -20,7 +20,6 @@ from utils.tensorflow_setup import cpu_has_bfloat16, start_tensorflow
 # columns of the report; between them loss_0 ... loss_N, the inner loss before the first and after each of N steps
 BEFORE_LOSSES = ("file", "status", "width", "height", "faces", "patches", "mask_mean", "mask_min", "mask_max")
 AFTER_LOSSES = ("learning_rates", "seconds_adaptation", "seconds_upscaling", "seconds_total", "tiles", "reason")
-COMPARISON = "comparison"  # folder, in that of the results
 ADAPTATION, UPSCALING = AdaptationConfig(), UpscalingConfig()
 
 
@@ -39,11 +38,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     files.add_argument("--overwrite", action="store_true", help="replace results that are there")
     files.add_argument("--skip_existing", action="store_true", help="leave out photos whose result is there")
     files.add_argument("--strip_metadata", action="store_true", help="leave date, place and camera out of the results")
+    add_recursive(files)
     add_pixel_limit(files)
     files.add_argument("--shard", default="0/1", help="i/n: only part i of n of the folder, i from 0")
     files.add_argument("--dry_run", action="store_true", help="list what would be done and stop")
     files.add_argument("--save_comparison", action="store_true",
-                       help="also write comparison/<stem>.png: bicubic, un-adapted and adapted side by side")
+                       help="also write comparison/<name>.png: bicubic, un-adapted and adapted side by side")
     adapting = parser.add_argument_group("adaptation")
     adapting.add_argument("--patch_size", type=int, default=ADAPTATION.patch_size, help="HQ pixels, divisible by 4")
     adapting.add_argument("--patch_num_per_img", type=int, default=ADAPTATION.patches_per_face, help="per face")
@@ -95,47 +95,58 @@ def main(argv: list[str] | None = None) -> int:
     """Run the tool and return the exit status."""
     args = parse_args(argv)
     index, count = args.shard
-    every_photo = list_photos(args.input_dir)
+    every_photo = list_photos(args.input_dir, recursive=args.recursive, apart=[args.output_dir])
     photos = every_photo[index::count]
-    faces = FaceFolder(args.face_dir, {photo.stem for photo in every_photo}) if args.fine_tune_num else None
-    if faces and faces.unused:
-        print(f"note: {len(faces.unused)} images in {args.face_dir}/Face_LQ and Face_HQ belong to no photo and are not "
-              f"used, the first {shown_name(faces.unused[0])}", file=sys.stderr)
+    faces = None
+    if args.fine_tune_num:
+        faces = FaceFolder(args.face_dir, [photo.key for photo in every_photo], recursive=args.recursive)
+        if faces.unused:
+            note_once(describe_unused(faces.unused, str(args.face_dir)))
     if args.dry_run:
         return _list_plan(args, photos, faces)
-    sources = (args.input_dir, args.face_dir / "Face_LQ", args.face_dir / "Face_HQ")
-    if args.output_dir.resolve() in [source.resolve() for source in sources]:
-        raise UserError(f"--output_dir must be another folder than the photos' and the faces': results would replace "
-                        f"them. Received: {args.output_dir}.")
-    check_writable(args.output_dir)
+    written = _check_outputs(args, every_photo)
     report = args.output_dir / report_name("report", args.shard)
-    with claim_report(report, (args.output_dir, args.output_dir / COMPARISON)):
-        there = [photo for photo in photos if (args.output_dir / f"{photo.stem}.png").exists()]
+    with claim_report(report, written):
+        there = [photo for photo in photos if (args.output_dir / f"{photo.key}.png").exists()]
         if there and not (args.overwrite or args.skip_existing):
             raise UserError(f"{len(there)} of {len(photos)} results are already in {args.output_dir}. "
                             "Give --overwrite or --skip_existing.")
         if args.overwrite:
             there = []
         elif args.save_comparison:
-            there = [photo for photo in there if (args.output_dir / COMPARISON / f"{photo.stem}.png").exists()]
+            there = [photo for photo in there if (args.output_dir / COMPARISON / f"{photo.key}.png").exists()]
         return _restore_photos(args, photos, there, faces, report)
 
 
-def _list_plan(args: argparse.Namespace, photos: list[Path], faces: FaceFolder | None) -> int:
+def _check_outputs(args: argparse.Namespace, photos: list[Source]) -> set[Path]:
+    """Return the folders that are written to; a UserError if they cannot be, or hold photos or faces."""
+    results = {(args.output_dir / photo.key).parent for photo in photos} | {args.output_dir}
+    sources = {photo.path.parent for photo in photos} | {args.face_dir / "Face_LQ", args.face_dir / "Face_HQ"}
+    if {folder.resolve() for folder in results} & {folder.resolve() for folder in sources}:
+        raise UserError(f"--output_dir must be another folder than the photos' and the faces': results would replace "
+                        f"them. Received: {args.output_dir}.")
+    comparisons = {(args.output_dir / COMPARISON / photo.key).parent for photo in photos}
+    require(not args.save_comparison or results.isdisjoint(comparisons), "a subfolder of photos must not have the name "
+            "of that of --save_comparison", COMPARISON)
+    check_writable(args.output_dir)
+    return results | comparisons
+
+
+def _list_plan(args: argparse.Namespace, photos: list[Source], faces: FaceFolder | None) -> int:
     """Print what a run would do to each photo, and return the exit status."""
     faulty = 0
     print(f"{'photo':40} {'size':>12} {'result':>12} {'faces':>5} {'tiles':>5}")
     for photo in photos:
         try:
-            height, width = image_size(photo)
-            pairs = faces.pairs(photo.stem) if faces else []
+            height, width = image_size(photo.path)
+            pairs = faces.pairs(photo.key) if faces else []
             for pair in pairs:
                 check_face(pair)
-            print(f"{shown_name(photo):40} {f'{width}x{height}':>12} {f'{width * SCALE}x{height * SCALE}':>12} "
+            print(f"{shown_name(photo.name):40} {f'{width}x{height}':>12} {f'{width * SCALE}x{height * SCALE}':>12} "
                   f"{len(pairs):5} {_count_tiles(args, height, width):5}")
         except UserError as error:
             faulty += 1
-            print(f"{shown_name(photo):40} error: {error}")
+            print(f"{shown_name(photo.name):40} error: {error}")
     print(f"{len(photos)} in all, {faulty} faulty as far as names and headers tell. Nothing was written.")
     return EXIT_USER_ERROR if faulty else 0
 
@@ -145,7 +156,7 @@ def _count_tiles(args: argparse.Namespace, height: int, width: int) -> int:
     return count_tiles(height, width, tile_size, args.tile_overlap)
 
 
-def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Path], faces: FaceFolder | None,
+def _restore_photos(args: argparse.Namespace, photos: list[Source], there: list[Source], faces: FaceFolder | None,
                     report_path: Path) -> int:
     """Restore all photos but those whose results are there; one that fails does not stop the others."""
     todo = sorted(set(photos) - set(there))
@@ -167,11 +178,11 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Pa
                 report.add(row)
                 outcomes[row["status"]] += 1
                 if row["status"] == "error":
-                    progress.write(f"error: {shown_name(photo)}: {' '.join(row['reason'].splitlines())}")
+                    progress.write(f"error: {shown_name(photo.name)}: {' '.join(row['reason'].splitlines())}")
                 elif row["status"] == "adapted" and row.get("reason"):
-                    progress.write(f"note: {shown_name(photo)}: {row['reason']}")
+                    progress.write(f"note: {shown_name(photo.name)}: {row['reason']}")
                 end += expected
-                progress.update(end - progress.n, shown_name(photo))  # photos that failed or needed fewer
+                progress.update(end - progress.n, shown_name(photo.name))  # photos that failed or needed fewer
     if not photos:
         print("no photo falls into shard {}/{}".format(*args.shard))
         return 0
@@ -180,9 +191,9 @@ def _restore_photos(args: argparse.Namespace, photos: list[Path], there: list[Pa
     return EXIT_USER_ERROR if outcomes["error"] else 0
 
 
-def _expected_tiles(args: argparse.Namespace, photo: Path) -> int:
+def _expected_tiles(args: argparse.Namespace, photo: Source) -> int:
     try:
-        height, width = image_size(photo)
+        height, width = image_size(photo.path)
     except UserError:
         return 1
     return (2 if args.save_comparison and args.fine_tune_num else 1) * _count_tiles(args, height, width)

@@ -221,7 +221,7 @@ def make_set(args: argparse.Namespace, preset: str, networks: Mapping, detect: D
     if synthesize_testset(args.output_dir / "photos", folder, SynthesisSettings(preset, args.seed),
                           skip_existing=True)["error"]:
         errors.append(f"{folder / 'report.csv'} names photos that could not be degraded")
-    degraded = [photo for photo in list_photos(folder / "LQ") if photo.stem in photos.faces]
+    degraded = [photo.path for photo in list_photos(folder / "LQ") if photo.key in photos.faces]
     prepared = prepare_faces(degraded, folder / "GT", folder / "faces", detect=detect, restore=restore,
                              detector=DETECTOR, restorer=restorer_label(args.restorer, args.codeformer_fidelity))
     errors += prepared.errors

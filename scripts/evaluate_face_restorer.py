@@ -145,7 +145,7 @@ def make_picture(strips: list[Strip], count: int) -> np.ndarray:
 def main(argv: list[str] | None = None) -> int:
     """Run the tool and return the exit status."""
     args = parse_args(argv)
-    photos = list_photos(args.input_dir)
+    photos = [photo.path for photo in list_photos(args.input_dir)]
     check_writable(args.output_dir)
     start_tensorflow(args.gpu)
     from model.super_resolver import SuperResolver
@@ -199,8 +199,8 @@ def main(argv: list[str] | None = None) -> int:
             except UserError as error:
                 failed += 1
                 report.add({"file": path.name, "status": "error", "reason": str(error)})
-                progress.write(f"error: {shown_name(path)}: {' '.join(str(error).splitlines())}")
-            progress.update(1, shown_name(path))
+                progress.write(f"error: {shown_name(path.name)}: {' '.join(str(error).splitlines())}")
+            progress.update(1, shown_name(path.name))
     if not rows:
         raise UserError(f"no photo in {args.input_dir} has a face that MTCNN finds, also once it is degraded, and that "
                         "is large enough. Give portraits, or --enlarge.")

@@ -184,7 +184,7 @@ def sidecar_path(record: Path) -> Path:
 def write_sidecar(args: argparse.Namespace, sources: list[Source], notes: Counter, errors: list[str],
                   count: int) -> None:
     """Write the file that states how a record was made."""
-    listed = "".join(f"{source.name}\t{source.num_bytes}\n" for source in sorted(sources))
+    listed = "".join(f"{source.name}\t{source.path.stat().st_size}\n" for source in sorted(sources))
     text = json.dumps({
         "format_version": FORMAT_VERSION, "count": count, "size": args.size,
         "file_bytes": [args.output.stat().st_size], "num_sources": len(sources),

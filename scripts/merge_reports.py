@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
-from utils.image.listing import list_photos
+from utils.image.listing import add_recursive, list_photos
 from utils.report import Report, read_rows, report_name
 
 KINDS = ("report", "faces")  # of test.py, of generate_test_faces.py
@@ -23,6 +23,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--input_dir", type=Path, required=True, help="folder of photos that the shards were given")
     parser.add_argument("--output_dir", type=Path, required=True,
                         help="folder with report-I-of-N.csv of test.py or faces-I-of-N.csv of generate_test_faces.py")
+    add_recursive(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace report.csv or faces.csv")
     return parser.parse_args(argv)
 
@@ -52,7 +53,8 @@ def merge(folder: Path, kind: str, photos: list[str]) -> tuple[list[str], dict[s
 def main(argv: list[str] | None = None) -> int:
     """Run the tool and return the exit status."""
     args = parse_args(argv)
-    photos = [photo.name for photo in list_photos(args.input_dir)]
+    photos = [photo.name for photo in list_photos(args.input_dir, recursive=args.recursive,
+                                                apart=[args.output_dir])]
     merged = {kind: merge(args.output_dir, kind, photos) for kind in KINDS}
     if not any(rows for _, rows in merged.values()):
         raise UserError(f"{args.output_dir} has no report of a shard, as {report_name('report', (0, 2))}. Check "

@@ -1,5 +1,6 @@
 """generate_test_faces.py, run from end to end: with MTCNN's real weights, and with restorers of known effect."""
 
+import csv
 import signal
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 import skimage.data
 
+import calculate_metrics
 import generate_test_faces as cli
 import utils.face.restorers
+from scripts import merge_reports
 from scripts.make_demo import degrade
 from tests.helpers.face_workplace import BOX, LANDMARKS, FaceWorkplace
 from tests.helpers.reference_restorer import identity_restorer, small_restorer
@@ -130,6 +133,52 @@ def test_faces_csv_can_be_given_back_as_boxes(place):
     saved = (place.out / "faces.csv").rename(place.root / "saved.csv")
     assert cli.main(place.arguments("--detector", "boxes", "--boxes", str(saved), "--overwrite")) == 0
     assert place.files() == before
+
+
+def test_recursive_keeps_the_tree_from_faces_to_results_reports_and_metrics(place):
+    """With all that is written below the folder of photos; one name in two subfolders is no conflict."""
+    place.out = place.root / "LQ"
+    names = ["astronaut.png", "inner/astronaut.png", "inner/b/c.png"]
+    for name in names[1:]:
+        place.add_photo(name, samples=skimage.data.astronaut()[:256, 100:356])
+    for name in names[:2]:
+        place.add_face([81.0, 63.0, 163.0, 170.0], file=name)
+    tree = ["astronaut_0.png", "inner/astronaut_0.png"]
+    given = ("--recursive", "--save_aligned", "--save_overlay")
+    assert place.run("--recursive", "--save_overlay", restorer="none") == 0
+    restored = (place.out / "Aligned").rename(place.out / "restored")
+    for flags in (("--restored_dir", str(restored), *given), (*given, "--overwrite"), (*given, "--skip_existing")):
+        assert place.run(*flags) == 0
+        for folder, expected in (("Face_LQ", tree), ("Face_HQ", tree), ("Aligned", tree), ("Overlay", names)):
+            files = sorted((place.out / folder).rglob("*.png"))
+            assert [path.relative_to(place.out / folder).as_posix() for path in files] == expected
+        assert [row["file"] for row in place.rows()] == names
+        for path in restored.rglob("*.png") if flags[0] == "--restored_dir" else ():
+            path.unlink()
+    write_tf1_checkpoint(place.root / "model", checkpoint_tensors(small_generator(), small_masknet()))
+    results = place.out / "Res"
+    arguments = ["--input_dir", str(place.out), "--output_dir", str(results), "--recursive"]
+
+    def restore(*flags):
+        assert test_cli.main([*arguments, "--face_dir", str(place.out), "--model_dir", str(place.root / "model"),
+                              "--save_comparison", *flags]) == 0
+
+    for index in range(2):
+        restore("--shard", f"{index}/2")
+    assert merge_reports.main(arguments) == 0
+    with (results / "report.csv").open(newline="") as file:
+        assert [(row["file"], row["status"]) for row in csv.DictReader(file)] == [
+            (names[0], "adapted"), (names[1], "adapted"), (names[2], "base")]
+    for folder in (results, results / "comparison"):
+        assert all((folder / name).exists() for name in names)
+    kept = (results / names[1]).read_bytes()
+    (results / names[2]).unlink()
+    restore("--skip_existing")
+    assert (results / names[2]).exists()
+    restore("--overwrite")
+    assert (results / names[1]).read_bytes() == kept
+    assert calculate_metrics.main(["--result_dir", str(results), "--recursive", "--metrics", "niqe"]) == 0
+    assert [line.split(",")[0] for line in (results / "metrics.csv").read_text().splitlines()[1:]] == names
 
 
 def test_overlay_marks_box_and_landmarks_and_aligned_is_the_similarity(place):

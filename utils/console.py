@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
@@ -98,9 +97,9 @@ def note_once(text: str) -> None:
     print(f"note: {' '.join(text.splitlines())}", file=sys.stderr)
 
 
-def shown_name(path: Path) -> str:
+def shown_name(name: str) -> str:
     """Return a file's name for a line of output: control characters escaped, at most 60 characters."""
-    name = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in path.name)
+    name = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
     return name if len(name) <= 60 else f"{name[:40]}...{name[-17:]}"
 
 

@@ -14,6 +14,7 @@ from config import AdaptationConfig, UpscalingConfig
 from scripts.benchmarks.timing import Rows, generator_operations, peak_memory, psnr, relative_rate, time_ratio
 from utils.errors import UserError
 from utils.image.io import quantize, read_image, write_png
+from utils.image.listing import Source
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY_PHOTO_SIZE = 1000  # LQ pixels, both sides
@@ -94,7 +95,7 @@ def overhead(setting: Setting) -> Rows:
                                  PipelineSettings(AdaptationConfig(learning_rate=1e-3), UpscalingConfig()))
         for _ in range(2):  # the first one traces
             timed.seconds, row = 0.0, {"file": "photo.png"}
-            pipeline.process(pipeline.read(folder / "LQ" / "photo.png", row), row, lambda *_: None)
+            pipeline.process(pipeline.read(Source("photo.png", folder / "LQ" / "photo.png"), row), row, lambda *_: None)
     yield "photo of 256x256 with a face: time beyond networks", f"{1 - timed.seconds / row['seconds_total']:.1%}"
 
 

@@ -67,7 +67,7 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
     Raises:
         UserError: nothing was done, for a reason that concerns all photos.
     """
-    photos, folders = list_photos(input_dir), [output_dir / "GT", output_dir / "LQ"]
+    photos, folders = [photo.path for photo in list_photos(input_dir)], [output_dir / "GT", output_dir / "LQ"]
     require(input_dir.resolve() not in [folder.resolve() for folder in folders],
             "the GT/ and LQ/ of --output_dir must not be --input_dir: results would replace the photos", output_dir)
     present = [photo for photo in photos if all((folder / f"{photo.stem}.png").exists() for folder in folders)]
@@ -96,10 +96,10 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
         report.add_present(photo.name for photo in finished)
         for photo, row in zip(waiting, pool.map(process, waiting), strict=True):
             if row["status"] == "error":
-                progress.write(f"error: {shown_name(photo)}: {' '.join(row['reason'].splitlines())}")
+                progress.write(f"error: {shown_name(photo.name)}: {' '.join(row['reason'].splitlines())}")
             counts[row["status"]] += 1
             report.add(row)
-            progress.update(note=shown_name(photo))
+            progress.update(note=shown_name(photo.name))
     return counts
 
 

@@ -16,7 +16,7 @@ from utils.face.detection import Detector, Face
 from utils.face.preparation import FacePreparer, PreparationSettings
 from utils.face.restorers import Restorer
 from utils.image.io import quantize, read_image, to_float, write_png
-from utils.image.listing import photo_rng
+from utils.image.listing import Source, photo_rng
 from utils.image.resizing import resize_bicubic
 
 METHODS = ("bicubic", "realesrgan", "restored")
@@ -112,7 +112,7 @@ def restore_subject(subject: Subject, preset: str, folder: Path, *, restore: Res
         return None
     box = intersect_box(found[0].box, *low_quality.shape[:2])
     FacePreparer(lambda *_: [found[0]], restore, folder,
-                 PreparationSettings(detector="boxes", restorer="restored")).prepare(path, lambda _: None)
+                 PreparationSettings(detector="boxes", restorer="restored")).prepare(Source(path.name, path))
     restored = read_image(folder / "Face_HQ" / f"{subject.name}_0.png").pixels
     whole = {"bicubic": resize_bicubic(to_float(low_quality), *subject.photo.shape[:2]),
              "realesrgan": _upscale_around(low_quality, box, upscale)}

@@ -15,6 +15,7 @@ from utils.face.detection import BOX_COLUMNS, Detector
 from utils.face.preparation import COLUMNS, FINISHED, FacePreparer, PreparationSettings
 from utils.face.restorers import Restorer
 from utils.image.io import quantize, read_image, write_png
+from utils.image.listing import Source
 from utils.report import Report
 
 RESTORED, LEGACY, ORACLE = "restored", "legacy", "oracle"  # folders, each with Face_LQ and Face_HQ
@@ -57,7 +58,7 @@ def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, dete
                 progress.write(f"error: {prepared.errors[-1]}")
             else:
                 prepared.boxes[photo.stem] = _boxes(rows)
-            progress.update(1, shown_name(photo))
+            progress.update(1, shown_name(photo.name))
     return prepared
 
 
@@ -80,7 +81,7 @@ def _prepare(photo: Path, truth: Path, folder: Path, detect: Detector, restore: 
     for kind in (LEGACY, RESTORED):  # the rows of the latter are kept
         options = PreparationSettings(detector=detector, restorer=restorer, legacy_alignment=kind == LEGACY)
         preparer = FacePreparer(lambda *_: faces, restore, folder / kind, options)
-        rows = preparer.prepare(photo, lambda _: None)
+        rows = preparer.prepare(Source(photo.name, photo))
     clean = quantize(read_image(truth).pixels)
     for row in rows:
         if row["status"] == "ok":

@@ -13,6 +13,7 @@ from utils.evaluation.faces import LEGACY, ORACLE, RESTORED
 from utils.evaluation.variants import BICUBIC, MODEL, VARIANTS
 from utils.face.pairs import FaceFolder, FacePair
 from utils.image.io import quantize, read_image, write_png
+from utils.image.listing import Source
 from utils.image.resizing import resize_bicubic
 from utils.inference.restoration import PhotoPipeline, PipelineSettings
 from utils.report import Report
@@ -125,7 +126,7 @@ class VariantRunner:
     def _restore(self, name: str, photo: Path, row: dict) -> None:
         if VARIANTS[name].network != BICUBIC:
             pipeline = self._pipelines[name]
-            pipeline.process(pipeline.read(photo, row), row, lambda *_: None)
+            pipeline.process(pipeline.read(Source(photo.name, photo), row), row, lambda *_: None)
             return
         pixels = read_image(photo).pixels
         height, width = (SCALE * side for side in pixels.shape[:2])

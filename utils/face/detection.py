@@ -19,6 +19,7 @@ import numpy as np
 from utils.errors import FatalError, UserError, printable
 from utils.files import read_bytes
 from utils.image.io import quantize
+from utils.image.listing import same_name
 
 WORKER = Path(__file__).resolve().parent / "face_alignment_worker.py"
 BOX_COLUMNS = ("x0", "y0", "x1", "y1")
@@ -55,7 +56,7 @@ def open_detector(name: str, *, min_confidence: float, weights_dir: Path | None 
             detect = stack.enter_context(_face_alignment())
         else:
             faces = read_boxes(boxes)
-            detect = lambda _, file: faces.get(file, [])  # noqa: E731
+            detect = lambda _, file: faces.get(same_name(file), [])  # noqa: E731
         yield lambda photo, file: sorted((face for face in detect(photo, file) if face.score > min_confidence),
                                          key=lambda face: (-face.score, *face.box.tolist()))
 
@@ -126,7 +127,7 @@ def _face_alignment() -> Iterator[Detector]:
 
 
 def read_boxes(path: Path) -> dict[str, list[Face]]:
-    """Read faces from a CSV or JSON file of any other tool: file name of the photo -> its faces.
+    """Read faces from a CSV or JSON file of any other tool: the photo's name, as of `same_name` -> its faces.
 
     The CSV has the columns `file`, `x0`, `y0`, `x1`, `y1`, `left_eye_x` ... `mouth_right_y` and optionally `score`
     (default 1), as the faces.csv of generate_test_faces.py; rows without a box are photos without a face. The JSON is
@@ -146,7 +147,7 @@ def read_boxes(path: Path) -> dict[str, list[Face]]:
         try:
             if type(row["file"]) is not str:
                 raise TypeError("the file must be a name")
-            found = faces.setdefault(row["file"], [])
+            found = faces.setdefault(same_name(row["file"]), [])
             if "box" in row or row["x0"]:
                 found.append(_face(row))
         except (KeyError, TypeError, ValueError, OverflowError) as error:

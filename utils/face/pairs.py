@@ -1,9 +1,9 @@
-"""Face pairs: `Face_LQ/<stem>_<index>.png` is a face as it is in the photo `<stem>`, `Face_HQ/<stem>_<index>.png`
+"""Face pairs: `Face_LQ/<key>_<index>.png` is a face as it is in the photo `<key>`, `Face_HQ/<key>_<index>.png`
 the same face restored at four times the size.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +11,11 @@ from config import SCALE
 from utils.errors import UserError
 from utils.face.patches import Patches
 from utils.image.io import image_size, read_image
-from utils.image.listing import IMAGE_ENDINGS
+from utils.image.listing import Unused, same_name, scan_folder
 
-FACE_NAME = re.compile(r"(?P<stem>.+)_(?P<index>\d+)", re.DOTALL)
+FACE_NAME = re.compile(r"(?P<key>.+)_(?P<index>\d+)", re.DOTALL)
 NO_INDEX = -1  # of a face that is named as its photo
+NO_PHOTO = "of no photo"
 
 
 class FacePair(NamedTuple):
@@ -25,50 +26,48 @@ class FacePair(NamedTuple):
 
 
 class FaceListing(NamedTuple):
-    """The images in a folder of faces: (index, path) by the photo's stem, and those that belong to no photo."""
+    """The images in a folder of faces: (index, path) by the photo's key as of `same_name`; and what is not used."""
 
     faces: dict[str, list[tuple[int, Path]]]
-    unused: list[Path]
+    unused: list[Unused]
 
 
-def list_faces(folder: Path, stems: Collection[str] | None = None) -> FaceListing:
+def list_faces(folder: Path, keys: Iterable[str] | None = None, *, recursive: bool = False) -> FaceListing:
     """List the faces in a folder `Face_LQ`, `Face_HQ` or `Aligned`, sorted by name.
 
-    With the photos' `stems`, `<stem>.png` is a face of the photo `<stem>`, too, as in the original code; without,
-    whatever `<stem>_<index>` names. UserError if the folder cannot be listed.
+    With the photos' `keys`, `<key>.png` is a face of the photo `<key>`, too, as in the original code, and others are
+    not used; without, `<key>_<index>` is of `<key>`. UserError if the folder cannot be listed.
     """
-    listing = FaceListing({}, [])
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"cannot list the folder {folder}: {error.strerror}. Check --face_dir, or make the faces with "
-                        "generate_test_faces.py.") from error
-    for path in paths:
-        if path.suffix.lower() not in IMAGE_ENDINGS or path.name.startswith("."):
-            continue
-        match = FACE_NAME.fullmatch(path.stem)
-        if match and (stems is None or match["stem"] in stems):
-            listing.faces.setdefault(match["stem"], []).append((int(match["index"]), path))
-        elif stems is not None and path.stem in stems:
-            listing.faces.setdefault(path.stem, []).append((NO_INDEX, path))
+    images, unused = scan_folder(folder, "--face_dir, or make the faces with generate_test_faces.py",
+                                 recursive=recursive)
+    known = None if keys is None else {same_name(key) for key in keys}
+    listing = FaceListing({}, unused)
+    for image in images:
+        key, index = same_name(image.key), NO_INDEX
+        match = FACE_NAME.fullmatch(key)
+        if match and (known is None or match["key"] in known):
+            key, index = match["key"], int(match["index"])
+        if known is None or key in known:
+            listing.faces.setdefault(key, []).append((index, image.path))
         else:
-            listing.unused.append(path)
+            unused.append(Unused(NO_PHOTO, image.name))
     return listing
 
 
 class FaceFolder:
-    """The faces below one folder, listed once. `unused` are the images that belong to no photo."""
+    """The faces below one folder, listed once; `unused` is what else is there."""
 
-    def __init__(self, folder: Path, stems: Collection[str] | None = None):
+    def __init__(self, folder: Path, keys: Iterable[str] | None = None, *, recursive: bool = False):
         """List `folder/Face_LQ` and `folder/Face_HQ`, as `list_faces`."""
         self.folder = folder
-        self._lq, lq_unused = list_faces(folder / "Face_LQ", stems)
-        self._hq, hq_unused = list_faces(folder / "Face_HQ", stems)
-        self.unused = lq_unused + hq_unused
+        listings = {name: list_faces(folder / name, keys, recursive=recursive) for name in ("Face_LQ", "Face_HQ")}
+        self._lq, self._hq = (listing.faces for listing in listings.values())
+        self.unused = [Unused(reason, f"{name}/{entry}") for name, listing in listings.items()
+                       for reason, entry in listing.unused]
 
-    def pairs(self, stem: str) -> list[FacePair]:
+    def pairs(self, key: str) -> list[FacePair]:
         """Return a photo's faces in order of their index; UserError if one has no partner, or two files are one."""
-        lq, hq = _one_per_index(self._lq.get(stem, [])), _one_per_index(self._hq.get(stem, []))
+        lq, hq = (_one_per_index(faces.get(same_name(key), [])) for faces in (self._lq, self._hq))
         for index in sorted(lq.keys() ^ hq.keys()):
             absent = "Face_HQ" if index in lq else "Face_LQ"
             raise UserError(f"the face {lq.get(index) or hq[index]} has no partner in {self.folder / absent}. "

@@ -27,6 +27,7 @@ from utils.face.detection import BOX_COLUMNS, LANDMARK_COLUMNS, Detector, Face
 from utils.face.pairs import list_faces
 from utils.face.restorers import Restorer
 from utils.image.io import Photo, quantize, read_image, write_png
+from utils.image.listing import Source, same_name
 from utils.image.resizing import resize_bicubic
 
 BATCH = 4  # faces restored at a time: a batch of GPEN-512 takes about 2 GiB
@@ -74,43 +75,41 @@ class FacePreparer:
     def __init__(self, detector: Detector, restorer: Restorer | None, output_dir: Path, settings: PreparationSettings):
         """Take a detector, a restorer (None: aligned faces are written, or read from `restored_dir`) and settings."""
         self._detect, self._restore, self._output_dir, self.settings = detector, restorer, output_dir, settings
-        self._earlier: dict[str, list[Path]] = {}  # files of an earlier run, by the photo's stem
+        self._earlier: dict[str, list[Path]] = {}  # files of an earlier run, by the photo's key
         for folder in ("Face_LQ", "Face_HQ", *["Aligned"] * ("Aligned" in settings.folders)):
             if (output_dir / folder).is_dir():
-                listing = list_faces(output_dir / folder)
-                for stem, path in (*((stem, path) for stem, faces in listing.faces.items() for _, path in faces),
-                                   *((path.stem, path) for path in listing.unused)):
-                    self._earlier.setdefault(stem, []).append(path)
+                for key, faces in list_faces(output_dir / folder, recursive=True).faces.items():
+                    self._earlier.setdefault(key, []).extend(path for _, path in faces)
 
-    def is_done(self, stem: str, rows: list[dict]) -> bool:
+    def is_done(self, key: str, rows: list[dict]) -> bool:
         """Whether an earlier run, which left these rows of a photo, did all that this one would."""
         settings = self.settings
-        names = [f"{stem}_{row['index']}.png" for row in rows if row["status"] == "ok"]
+        names = [f"{key}_{row['index']}.png" for row in rows if row["status"] == "ok"]
         return (bool(rows) and not any(row["status"] in ("too small", "too many") for row in rows)
                 and all(row["detector"] == settings.detector and row["restorer"] in ("", settings.restorer)
                         for row in rows)
                 and all((self._output_dir / folder / name).exists() for folder in settings.folders for name in names)
-                and (not settings.save_overlay or (self._output_dir / "Overlay" / f"{stem}.png").exists()))
+                and (not settings.save_overlay or (self._output_dir / "Overlay" / f"{key}.png").exists()))
 
-    def prepare(self, path: Path, on_progress: Callable[[str], None] = lambda _: None) -> list[dict]:
-        """Write `<stem>_<index>.png` for each face of a photo, and return the photo's rows of the report.
+    def prepare(self, source: Source, on_progress: Callable[[str], None] = lambda _: None) -> list[dict]:
+        """Write `<key>_<index>.png` for each face of a photo, and return the photo's rows of the report.
 
         Faces are numbered by falling score, then by position. Faces an earlier run wrote for this photo are removed.
         """
-        photo = read_image(path)
+        photo = read_image(source.path)
         samples = quantize(photo.pixels)
         on_progress("detecting")
-        faces = interruptible(self._detect, photo.pixels, path.name)
-        targets, rows = self._choose(path.name, faces, samples.shape[:2])
+        faces = interruptible(self._detect, photo.pixels, source.name)
+        targets, rows = self._choose(source.name, faces, samples.shape[:2])
         if self.settings.save_overlay:
-            write_png(self._output_dir / "Overlay" / f"{path.stem}.png", draw_overlay(samples, targets))
-        names = [f"{path.stem}_{target.index}.png" for target in targets]
+            write_png(self._output_dir / "Overlay" / f"{source.key}.png", draw_overlay(samples, targets))
+        names = [f"{source.key}_{target.index}.png" for target in targets]
         restored: list[np.ndarray | None] = []
         for start in range(0, len(targets), BATCH):
             on_progress(f"face {start + 1} of {len(targets)}")
             restored += self._restore_batch(photo, samples, targets[start:start + BATCH], names[start:start + BATCH])
-        for earlier in self._earlier.pop(path.stem, []):
-            if earlier.parent.name != "Aligned" or earlier.name not in names:
+        for earlier in self._earlier.pop(same_name(source.key), []):
+            if earlier not in [self._output_dir / "Aligned" / name for name in names]:
                 earlier.unlink(missing_ok=True)
         for name, target, hq in zip(names, targets, restored, strict=True):
             top, left, height, width = target.box
@@ -118,7 +117,7 @@ class FacePreparer:
             if hq is not None:
                 write_png(self._output_dir / "Face_HQ" / name, hq)
             write_png(self._output_dir / "Face_LQ" / name, lq)
-        return rows or [{"file": path.name, "status": "no face", "detector": self.settings.detector}]
+        return rows or [{"file": source.name, "status": "no face", "detector": self.settings.detector}]
 
     def _choose(self, file: str, faces: list[Face], size: tuple[int, int]) -> tuple[list[_Target], list[dict]]:
         """Decide which faces are written; every face gets a row."""

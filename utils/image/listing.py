@@ -4,7 +4,7 @@ import argparse
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,99 +18,167 @@ from utils.image.io import is_image
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".heic",
                  ".heif", ".hif", ".avif")  # files of other endings are looked into
+FACE_FOLDERS = ("Face_LQ", "Face_HQ", "Aligned", "Overlay")  # of generate_test_faces.py
+COMPARISON = "comparison"  # folder of --save_comparison, in that of the results
+READABLE_FOLDER = "readable folder"
 MAX_LISTED = 3  # names in a message
 
 
-def list_images(folder: Path, option: str) -> list[Path]:
-    """List the images of a folder, without its subfolders, sorted by name; a note counts what else is in it.
+class Source(NamedTuple):
+    """An image file; `name` is its path below the folder that was listed, with slashes."""
+
+    name: str
+    path: Path
+
+    @property
+    def key(self) -> str:
+        """The name without its ending, by which results and faces belong to a photo."""
+        return self.name.removesuffix(self.path.suffix)
+
+
+class Unused(NamedTuple):
+    """An entry of a folder that is not used, and why."""
+
+    reason: str
+    name: str
+
+
+def scan_folder(folder: Path, check: str, *, recursive: bool = False, apart: Collection[Path] = (),
+                fits: Callable[[Path], bool] = lambda name: True) -> tuple[list[Source], list[Unused]]:
+    """List the images of a folder whose names fit, and what else is in it, both sorted by name.
+
+    With `recursive` subfolders are read, too, but for hidden ones, links, `apart` and, if that is given, folders of
+    faces.
+    Raises a UserError that says what to check if the folder cannot be listed.
+    """
+    images, unused, apart = [], [], {path.resolve() for path in apart}
+
+    def scan(parent: Path) -> None:
+        for path in parent.iterdir():
+            name = path.relative_to(folder)
+            reason = _why_unused(path, recursive, apart)
+            if reason == READABLE_FOLDER:
+                try:
+                    scan(path)
+                except OSError:
+                    unused.append(Unused("folder that cannot be listed", name.as_posix()))
+            elif reason is None and fits(name):
+                images.append(Source(name.as_posix(), path))
+            elif reason and fits(name):
+                unused.append(Unused(reason, name.as_posix()))
+
+    try:
+        scan(folder)
+    except OSError as error:
+        raise UserError(f"cannot list the folder {folder}: {error.strerror}. Check {check}.") from error
+    return sorted(images), sorted(unused, key=lambda entry: entry.name)
+
+
+def _why_unused(path: Path, recursive: bool, apart: Collection[Path]) -> str | None:
+    """Return why an entry is no image to be used; None for one that is, an empty text for what need not be said."""
+    is_named_image = path.suffix.lower() in IMAGE_ENDINGS
+    if path.name.startswith("."):
+        return "hidden" if is_named_image else ""
+    if path.is_dir():
+        if not recursive:
+            return "subfolder"
+        if path.is_symlink():
+            return "link to a folder"
+        is_faces = apart and path.name in FACE_FOLDERS and (path.parent / FACE_FOLDERS[0]).is_dir()
+        return "folder of results or faces" if is_faces or path.resolve() in apart else READABLE_FOLDER
+    if not path.exists():
+        return "dangling link"
+    return None if path.is_file() and (is_named_image or is_image(path)) else "not an image"
+
+
+def list_images(folder: Path, option: str, *, recursive: bool = False, apart: Collection[Path] = ()) -> list[Source]:
+    """List the images of a folder as `scan_folder`; a note says what is not used.
 
     Raises a UserError that names `option` if the folder is missing or holds no image.
     """
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"cannot list the folder {folder}: {error.strerror}. Check {option}.") from error
-    images, others = _sort_out(entries)
-    _check_found(images, others, str(folder), option)
+    images, unused = scan_folder(folder, option, recursive=recursive, apart=apart)
+    _check_found(images, unused, str(folder), option)
     return images
 
 
-def list_photos(folder: Path) -> list[Path]:
+def list_photos(folder: Path, *, recursive: bool = False, apart: Collection[Path] = ()) -> list[Source]:
     """List the images of --input_dir as `list_images`; a UserError also if two would have one result."""
-    photos = list_images(folder, "--input_dir")
-    _by_stem(photos, folder)
+    photos = list_images(folder, "--input_dir", recursive=recursive, apart=apart)
+    _by_key(photos, folder)
     return photos
 
 
-def _sort_out(entries: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Divide entries into images and others; hidden ones are neither."""
-    images, others = [], []
-    for path in entries:
-        if not path.name.startswith("."):
-            known = path.is_file() and (path.suffix.lower() in IMAGE_ENDINGS or is_image(path))
-            (images if known else others).append(path)
-    return images, others
+def add_recursive(parser: argparse.ArgumentParser) -> None:
+    """Add --recursive to a parser or to a group of its options."""
+    parser.add_argument("--recursive", action="store_true", help="also read subfolders; what is written keeps them")
 
 
-def _check_found(images: list, others: list[Path], place: str, check: str) -> None:
-    """Raise a UserError if there is no image; otherwise note what else there is."""
-    names = ", ".join(map(shown_name, others[:MAX_LISTED])) + ", ..." * (len(others) > MAX_LISTED)
-    unused = f"not used of {place}: {len(others)} of no image format, as {names}" if others else ""
-    require(bool(images), f"no image in {place}. Check {check}", unused or "an empty folder")
-    if unused:
-        note_once(unused)
+def describe_unused(unused: Sequence[Unused], place: str) -> str:
+    """Describe what is not used of a place; an empty text if there is nothing."""
+    names: dict[str, list[str]] = {}
+    for reason, name in unused:
+        names.setdefault(reason, []).append(shown_name(name))
+    reasons = ", ".join(f"{reason}: {len(found)} ({', '.join(found[:MAX_LISTED])}{', ...' * (len(found) > MAX_LISTED)})"
+                        for reason, found in names.items())
+    return f"not used of {place}: {len(unused)} ({reasons})" if unused else ""
 
 
-def _by_stem(paths: Iterable[Path], folder: Path) -> dict[str, Path]:
-    """Map stems to files; systems write accents in two ways, which count as one."""
-    found: dict[str, Path] = {}
-    for path in paths:
-        other = found.setdefault(unicodedata.normalize("NFC", path.stem), path)
-        if other != path:
-            raise UserError(f"{other.name} and {path.name} in {folder} have one name, but for the ending. Rename one.")
+def _check_found(images: list, unused: list[Unused], place: str, check: str) -> None:
+    """Raise a UserError if there is no image; note what else there is."""
+    text = describe_unused(unused, place)
+    require(bool(images), f"no image in {place}. Check {check}", text or "an empty folder")
+    if text:
+        note_once(text)
+
+
+def same_name(name: str) -> str:
+    """Return what names that are one to a user have in common: systems write accents in two ways."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _by_key(sources: Iterable[Source], folder: Path) -> dict[str, Source]:
+    """Map keys, as of `same_name`, to images."""
+    found: dict[str, Source] = {}
+    for source in sources:
+        other = found.setdefault(same_name(source.key), source)
+        if other != source:
+            raise UserError(f"{other.name} and {source.name} in {folder} have one name, but for the ending. Rename "
+                            "one.")
     return found
 
 
 @dataclass(frozen=True)
 class ImageGroup:
-    """The files of one stem; None where a folder has none, or there is no such folder."""
+    """The images of one key; None where a folder has none, or there is no such folder."""
 
-    stem: str
-    result: Path | None = None
-    other: Path | None = None
-    truth: Path | None = None
+    key: str
+    result: Source | None = None
+    other: Source | None = None
+    truth: Source | None = None
 
 
 def group_images(result_dir: Path, *, truth_dir: Path | None = None, other_dir: Path | None = None,
-                 allow_missing: bool = False) -> list[ImageGroup]:
-    """Group the images of --result_dir, --gt_dir and --compare by stem, whatever their endings; sorted by stem.
+                 allow_missing: bool = False, recursive: bool = False) -> list[ImageGroup]:
+    """Group the images of --result_dir, --gt_dir and --compare by key, whatever their endings; sorted by key.
 
-    Raises a UserError if a folder is missing or empty, has two images of one stem, or, unless `allow_missing`, lacks
-    an image another one has; or if no stem is in all folders.
+    Raises a UserError if a folder is missing or empty, has two images of one key, or, unless `allow_missing`, lacks
+    an image another one has; or if no key is in all folders.
     """
     folders = {"result": (result_dir, "--result_dir"), "other": (other_dir, "--compare"),
                "truth": (truth_dir, "--gt_dir")}
-    files = {role: _by_stem(list_images(folder, option), folder)
+    files = {role: _by_key(list_images(folder, option, recursive=recursive, apart=[folder / COMPARISON]), folder)
              for role, (folder, option) in folders.items() if folder is not None}
-    stems = sorted(set().union(*files.values()))
+    keys = sorted(set().union(*files.values()))
     if not set.intersection(*(set(found) for found in files.values())):
         raise UserError(f"no image has the same name, without its ending, in "
                         f"{' and '.join(str(folders[role][0]) for role in files)}. Check the folders.")
     for role, found in files.items():
-        missing = [stem for stem in stems if stem not in found]
+        missing = [key for key in keys if key not in found]
         if missing and not allow_missing:
             more = f" and {len(missing) - MAX_LISTED} more" * (len(missing) > MAX_LISTED)
             raise UserError(f"{folders[role][0]} has no image for {', '.join(missing[:MAX_LISTED])}{more}. Add what is "
                             "missing, or give --allow_missing.")
-    return [ImageGroup(stem, **{role: found.get(stem) for role, found in files.items()}) for stem in stems]
-
-
-class Source(NamedTuple):
-    """An image file; `name` is its path below the input folder, with slashes."""
-
-    name: str
-    path: Path
-    num_bytes: int
+    return [ImageGroup(key, **{role: found.get(key) for role, found in files.items()}) for key in keys]
 
 
 def list_sources(folders: Sequence[Path], *, match: Sequence[str] | None = None, exclude: Sequence[str] | None = None,
@@ -121,17 +189,16 @@ def list_sources(folders: Sequence[Path], *, match: Sequence[str] | None = None,
     glob patterns of names or of paths below the folder. Raises a UserError that names `option` if a folder is missing
     or no image is left.
     """
+    def fits(name: Path) -> bool:
+        return _fits(name, match or ["*"]) and not _fits(name, exclude or [])
+
     sources: dict[Path, Source] = {}
-    unused: list[Path] = []
+    unused: list[Unused] = []
     for folder in folders:
-        require(folder.is_dir(), f"{option} must name folders", folder)
-        names = {path: path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
-        chosen = [path for path, name in names.items() if not any(part.startswith(".") for part in name.parts)
-                  and _fits(name, match or ["*"]) and not _fits(name, exclude or [])]
-        images, others = _sort_out(sorted(chosen, key=lambda path: names[path].as_posix()))
+        images, others = scan_folder(folder, option, recursive=True, fits=fits)
         unused += others
-        for path in images:
-            sources.setdefault(path.resolve(), Source(names[path].as_posix(), path, path.stat().st_size))
+        for image in images:
+            sources.setdefault(image.path.resolve(), image)
     _check_found(list(sources), unused, ", ".join(map(str, folders)), f"{option} and its patterns")
     return list(sources.values())
 

@@ -24,7 +24,7 @@ from utils.errors import DiskFullError, FatalError, UserError
 from utils.face.pairs import FaceFolder, read_face
 from utils.face.patches import Patches, batch_patches, hold_out, sample_patches
 from utils.image.io import Photo, image_size, quantize, read_image, to_8_bit, write_png
-from utils.image.listing import photo_rng
+from utils.image.listing import COMPARISON, Source, photo_rng
 from utils.image.panels import compose_comparison, locate_face
 from utils.image.resizing import resize_bicubic
 from utils.inference.tiling import choose_tile_size, count_tiles, upscale
@@ -51,7 +51,7 @@ class PipelineSettings:
 class Loaded(NamedTuple):
     """What is read of a photo before the networks see it, the patches of its faces, and the seconds that took."""
 
-    path: Path
+    source: Source
     photo: Photo
     faces: list[Patches]
     patches: list[Patches]
@@ -65,7 +65,7 @@ class PhotoPipeline:
         """Take the compiled networks, the faces (None when no step is taken) and where results go."""
         self._resolver, self._faces, self._output_dir, self._settings = resolver, faces, output_dir, settings
 
-    def read(self, path: Path, row: dict) -> Loaded:
+    def read(self, source: Source, row: dict) -> Loaded:
         """Read a photo and its faces, and draw the patches. Uses no TensorFlow: it may run in another thread.
 
         The report's `row` is filled as things become known, so that it shows how far a photo came that fails.
@@ -73,21 +73,21 @@ class PhotoPipeline:
         started, config = time.perf_counter(), self._settings.adaptation
         with _memory_errors():
             with contextlib.suppress(UserError):  # the header of a damaged photo may still give its size
-                row["height"], row["width"] = image_size(path)
-            photo = read_image(path)
+                row["height"], row["width"] = image_size(source.path)
+            photo = read_image(source.path)
             row["height"], row["width"] = photo.pixels.shape[:2]
-            pairs = self._faces.pairs(path.stem) if config.num_steps else []
+            pairs = self._faces.pairs(source.key) if config.num_steps else []
             if config.num_steps and not pairs and self._settings.no_face == "error":
-                raise UserError(f"no face of {path} in {self._faces.folder}. Make it with generate_test_faces.py, or "
-                                "use --no_face base.")
-            faces, rng = [read_face(pair) for pair in pairs], photo_rng(config.seed, path.stem)
+                raise UserError(f"no face of {source.path} in {self._faces.folder}. Make it with "
+                                "generate_test_faces.py, or use --no_face base.")
+            faces, rng = [read_face(pair) for pair in pairs], photo_rng(config.seed, source.key)
             row["faces"] = len(faces)
             patches = [sample_patches(face, rng, lq_patch_size=config.patch_size // SCALE,
                                       count=config.patches_per_face) for face in faces]
-        return Loaded(path, photo, faces, patches, time.perf_counter() - started)
+        return Loaded(source, photo, faces, patches, time.perf_counter() - started)
 
     def process(self, loaded: Loaded, row: dict, on_progress: OnProgress) -> None:
-        """Adapt to a photo that was read, upscale it and write `<stem>.png`; nothing is written after a UserError."""
+        """Adapt to a photo that was read, upscale it and write `<key>.png`; nothing is written after a UserError."""
         started, photo, settings = time.perf_counter(), loaded.photo, self._settings
         with _memory_errors():
             params, status = self._resolver.generator, "base"
@@ -104,7 +104,7 @@ class PhotoPipeline:
             samples = self._upscale(params, photo, row, on_progress)
             row["seconds_upscaling"] = time.perf_counter() - upscaling
             alpha = None if photo.alpha is None else resize_bicubic(photo.alpha, *samples.shape[:2])
-            write_png(self._output_dir / f"{loaded.path.stem}.png", samples, alpha=alpha,
+            write_png(self._output_dir / f"{loaded.source.key}.png", samples, alpha=alpha,
                       source=replace(photo, exif=None) if settings.strip_metadata else photo)
         row.update(status=status, seconds_total=loaded.seconds + time.perf_counter() - started)
         if settings.save_comparison:
@@ -134,8 +134,8 @@ class PhotoPipeline:
         row["seconds_adaptation"] = time.perf_counter() - started
         first, last = result.losses[0], result.losses[-1]
         if not all(map(math.isfinite, result.losses)) or last > max(EXPLODED * first, EXPLODED_LEAST):
-            raise UserError(f"adaptation to {loaded.path.stem} diverged: its loss went from {first:.4g} to {last:.4g}. "
-                            "Lower --learning_rate, or use --safeguard backtrack.")
+            raise UserError(f"adaptation to {loaded.source.name} diverged: its loss went from {first:.4g} to {last:.4g}"
+                            ". Lower --learning_rate, or use --safeguard backtrack.")
         if last > first:
             row["reason"] = (f"adaptation raised its loss from {first:.4g} to {last:.4g}: compare with the result "
                              "without it, lower --learning_rate, or use --safeguard backtrack")
@@ -176,10 +176,12 @@ class PhotoPipeline:
         label = f"adapted ({steps} step{'s' * (steps > 1)}, {len(faces)} face{'s' * (len(faces) > 1)})"
         versions[label if faces else "un-adapted"] = to_8_bit(result)
         face = locate_face(photo.pixels, faces[0].lq[0]) if faces else None
-        write_png(self._output_dir / "comparison" / f"{loaded.path.stem}.png", compose_comparison(versions, face=face))
+        comparison = compose_comparison(versions, face=face)
+        write_png(self._output_dir / COMPARISON / f"{loaded.source.key}.png",
+                  comparison[:, :, :1] if photo.gray else comparison, source=replace(photo, exif=None))
 
 
-def restore_photos(pipeline: PhotoPipeline, photos: Sequence[Path], on_progress: OnProgress) -> Iterator[dict]:
+def restore_photos(pipeline: PhotoPipeline, photos: Sequence[Source], on_progress: OnProgress) -> Iterator[dict]:
     """Restore photos in order and yield the row of each; while one is computed, the next is read if it is not large.
 
     A photo that fails has the status `error` and the message as `reason`; only a FatalError stops the others.
@@ -191,9 +193,9 @@ def restore_photos(pipeline: PhotoPipeline, photos: Sequence[Path], on_progress:
             reading = following or reader.submit(pipeline.read, photo, row)
             wait([reading])
             following = None
-            if number + 1 < len(photos) and _is_read_ahead(photos[number + 1]):
+            if number + 1 < len(photos) and _is_read_ahead(photos[number + 1].path):
                 following = reader.submit(pipeline.read, photos[number + 1], rows[number + 1])
-            name = shown_name(photo)
+            name = shown_name(photo.name)
             try:
                 pipeline.process(reading.result(), row,
                                  lambda what, tiles, name=name: on_progress(f"{name}: {what}", tiles))

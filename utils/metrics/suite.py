@@ -132,9 +132,10 @@ class ImageMeter:
             A row with `file`, `gt`, `status`, `width`, `height`, the values that could be measured, `reason`, and
             `unreadable`: the files that could not be read.
         """
-        row = {"file": group.result.name if group.result else group.stem, "gt": group.truth.name if group.truth else ""}
+        row = {"file": group.result.name if group.result else group.key, "gt": group.truth.name if group.truth else ""}
         needs_truth = any(METRICS[name].needs_truth for name in self.functions)
-        files = {"": group.result, OTHER: group.other, "truth": group.truth if needs_truth else None}
+        files = {role: source and source.path for role, source in (
+            ("", group.result), (OTHER, group.other), ("truth", group.truth if needs_truth else None))}
         images, failures = _read_all(files)
         if "" in images:
             row["height"], row["width"] = images[""].shape[:2]

@@ -150,7 +150,7 @@ def test_all_portraits_are_used_equally_often_and_nobody_is_in_a_photo_twice():
 
 def deal_from(numbers, cut=lambda source: source.path.stem):
     """Return a sampler of two portraits of each person; who is cut out is the file's stem."""
-    sources = [Source("", Path(f"person{number // 2}_{number % 2}.png"), 1) for number in numbers]
+    sources = [Source("", Path(f"person{number // 2}_{number % 2}.png")) for number in numbers]
     return PortraitSampler(sources, re.compile("^[a-z0-9]+"), 0, cut)
 
 

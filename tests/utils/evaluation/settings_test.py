@@ -65,7 +65,7 @@ def test_none_agrees_with_any_value(tmp_path):
 
 def test_digests_depend_on_contents(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    sources = [Source("inner/a", tmp_path / "a", 3), Source("b", tmp_path / "missing", 3)]
+    sources = [Source("inner/a", tmp_path / "a"), Source("b", tmp_path / "missing")]
     assert digest_sources(sources) == [
         ["inner/a", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"], ["b", "unreadable"]]
     params = {"a": np.zeros((2, 3), np.float32), "b": np.ones(4, np.float32)}

@@ -1,5 +1,7 @@
 """Which faces belong to a photo."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from utils.image.io import write_png
 
 def make_folder(root, *names, lq=(), hq=(), stems=None):
     for sub, more in (("Face_LQ", lq), ("Face_HQ", hq)):
-        (root / sub).mkdir(parents=True)
+        (root / sub).mkdir(parents=True, exist_ok=True)
         for name in (*names, *more):
             (root / sub / name).touch()
     return FaceFolder(root, stems)
@@ -44,10 +46,22 @@ def test_a_face_named_as_its_photo_is_one_of_its_faces(tmp_path):
 
 
 def test_faces_of_no_photo_are_listed_and_partners_may_be_of_different_formats(tmp_path):
-    folder = make_folder(tmp_path, "x_0.png", lq=["a_0.jpg", "y.png"], hq=["a_0.png"], stems={"a"})
+    folder = make_folder(tmp_path, "x_0.png", lq=["a_0.jpg", "y.png"], hq=["a_0.png", "b.txt"], stems={"a"})
     assert folder.pairs("a") == [FacePair(tmp_path / "Face_LQ" / "a_0.jpg", tmp_path / "Face_HQ" / "a_0.png")]
-    assert folder.unused == [tmp_path / "Face_LQ" / "x_0.png", tmp_path / "Face_LQ" / "y.png",
-                             tmp_path / "Face_HQ" / "x_0.png"]
+    assert folder.unused == [("of no photo", "Face_LQ/x_0.png"), ("of no photo", "Face_LQ/y.png"),
+                             ("not an image", "Face_HQ/b.txt"), ("of no photo", "Face_HQ/x_0.png")]
+
+
+def test_faces_are_found_whatever_the_normalisation_of_their_names_and_in_subfolders_if_asked(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    (tmp_path / "Face_LQ" / "sub").mkdir(parents=True)
+    (tmp_path / "Face_HQ" / "sub").mkdir(parents=True)
+    make_folder(tmp_path, f"{composed}_0.png", "x_0.png", f"sub/{decomposed}_0.png")
+    folder = FaceFolder(tmp_path, [decomposed, f"sub/{composed}"], recursive=True)
+    assert names(folder, decomposed) == [f"{composed}_0.png"]
+    assert [[path.name for path in pair] for pair in folder.pairs(f"sub/{composed}")] == [[f"{decomposed}_0.png"] * 2]
+    assert [name for _, name in folder.unused] == ["Face_LQ/x_0.png", "Face_HQ/x_0.png"]
+    assert FaceFolder(tmp_path).unused == [("subfolder", "Face_LQ/sub"), ("subfolder", "Face_HQ/sub")]
 
 
 @pytest.mark.parametrize(("lq", "hq", "lonely", "searched"), [

@@ -7,6 +7,7 @@ import pytest
 
 import utils.inference.restoration as module
 from utils.errors import DiskFullError, UserError
+from utils.image.listing import Source
 from utils.inference.restoration import restore_photos
 
 
@@ -25,8 +26,8 @@ class Stages:
         self.events.append(("end", stage, name))
         return name
 
-    def read(self, path, row):
-        return self._run("read", path.name, row, "read")
+    def read(self, source, row):
+        return self._run("read", source.name, row, "read")
 
     def process(self, loaded, row, on_progress):
         on_progress("working", 1)
@@ -38,8 +39,12 @@ def sizes(monkeypatch):
     monkeypatch.setattr(module, "image_size", lambda path: (10**9 if path.name == "large" else 10, 1))
 
 
+def sources(names):
+    return [Source(name, Path(name)) for name in names]
+
+
 def run(stages, *names):
-    return list(restore_photos(stages, [Path(name) for name in names], lambda *_: None))
+    return list(restore_photos(stages, sources(names), lambda *_: None))
 
 
 def test_the_next_photo_is_read_while_one_is_processed():
@@ -75,6 +80,6 @@ def test_a_photo_that_fails_has_a_row_in_its_place_and_stops_nothing(stage, brok
 def test_a_full_disk_stops_everything_after_the_photos_before(stage):
     stages, rows = Stages({(stage, "b"): DiskFullError("no room")}), []
     with pytest.raises(DiskFullError, match="no room"):
-        rows.extend(row["file"] for row in restore_photos(stages, [Path(name) for name in "abcd"], lambda *_: None))
+        rows.extend(row["file"] for row in restore_photos(stages, sources("abcd"), lambda *_: None))
     assert rows == ["a"]
     assert ("begin", "process", "c") not in stages.events

@@ -1,6 +1,7 @@
 """Which metrics are chosen, and the rows that images of all kinds get; the figures themselves are tested elsewhere."""
 
 import time
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ import skimage.data
 
 from utils.errors import UserError
 from utils.image.io import read_image, write_png
-from utils.image.listing import ImageGroup
+from utils.image.listing import ImageGroup, Source
 from utils.metrics.fidelity import psnr_rgb, psnr_y, ssim
 from utils.metrics.suite import ImageMeter, choose_metrics, load_functions, measure_all
 
@@ -26,7 +27,7 @@ def group(tmp_path):
         for role, samples in images.items():
             paths[role] = tmp_path / role / f"{stem}.png"
             write_png(paths[role], samples)
-        return ImageGroup(stem, **paths)
+        return ImageGroup(stem, **{role: Source(path.name, path) for role, path in paths.items()})
 
     return make
 
@@ -82,7 +83,7 @@ def test_gray_alpha_and_16_bits_are_measured_as_8_bit_rgb(group, tmp_path):
     assert found["psnr_rgb"] == psnr_rgb(SPOILT, np.repeat(gray, 3, axis=2))
     write_png(tmp_path / "alpha.png", PHOTO, alpha=np.linspace(0.1, 1, 12000, dtype=np.float32).reshape(120, 100))
     assert read_image(tmp_path / "alpha.png").alpha is not None
-    through = ImageGroup("a", result=group("seen", result=SPOILT).result, truth=tmp_path / "alpha.png")
+    through = replace(group("seen", result=SPOILT), truth=Source("alpha.png", tmp_path / "alpha.png"))
     assert meter.measure(through)["psnr_rgb"] == expected["psnr_rgb"]
 
 
@@ -113,7 +114,7 @@ def test_a_file_that_cannot_be_read_takes_along_only_what_needs_it(group, damage
                "truth": {"psnr_y", "psnr_y_other"}}
     for role, lost in needing.items():
         files = group(f"without {role}", **roles)
-        path = getattr(files, role)
+        path = getattr(files, role).path
         damage(path)
         row = meter.measure(files)
         assert (row["status"], row["unreadable"]) == ("error", [path])
@@ -124,7 +125,7 @@ def test_a_file_that_cannot_be_read_takes_along_only_what_needs_it(group, damage
 
 def test_ground_truth_that_no_metric_needs_is_not_read(group):
     files = group(result=SPOILT, truth=PHOTO)
-    files.truth.write_bytes(b"text")
+    files.truth.path.write_bytes(b"text")
     row = make_meter(niqe=lambda _: 1.0).measure(files)
     assert (row["status"], row["niqe"], row["reason"]) == ("ok", 1, "")
 
