@@ -9,14 +9,16 @@ import time
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 import utils.weights.checkpoints
 from model.super_resolver import SuperResolver
+from tests.helpers.picture_files import SRGB
 from tests.helpers.small_networks import small_generator, small_masknet
 from tests.helpers.workplace import ROOT, Workplace, cli, fails, picture, write
 from utils.face.pairs import read_face
 from utils.face.patches import batch_patches, sample_patches
-from utils.image.io import quantize, read_image
+from utils.image.io import Photo, quantize, read_image, write_png
 from utils.image.listing import photo_rng
 
 
@@ -121,6 +123,7 @@ def test_dry_run_writes_nothing_and_lists_faults(place, capsys):
 
 def test_a_comparison_shows_three_versions_and_its_failure_does_not_cost_the_result(place):
     place.add_photo("a.png", height=40, width=40)
+    write_png(place.lq / "a.png", picture(0, 40, 40), source=Photo(np.zeros(0), icc_profile=SRGB))
     place.out.mkdir()
     (place.out / "comparison").write_text("in the way")
     assert place.run("--save_comparison") == 0
@@ -128,6 +131,8 @@ def test_a_comparison_shows_three_versions_and_its_failure_does_not_cost_the_res
     assert (row["status"], "no comparison" in row["reason"]) == ("adapted", True)
     (place.out / "comparison").unlink()
     assert place.run("--save_comparison", "--skip_existing") == 0
+    for name in ("comparison", "."):
+        assert Image.open(place.out / name / "a.png").info["icc_profile"] == SRGB
     shown, result = (cv2.imread(str(place.out / name / "a.png")) for name in ("comparison", "."))
     assert shown.shape[1] == 3 * 480 + 2 * 6
     np.testing.assert_array_equal(shown[42:522, 972:], cv2.resize(result, (480, 480), interpolation=cv2.INTER_NEAREST))

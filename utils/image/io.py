@@ -17,7 +17,7 @@ from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from utils.errors import UserError, require
 from utils.files import atomic_path, read_bytes
-from utils.image.png import GRAY_AND_ALPHA, colour_chunks, encode_png
+from utils.image.png import GRAY_AND_ALPHA, cicp_chunk, colour_chunks, encode_png
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601, full range
 # Pillow runs other programs for some of its formats
@@ -53,6 +53,7 @@ class Photo:
     icc_profile: bytes | None = None
     colour_chunks: bytes = b""
     exif: bytes | None = None
+    note: str = ""  # what was left out
 
 
 def add_pixel_limit(parser: argparse.ArgumentParser) -> None:
@@ -77,22 +78,29 @@ def read_image(path: Path) -> Photo:
     with _open(path, io.BytesIO(data)) as image:
         kind = image.format
         bits = (data[PNG_BIT_DEPTH],) if kind == "PNG" else getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, ())
+        if image.info.get("bit_depth", 8) > 8:  # of HEIF, which is read as 16
+            bits = (16,)
         if 16 not in bits and image.mode.startswith(("I", "F")):
             raise ValueError("only integers of 8 bits, and of 16 in PNG and TIFF, are supported")
         image = _load(image, data)
         orientation, exif = _orientation_and_exif(image)
         profile = image.info.get("icc_profile")
         if image.mode == "CMYK" and profile and 16 not in bits:
-            image = ImageCms.profileToProfile(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-                                              ImageCms.createProfile("sRGB"), outputMode="RGB")
+            with contextlib.suppress(ImageCms.PyCMSError, OSError):  # a damaged profile
+                image = ImageCms.profileToProfile(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+                                                  ImageCms.createProfile("sRGB"), outputMode="RGB")
+                profile = None
         samples = _upright(_decode_16_bit(data, image) if 16 in bits else _to_array(image), orientation)
         channels = samples.shape[2]
         pixels, alpha = to_float(samples[:, :, :channels - (channels % 2 == 0)]), None
         if channels % 2 == 0:
             alpha = samples[:, :, -1].astype(np.float32) / np.float32(np.iinfo(samples.dtype).max)
             pixels = _extend_colours(pixels, alpha)
-        return Photo(pixels, alpha, 8 * samples.dtype.itemsize, channels < 3, _matching(profile, gray=channels < 3),
-                     colour_chunks(data) if kind == "PNG" else b"", exif)
+        kept = _matching(profile, gray=channels < 3)
+        nclx = image.info.get("nclx_profile") if kept is None else None
+        chunks = colour_chunks(data) if kind == "PNG" else cicp_chunk(**nclx or {})
+        note = "left out: its colour profile, damaged or of another colour space" if profile and not kept else ""
+        return Photo(pixels, alpha, 8 * samples.dtype.itemsize, channels < 3, kept, chunks, exif, note)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -157,7 +165,10 @@ def _orientation_and_exif(image: Image.Image) -> tuple[int, bytes | None]:
 
 
 def _decode_16_bit(data: bytes, image: Image.Image) -> np.ndarray:
-    """Return uint16 samples like `_to_array`, decoded by OpenCV; raise a ValueError if it cannot."""
+    """Return uint16 samples like `_to_array`, decoded by OpenCV or libheif; raise a ValueError if it cannot."""
+    if image.format == "HEIF":
+        samples = np.asarray(pillow_heif.open_heif(data, convert_hdr_to_8bit=False))
+        return samples.reshape(*samples.shape[:2], -1)
     if image.format == "PNG":
         Image.open(io.BytesIO(data)).verify()  # checksums, about which OpenCV would print
     samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

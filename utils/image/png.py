@@ -13,6 +13,7 @@ HEADER_SIZE = 33  # bytes of the signature and IHDR
 COLOUR_CHUNKS = (b"cICP", b"gAMA", b"cHRM", b"sRGB")
 COMPRESSION = 3  # of 9: photographs hardly shrink further, and 9 takes many times as long
 GRAY_AND_ALPHA = 4  # colour type
+UNSPECIFIED, SRGB = 2, (1, 13)  # codes of primaries and transfer (ITU-T H.273)
 
 
 def colour_chunks(png: bytes) -> bytes:
@@ -24,6 +25,12 @@ def colour_chunks(png: bytes) -> bytes:
         found += png[position:end] if kind in COLOUR_CHUNKS else b""
         position = end
     return found
+
+
+def cicp_chunk(color_primaries: int = UNSPECIFIED, transfer_characteristics: int = UNSPECIFIED, **_) -> bytes:
+    """Return the chunk for what HEIF says of its colours; nothing where it says nothing, or sRGB."""
+    described = (int(color_primaries), int(transfer_characteristics))
+    return b"" if UNSPECIFIED in described or described == SRGB else _chunk(b"cICP", bytes([*described, 0, 1]))
 
 
 def encode_png(samples: np.ndarray, *, colours: bytes, icc_profile: bytes | None,

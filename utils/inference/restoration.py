@@ -76,6 +76,7 @@ class PhotoPipeline:
                 row["height"], row["width"] = image_size(source.path)
             photo = read_image(source.path)
             row["height"], row["width"] = photo.pixels.shape[:2]
+            _add_reason(row, photo.note)
             pairs = self._faces.pairs(source.key) if config.num_steps else []
             if config.num_steps and not pairs and self._settings.no_face == "error":
                 raise UserError(f"no face of {source.path} in {self._faces.folder}. Make it with "
@@ -99,7 +100,7 @@ class PhotoPipeline:
                 if settings.no_face == "skip":
                     row.update(status="skipped", reason="no face")
                     return
-                row["reason"] = "no face: upscaled without adaptation"
+                _add_reason(row, "no face: upscaled without adaptation")
             upscaling = time.perf_counter()
             samples = self._upscale(params, photo, row, on_progress)
             row["seconds_upscaling"] = time.perf_counter() - upscaling
@@ -114,7 +115,7 @@ class PhotoPipeline:
             except DiskFullError:
                 raise
             except UserError as error:  # the result is there, and good
-                row["reason"] = "; ".join(filter(None, (row.get("reason"), f"no comparison: {error}")))
+                _add_reason(row, f"no comparison: {error}")
 
     def _adapt(self, loaded: Loaded, row: dict) -> tuple[Params, str]:
         """Return the adapted parameters and the photo's status."""
@@ -137,10 +138,10 @@ class PhotoPipeline:
             raise UserError(f"adaptation to {loaded.source.name} diverged: its loss went from {first:.4g} to {last:.4g}"
                             ". Lower --learning_rate, or use --safeguard backtrack.")
         if last > first:
-            row["reason"] = (f"adaptation raised its loss from {first:.4g} to {last:.4g}: compare with the result "
+            _add_reason(row, f"adaptation raised its loss from {first:.4g} to {last:.4g}: compare with the result "
                              "without it, lower --learning_rate, or use --safeguard backtrack")
         if not any(result.learning_rates):
-            row["reason"] = "the safeguard took no step: upscaled without adaptation"
+            _add_reason(row, "the safeguard took no step: upscaled without adaptation")
             return result.params, "base"
         return result.params, "adapted"
 
@@ -204,6 +205,10 @@ def restore_photos(pipeline: PhotoPipeline, photos: Sequence[Source], on_progres
             except UserError as error:
                 row.update(status="error", reason=str(error))
             yield row
+
+
+def _add_reason(row: dict, text: str) -> None:
+    row["reason"] = "; ".join(filter(None, (row.get("reason"), text)))
 
 
 def _is_read_ahead(photo: Path) -> bool:

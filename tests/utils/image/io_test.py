@@ -7,6 +7,7 @@ import zlib
 
 import cv2
 import numpy as np
+import pillow_heif
 import pytest
 import skimage
 import tifffile
@@ -30,6 +31,7 @@ from tests.helpers.picture_files import (
 from utils.errors import UserError
 from utils.image import io as images
 from utils.image.io import Photo, add_pixel_limit, image_size, quantize, read_image, to_float, write_png
+from utils.image.png import cicp_chunk
 
 
 def write_tiff(path, samples, **options):
@@ -162,6 +164,29 @@ def test_cmyk_is_converted_by_its_profile_as_littlecms_does_it(tmp_path):
     photo = read_image(tmp_path / "x.jpg")
     assert photo.icc_profile is None
     assert photo.exif
+
+
+def test_what_describes_colours_is_named_where_it_is_left_out_and_converted_where_it_can_be(tmp_path):
+    inks = Image.fromarray(noise(24, 40, 4), "CMYK")
+    (tmp_path / "cmyk").write_bytes(encode(inks, "JPEG", icc_profile=b"no profile"))
+    gray = Image.fromarray(noise(24, 40, 1)[:, :, 0])
+    (tmp_path / "gray").write_bytes(encode(gray, "JPEG", icc_profile=SRGB))
+    (tmp_path / "good").write_bytes(encode(gray.convert("RGB"), "JPEG", icc_profile=SRGB))
+    photos = {name: read_image(tmp_path / name) for name in ("cmyk", "gray", "good")}
+    assert {name: "colour profile" in photo.note for name, photo in photos.items()} == {
+        "cmyk": True, "gray": True, "good": False}
+    assert cicp_chunk(color_primaries=9, transfer_characteristics=16)[4:12] == b"cICP\x09\x10\x00\x01"
+    assert (cicp_chunk(), cicp_chunk(1, 13)) == (b"", b"")
+
+
+@pytest.mark.parametrize("mode", ["RGB;16", "L;16"])
+def test_heif_of_ten_bits_keeps_them(tmp_path, mode):
+    ramp = np.linspace(0, 65535, 64, dtype=np.uint16) * np.ones((64, 1), np.uint16)
+    samples = ramp if mode == "L;16" else np.dstack([ramp] * 3)
+    pillow_heif.from_bytes(mode, (64, 64), samples.tobytes()).save(tmp_path / "x.heic", quality=-1)
+    photo = read_image(tmp_path / "x.heic")
+    assert (photo.bit_depth, photo.gray) == (16, mode == "L;16")
+    assert np.abs(photo.pixels - samples.reshape(64, 64, -1) / 65535).max() < 1.5 / 1023
 
 
 def test_cmyk_without_a_profile_is_converted_as_viewers_do(tmp_path):
