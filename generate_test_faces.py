@@ -9,7 +9,7 @@ from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, sh
 from utils.errors import FatalError, UserError, require
 from utils.face.detection import open_detector, read_boxes
 from utils.face.pairs import NO_PHOTO, list_faces
-from utils.face.preparation import COLUMNS, FINISHED, FacePreparer, PreparationSettings
+from utils.face.preparation import FACE_COLUMNS, FINISHED, FacePreparer, PreparationSettings
 from utils.face.restorers import FIDELITY, check_restorer, open_restorer, restorer_label
 from utils.files import check_writable
 from utils.image.io import add_pixel_limit
@@ -123,7 +123,7 @@ def _prepare_photos(args: argparse.Namespace, settings: PreparationSettings, pho
                     report_path: Path) -> int:
     """Work through the photos; one that fails gets a row and does not stop the others."""
     if not photos:
-        Report(report_path, COLUMNS)
+        Report(report_path, FACE_COLUMNS)
         print("no photo falls into shard {}/{}".format(*args.shard))
         return 0
     start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
@@ -134,7 +134,7 @@ def _prepare_photos(args: argparse.Namespace, settings: PreparationSettings, pho
                                                                       fidelity=args.codeformer_fidelity)
         preparer = FacePreparer(detector, restorer, args.output_dir, settings)
         report = stack.enter_context(Report(
-            report_path, COLUMNS, keep=FINISHED if args.skip_existing else (),
+            report_path, FACE_COLUMNS, keep=FINISHED if args.skip_existing else (),
             order=[photo.name for photo in photos], digits=17))
         done = {photo for photo in photos if preparer.is_done(photo.key, report.earlier(photo.name))}
         report.add_present(photo.name for photo in photos if photo in done)

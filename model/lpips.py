@@ -21,7 +21,7 @@ POOLED = (2, 3)  # layers whose inputs are pooled first
 FIRST_STRIDE, FIRST_PADDING = 4, [[0, 0], [2, 2], [2, 2], [0, 0]]
 SMALLEST_SIDE = 31  # pixels: a shorter one leaves nothing after the second pooling
 SHIFT = (-0.030, -0.088, -0.188)  # ImageNet's mean and deviation, for images in [-1, 1]
-SCALE = (0.458, 0.448, 0.450)
+CHANNEL_SCALE = (0.458, 0.448, 0.450)
 EPSILON = 1e-10  # added to lengths
 
 
@@ -127,7 +127,7 @@ def lpips_features(params: Params, images: tf.Tensor) -> list[tf.Tensor]:
     if any(size is not None and size < SMALLEST_SIDE for size in images.shape[1:3]):
         raise ValueError(f"LPIPS needs images of at least {SMALLEST_SIDE}x{SMALLEST_SIDE} pixels. Received: "
                          f"{tuple(images.shape)}.")
-    features = (2.0 * images - 1.0 - tf.constant(SHIFT, images.dtype)) / tf.constant(SCALE, images.dtype)
+    features = (2.0 * images - 1.0 - tf.constant(SHIFT, images.dtype)) / tf.constant(CHANNEL_SCALE, images.dtype)
     units = []
     for layer in range(1, NUM_LAYERS + 1):
         if layer in POOLED:

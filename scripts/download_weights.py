@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, run_cli
 from utils.weights.download import DownloadError, fetch
-from utils.weights.manifest import Entry, Variant, get_entry, how_to_get, load_manifest, status
+from utils.weights.manifest import Entry, FileSet, get_entry, how_to_get, load_manifest, status
 
 ROW = "{:17} {:38} {:23} {:>7}  {}"  # of the table
 MB = 1_000_000
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     failed = [entry for entry in entries if not sources[entry.name]]
     for entry in failed:
         if entry.by_hand:
-            places = (str(entry.directory(args.weights_dir) / file.name) for file in entry.variants[0].files)
+            places = (str(entry.directory(args.weights_dir) / file.name) for file in entry.file_sets[0].files)
             say(f"{entry.name} by hand: {' or '.join(entry.by_hand)} -> {', '.join(places)}")
     return EXIT_USER_ERROR if any(entry in chosen or not entry.manual for entry in failed) else 0
 
@@ -70,12 +70,12 @@ def show(entries: list[Entry], weights_dir: Path | None, *, asked: list[Entry] |
 
 
 def is_there(entry: Entry, weights_dir: Path | None) -> bool:
-    """Return whether a variant of an entry is complete."""
+    """Return whether a file_set of an entry is complete."""
     return any(found.complete for found in status(entry, weights_dir))
 
 
 def fetch_entry(entry: Entry, weights_dir: Path | None, *, force: bool) -> str:
-    """Fetch the first variant of an entry that can be had; return where from, empty when that failed."""
+    """Fetch the first file_set of an entry that can be had; return where from, empty when that failed."""
     fetchable = not (entry.manual or entry.in_repository)
     if is_there(entry, weights_dir) and not (force and fetchable):
         return "already there"
@@ -86,21 +86,21 @@ def fetch_entry(entry: Entry, weights_dir: Path | None, *, force: bool) -> str:
     for name, state in (item for found in status(entry, weights_dir) for item in found.states.items()):
         if state.faulty:
             say(f"{entry.name}: {folder / name}: {state.value}")
-    for variant in entry.variants:
-        if labels := fetch_variant(entry.name, variant, folder):
+    for file_set in entry.file_sets:
+        if labels := fetch_files(entry.name, file_set, folder):
             say(f"{entry.name}: done. Licence: {entry.licence}")
             return ", ".join(dict.fromkeys(labels))
     return ""
 
 
-def fetch_variant(entry_name: str, variant: Variant, folder: Path) -> list[str]:
-    """Fetch every file of a variant from the first source that works; return the sources, none when a file failed."""
-    labels, remaining = [], variant.files
-    for source in variant.sources:
+def fetch_files(entry_name: str, file_set: FileSet, folder: Path) -> list[str]:
+    """Fetch every file of a file_set from the first source that works; return the sources, none when a file failed."""
+    labels, remaining = [], file_set.files
+    for source in file_set.sources:
         files = tuple(file for file in remaining if source.provides(file.name))
         if not files:
             continue
-        say(f"{entry_name}: {' + '.join(file.name for file in files)} ({variant.description}) from {source.label}")
+        say(f"{entry_name}: {' + '.join(file.name for file in files)} ({file_set.description}) from {source.label}")
         try:
             fetch(source, files, folder)
         except DownloadError as error:
@@ -112,7 +112,7 @@ def fetch_variant(entry_name: str, variant: Variant, folder: Path) -> list[str]:
 
 
 def print_table(entries: list[Entry], weights_dir: Path | None, sources: dict[str, str]) -> None:
-    """Print a row per file of the variant that is there, or of every alternative.
+    """Print a row per file of the file_set that is there, or of every alternative.
 
     The last column shows the entry's value in `sources` ("none worked" if empty), or else the possible sources.
     """
@@ -121,10 +121,10 @@ def print_table(entries: list[Entry], weights_dir: Path | None, sources: dict[st
         statuses = status(entry, weights_dir)
         for found in [found for found in statuses if found.complete][:1] or statuses:
             title = entry.name if found.complete or found is statuses[0] else "  or"
-            for file in found.variant.files:
+            for file in found.file_set.files:
                 path = entry.directory(weights_dir) / file.name
                 size = path.stat().st_size if path.exists() else file.bytes
-                labels = ", ".join(item.label for item in found.variant.sources if item.provides(file.name))
+                labels = ", ".join(item.label for item in found.file_set.sources if item.provides(file.name))
                 labels += " (no known hash)" * (not file.sha256)
                 source = sources[entry.name] or "none worked" if entry.name in sources else labels
                 say(ROW.format(title, file.name, found.states[file.name].value, f"{size / MB:.2f}" if size else "?",

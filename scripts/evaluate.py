@@ -76,8 +76,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     networks.add_argument("--restorer", default="rrdb-face-tone", help="of the faces, as of generate_test_faces.py")
     networks.add_argument("--codeformer_fidelity", type=float, default=FIDELITY,
                           help="of a .onnx with such an input: 0 for quality, 1 for likeness")
-    networks.add_argument("--variants", "--rows", nargs="+", choices=list(VARIANTS), default=list(VARIANTS),
-                          dest="rows", metavar="VARIANT", help=f"of {', '.join(VARIANTS)} (default: all)")
+    networks.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS),
+                          metavar="VARIANT", help=f"of {', '.join(VARIANTS)} (default: all)")
     networks.add_argument("--learning_rate", type=float, default=PUBLISHED_STEP.learning_rate, help="of the steps")
     networks.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     networks.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
@@ -97,7 +97,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             "--learning_rate must be positive and finite", args.learning_rate)
     check_restorer(args.restorer, fidelity=args.codeformer_fidelity)
     args.people = parse_people(args.people)
-    args.presets, args.rows = list(dict.fromkeys(args.presets)), [name for name in VARIANTS if name in args.rows]
+    args.presets = list(dict.fromkeys(args.presets))
+    args.variants = [name for name in VARIANTS if name in args.variants]
     return args
 
 
@@ -180,7 +181,7 @@ def open_networks(args: argparse.Namespace) -> tuple[dict, dict[str, str | None]
     from model.super_resolver import SuperResolver
     from utils.weights.checkpoints import load_super_resolver
 
-    needs_base = any(VARIANTS[name].network == BASE for name in args.rows)
+    needs_base = any(VARIANTS[name].network == BASE for name in args.variants)
     networks, digests = {}, {MODEL: None, BASE: None}
     for role, name in [(MODEL, args.model), (BASE, args.base)][:1 + needs_base]:
         weights = load_super_resolver(name, weights_dir=args.weights_dir)
@@ -202,7 +203,7 @@ def check_output(args: argparse.Namespace, inputs: Inputs, further: dict) -> Non
                 "adaptation": asdict(PUBLISHED_STEP), **further, "scenes": digest_sources(inputs.scenes),
                 "portraits": digest_sources(inputs.portraits),
                 **({"input": digest_sources(inputs.ready)} if inputs.ready else {}),
-                "rows": {name: asdict(variant) for name, variant in VARIANTS.items()}}
+                "variants": {name: asdict(variant) for name, variant in VARIANTS.items()}}
     made = [args.output_dir / name for name in ("photos", *TESTSET_PRESETS, *REPORTS)]
     check_settings(args.output_dir / SETTINGS, settings, [path for path in made if path.exists()],
                    overwrite=args.overwrite)
@@ -225,7 +226,7 @@ def make_set(args: argparse.Namespace, preset: str, networks: Mapping, detect: D
     prepared = prepare_faces(degraded, folder / "GT", folder / "faces", detect=detect, restore=restore,
                              detector=DETECTOR, restorer=restorer_label(args.restorer, args.codeformer_fidelity))
     errors += prepared.errors
-    runner = VariantRunner(args.rows, folder, networks, people=photos.people, seed=args.seed,
+    runner = VariantRunner(args.variants, folder, networks, people=photos.people, seed=args.seed,
                            photos=[photo for photo in degraded if photo.stem in prepared.boxes],
                            learning_rate=args.learning_rate)
     without = [stem for stem, count in runner.num_faces.items() if not count]
@@ -238,13 +239,13 @@ def run_and_score(args: argparse.Namespace, sets: Mapping[str, PhotoSet],
                   functions: Mapping[str, Callable[..., float]], errors: list[str]) -> dict[str, list[dict]]:
     """Make the missing results and score all; returns a dict per photo and variant, by preset."""
     scores = {preset: [] for preset in sets}
-    total = sum(len(runner.photos) * len(args.rows) for runner, _ in sets.values())
+    total = sum(len(runner.photos) * len(args.variants) for runner, _ in sets.values())
     with Progress(total, description="results", unit="result") as progress:
         for preset, (runner, unscored) in sets.items():
             for photo in runner.photos:
                 note = f"{preset}/{photo.stem}"
                 failed = runner.run(photo, lambda name, note=note: progress.update(1, f"{note} {name}"))
-                files = [(name, runner.path(name, photo.stem)) for name in args.rows if runner.applies(name)]
+                files = [(name, runner.path(name, photo.stem)) for name in args.variants if runner.applies(name)]
                 found, not_scored = score_photo(args.output_dir / preset / "GT" / photo.name, files,
                                                 unscored[photo.stem], functions)
                 for line in failed + not_scored:

@@ -27,10 +27,10 @@ from utils.metrics.bootstrap import paired_difference
 from utils.report import Report
 from utils.tensorflow_setup import start_tensorflow
 
-METRICS = {"psnr_y": ("PSNR-Y (dB)", 2), "ssim": ("SSIM", 4), "lpips": ("LPIPS (lower is better)", 3),
+FACE_METRICS = {"psnr_y": ("PSNR-Y (dB)", 2), "ssim": ("SSIM", 4), "lpips": ("LPIPS (lower is better)", 3),
            "identity": ("identity", 4), "brightness": ("brightness error (of 255)", 2)}  # label, digits
-COLUMNS = ("file", "status", "person", "preset", "width", "height",
-           *(f"{metric}_{name}" for metric in METRICS for name in METHODS), "reason")
+SCORE_COLUMNS = ("file", "status", "person", "preset", "width", "height",
+           *(f"{metric}_{name}" for metric in FACE_METRICS for name in METHODS), "reason")
 LABELS = {"bicubic": "bicubic", "realesrgan": "Real-ESRGAN", "restored": "restored"}
 PICTURE_SIDE = 256  # of a face in the picture, pixels
 CAPTION_HEIGHT = 24
@@ -64,8 +64,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--face_sizes", type=float, nargs=2, default=(24, 160), metavar=("LEAST", "LARGEST"),
                         help="width of the faces in the degraded photos, pixels, but at most a quarter of what it is "
                              "in the clean one; 0 0: photos are used in their own size")
-    parser.add_argument("--enlarge", action="store_true",
-                        help="enlarge photos whose faces are too small: their truth is smoother than a real one")
+    parser.add_argument("--upscale", action="store_true",
+                        help="upscale photos whose faces are too small: their ground truth is smoother than a real one")
     parser.add_argument("--people", default="(.*)", metavar="REGEX", help="what of a file's name matches this "
                         "is the same for photos of one person, who counts once in the intervals, as '^[a-z]+_[0-9]+'")
     parser.add_argument("--seed", type=int, default=0, help="of sizes and degradations")
@@ -87,7 +87,7 @@ def make_table(rows: list[dict]) -> str:
     lines = ["| degradation | faces | metric | " + " | ".join(LABELS.values())
              + " | restored - bicubic | restored - Real-ESRGAN |", "|" + "---|" * 8]
     for preset in dict.fromkeys(row["preset"] for row in rows):
-        for metric, (label, digits) in METRICS.items():
+        for metric, (label, digits) in FACE_METRICS.items():
             chosen = [row for row in rows if row["preset"] == preset and f"{metric}_restored" in row]
             if chosen:
                 lines.append(f"| {preset} | {len(chosen)} | {label} | " + " | ".join(_cells(chosen, metric, digits))
@@ -118,7 +118,7 @@ def make_strip(result: Result, row: dict) -> Strip:
               for image in (*(result.methods[name] for name in METHODS), result.truth)]
     caption = np.full((CAPTION_HEIGHT, PICTURE_SIDE * len(shown), 3), 255, np.uint8)
     text = f"{result.preset}, {row['width']} pixels wide: " + "; ".join(
-        f"{METRICS[metric][0].split()[0]} " + ", ".join(f"{row[f'{metric}_{name}']:.{METRICS[metric][1]}f}"
+        f"{FACE_METRICS[metric][0].split()[0]} " + ", ".join(f"{row[f'{metric}_{name}']:.{FACE_METRICS[metric][1]}f}"
                                                         for name in METHODS)
         for metric in ("psnr_y", "lpips") if f"{metric}_restored" in row) + f" ({', '.join(LABELS.values())})"
     cv2.putText(caption, text, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     def evaluate(path: Path) -> list[dict] | None:
         """Return the rows of a photo, one per degradation; None if it has no face."""
         subject = draw_subject(path, detect(read_image(path).pixels, path.name), sizes, args.seed,
-                               enlarge=args.enlarge)
+                               upscale=args.upscale)
         if subject is None:
             return None
         found = []
@@ -183,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
             strips.append(make_strip(result, found[-1]))
         return found
 
-    with (Report(args.output_dir / "metrics.csv", COLUMNS) as report,
+    with (Report(args.output_dir / "metrics.csv", SCORE_COLUMNS) as report,
           open_detector("mtcnn", min_confidence=0.9) as detect,
           Progress(len(photos), description="faces", unit="photo") as progress):
         for path in photos:
@@ -203,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
             progress.update(1, shown_name(path.name))
     if not rows:
         raise UserError(f"no photo in {args.input_dir} has a face that MTCNN finds, also once it is degraded, and that "
-                        "is large enough. Give portraits, or --enlarge.")
+                        "is large enough. Give portraits, or --upscale.")
     table = make_table(rows)
     with atomic_path(args.output_dir / "table.md") as temporary:
         temporary.write_text(table, encoding="utf-8")

@@ -11,7 +11,7 @@ from tests.helpers.weights_server import BODY, FILES, MEMBERS, SHA256, Page, mak
 from utils.errors import UserError
 from utils.weights import download as downloads
 from utils.weights import manifest as weights
-from utils.weights.manifest import Entry, UrlSource, Variant, WeightFile
+from utils.weights.manifest import Entry, FileSet, UrlSource, WeightFile
 
 SCRIPT = Path(download_weights.__file__).resolve()
 ARCHIVE = "pkg-1.0.tar.gz"
@@ -39,14 +39,14 @@ def manifest(server, tmp_path, monkeypatch):
     pair = (WeightFile("one.pth", None, SHA256), WeightFile("two.pth", None, SHA256))
     entries = [
         Entry("net", "a network", "MIT", ("main.py",), (
-            Variant("float32", (known,), https("gone")), Variant("half", FILES, (package,)))),
-        Entry("mirrored", "another", "BSD", ("test.py",), (Variant("float32", (mirrored,), https("gone", "m")),)),
+            FileSet("float32", (known,), https("gone")), FileSet("half", FILES, (package,)))),
+        Entry("mirrored", "another", "BSD", ("test.py",), (FileSet("float32", (mirrored,), https("gone", "m")),)),
         Entry("pair", "two files", "BSD", ("test.py",), (
-            Variant("float32", pair, https("m", file="one.pth") + https("gone", "two", file="two.pth")),)),
-        Entry("unhashed", "third", "own", ("test.py",), (Variant("float32", (unhashed,), https("u")),),
+            FileSet("float32", pair, https("m", file="one.pth") + https("gone", "two", file="two.pth")),)),
+        Entry("unhashed", "third", "own", ("test.py",), (FileSet("float32", (unhashed,), https("u")),),
               by_hand=("https://example.org/u",)),
         Entry("ours", "checkpoint", "see there", ("test.py",),
-              (Variant("TF1", (WeightFile("model.index"),), ()),), ("https://example.org/drive",), folder="trained"),
+              (FileSet("TF1", (WeightFile("model.index"),), ()),), ("https://example.org/drive",), folder="trained"),
     ]
     server.pages.update({"/m": Page(), "/u": Page(), "/two": Page()})
     manifest = {entry.name: entry for entry in entries}
@@ -122,8 +122,8 @@ def test_what_can_only_be_had_by_hand_says_where_and_fails_only_when_named(manif
 
 
 def test_what_is_part_of_the_repository_is_restored_with_git_and_never_fetched(manifest, capsys, tmp_path):
-    variant = Variant("float16", (WeightFile("o.npz", None, SHA256),), ())
-    manifest["own"] = Entry("own", "restorer", "MIT", ("demo",), (variant,), folder="trained", in_repository=True)
+    file_set = FileSet("float16", (WeightFile("o.npz", None, SHA256),), ())
+    manifest["own"] = Entry("own", "restorer", "MIT", ("demo",), (file_set,), folder="trained", in_repository=True)
     status, text = run(capsys, tmp_path / "w", "own")
     assert status == 2
     assert f"git -C {tmp_path} checkout -- trained/o.npz" in text

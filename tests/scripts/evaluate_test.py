@@ -59,12 +59,12 @@ def place(tmp_path, monkeypatch):
 def run(*extra, rows=VARIANTS, scenes=True):
     sources = ["--scenes", "scenes", "--portraits", "portraits"] if scenes else []
     return tool.main([*sources, "--output_dir", "out", "--model", "model", "--base", "base", "--restorer", "r.npz",
-                      "--weights_dir", "weights", "--presets", "ood-jpeg", "--rows", *rows, *extra])
+                      "--weights_dir", "weights", "--presets", "ood-jpeg", "--variants", *rows, *extra])
 
 
 def read_scores(folder):
     with (folder / "out" / "scores.csv").open(newline="") as file:
-        return {(row["set"], row["photo"], row["row"]): row for row in csv.DictReader(file)}
+        return {(row["set"], row["photo"], row["variant"]): row for row in csv.DictReader(file)}
 
 
 def test_a_run_writes_tables_scores_plots_and_pictures(place, capsys):
@@ -200,14 +200,14 @@ def test_without_folders_the_only_photo_is_degraded_several_times(place, capsys)
     assert len({row["psnr_y"] for (_, _, name), row in scores.items() if name == "bicubic"}) == 3
     assert "[+" not in capsys.readouterr().out
     summary = json.loads((place / "out" / "summary.json").read_text())["sets"]["ood-jpeg"]
-    assert summary["rows"]["adapted"]["against"]["unadapted"]["psnr_y"]["low"] is None
+    assert summary["variants"]["adapted"]["against"]["unadapted"]["psnr_y"]["low"] is None
 
 
 @pytest.mark.parametrize(("flags", "named"), [
     (["--scenes", "x"], "--portraits"), (["--scenes_match", "x"], "--scenes_match"),
     (["--input_dir", "x", "--portraits_exclude", "y"], "--portraits_exclude"),
     (["--input_dir", "x", "--scenes", "y", "--portraits", "z"], "--input_dir"),
-    (["--photos", "0"], "--photos"), (["--seed", "-1"], "--seed"), (["--rows", "magic"], "--rows"),
+    (["--photos", "0"], "--photos"), (["--seed", "-1"], "--seed"), (["--variants", "magic"], "--variants"),
     (["--learning_rate", "0"], "--learning_rate"), (["--learning_rate", "inf"], "--learning_rate"),
     (["--restorer", "magic"], "--restorer"), (["--people", "("], "--people")])
 def test_wrong_values_are_refused_by_name(flags, named):

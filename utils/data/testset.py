@@ -26,7 +26,7 @@ from utils.plain_data import from_plain
 from utils.report import Report
 
 DEGRADATIONS, REPORT = "degradations.json", "report.csv"
-COLUMNS = ("file", "status", "width", "height", "lq_width", "lq_height", "reason")
+TESTSET_COLUMNS = ("file", "status", "width", "height", "lq_width", "lq_height", "reason")
 MIN_SIDE = 64  # of a photo in pixels: its LQ version then holds a face patch
 
 
@@ -90,7 +90,7 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
         temporary.write_text(json.dumps({**asdict(settings), "photos": entries}, indent=1) + "\n", encoding="utf-8")
     process = partial(_process, output_dir=output_dir, settings=settings, entries=entries, source=source or record)
     waiting, counts = sorted(set(photos) - set(finished)), {"existing": len(finished), "done": 0, "error": 0}
-    with (Report(output_dir / REPORT, COLUMNS, keep=("done",) if skip_existing else ()) as report,
+    with (Report(output_dir / REPORT, TESTSET_COLUMNS, keep=("done",) if skip_existing else ()) as report,
           ThreadPoolExecutor(num_workers or os.cpu_count()) as pool,
           Progress(len(waiting), description="photos", unit="photo") as progress):
         report.add_present(photo.name for photo in finished)

@@ -20,7 +20,7 @@ from utils.image.listing import Source, photo_rng
 from utils.image.resizing import resize_bicubic
 
 METHODS = ("bicubic", "realesrgan", "restored")
-MARGIN = 24  # pixels around a face that Real-ESRGAN sees
+VISIBLE_MARGIN = 24  # pixels around a face that Real-ESRGAN sees
 DEGRADATIONS = {**TESTSET_PRESETS, "clean": Preset("shrunk by area means, nothing else", lambda _: [Shrink("area")]),
                 "mild": Preset("slight two-stage degradation of good photos", lambda rng: [
                     two_stage(rng, MILD_DEGRADATION)])}
@@ -49,7 +49,7 @@ class Result(NamedTuple):
 
 
 def draw_subject(path: Path, faces: list[Face], sizes: tuple[float, float] | None, seed: int, *,
-                 enlarge: bool = False) -> Subject | None:
+                 upscale: bool = False) -> Subject | None:
     """Resize a photo so that its best face has a size that is drawn, even in its logarithm.
 
     Args:
@@ -57,7 +57,7 @@ def draw_subject(path: Path, faces: list[Face], sizes: tuple[float, float] | Non
         faces: found in it.
         sizes: least and largest width of a face in pixels of the degraded photo; None: the photo's own size.
         seed: of the draw, which also depends on the photo's name.
-        enlarge: whether the photo may be enlarged. Otherwise the largest size is what the photo has itself.
+        upscale: whether the photo may be upscaled. Otherwise the largest size is what the photo has itself.
 
     Returns:
         None when there is no face, or too small a one.
@@ -68,7 +68,7 @@ def draw_subject(path: Path, faces: list[Face], sizes: tuple[float, float] | Non
     photo = photo[:photo.shape[0] // SCALE * SCALE, :photo.shape[1] // SCALE * SCALE]
     if sizes is not None:
         own = float(faces[0].box[2] - faces[0].box[0]) / SCALE
-        least, largest = sizes if enlarge else (sizes[0], min(sizes[1], own))
+        least, largest = sizes if upscale else (sizes[0], min(sizes[1], own))
         if largest < least:
             return None
         # a stream of its own: otherwise large faces would go with strong degradations
@@ -127,8 +127,8 @@ def restore_subject(subject: Subject, preset: str, folder: Path, *, restore: Res
 def _upscale_around(photo: np.ndarray, box: tuple[int, int, int, int],
                     upscale: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Upscale the part of a photo that holds a box; the rest of the result is black."""
-    top, left = max(0, box[0] - MARGIN), max(0, box[1] - MARGIN)
-    bottom, right = box[0] + box[2] + MARGIN, box[1] + box[3] + MARGIN
+    top, left = max(0, box[0] - VISIBLE_MARGIN), max(0, box[1] - VISIBLE_MARGIN)
+    bottom, right = box[0] + box[2] + VISIBLE_MARGIN, box[1] + box[3] + VISIBLE_MARGIN
     part = upscale(to_float(np.ascontiguousarray(photo[top:bottom, left:right])))
     result = np.zeros((SCALE * photo.shape[0], SCALE * photo.shape[1], 3), np.float32)
     result[SCALE * top:SCALE * top + part.shape[0], SCALE * left:SCALE * left + part.shape[1]] = part

@@ -12,14 +12,14 @@ from utils.console import Progress, shown_name
 from utils.errors import FatalError, UserError
 from utils.face.alignment import intersect_box
 from utils.face.detection import BOX_COLUMNS, Detector
-from utils.face.preparation import COLUMNS, FINISHED, FacePreparer, PreparationSettings
+from utils.face.preparation import FACE_COLUMNS, FINISHED, FacePreparer, PreparationSettings
 from utils.face.restorers import Restorer
 from utils.image.io import quantize, read_image, write_png
 from utils.image.listing import Source
 from utils.report import Report
 
 RESTORED, LEGACY, ORACLE = "restored", "legacy", "oracle"  # folders, each with Face_LQ and Face_HQ
-FOLDERS = ("Face_LQ", "Face_HQ")
+FACE_FOLDERS = ("Face_LQ", "Face_HQ")
 
 
 class Prepared(NamedTuple):
@@ -37,10 +37,10 @@ def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, dete
     `restored/`, `legacy/`, `oracle/` with the same boxes, and faces.csv. `detector`, `restorer`: names for faces.csv.
     """
     for kind in (RESTORED, LEGACY, ORACLE):
-        for name in FOLDERS:
+        for name in FACE_FOLDERS:
             (folder / kind / name).mkdir(parents=True, exist_ok=True)
     prepared = Prepared({}, [])
-    with (Report(folder / "faces.csv", COLUMNS, keep=FINISHED, digits=17) as report,
+    with (Report(folder / "faces.csv", FACE_COLUMNS, keep=FINISHED, digits=17) as report,
           Progress(len(photos), description="faces", unit="photo") as progress):
         for photo in photos:
             rows = report.earlier(photo.name)

@@ -12,7 +12,7 @@ from utils.image.io import quantize, read_image, write_png
 from utils.image.panels import compose_exact
 from utils.tensorflow_setup import load_pyplot
 
-PANEL = (4.2, 4.0)  # inches
+PANEL_INCHES = (4.2, 4.0)  # inches
 GAIN_METRIC, GAIN_BASELINE = "psnr_y", "unadapted"
 PICTURES = ("bicubic", "base", "unadapted", "adapted", "other-faces")
 PICTURES_PER_ROW = 3
@@ -21,10 +21,10 @@ PICTURES_PER_ROW = 3
 def plot_gains(path: Path, summaries: Mapping[str, dict], base: str) -> None:
     """Draw, per set, each variant's gain in PSNR-Y over the un-adapted network, with its interval, as PNG."""
     pyplot = load_pyplot()
-    figure, panels = pyplot.subplots(1, len(summaries), figsize=(PANEL[0] * len(summaries), PANEL[1]),
+    figure, panels = pyplot.subplots(1, len(summaries), figsize=(PANEL_INCHES[0] * len(summaries), PANEL_INCHES[1]),
                                      constrained_layout=True, squeeze=False, sharey=True)
     for panel, (name, summary) in zip(panels[0], summaries.items(), strict=True):
-        for variant, found in reversed(summary["rows"].items()):
+        for variant, found in reversed(summary["variants"].items()):
             if variant == GAIN_BASELINE:
                 continue
             gain = found["against"].get(GAIN_BASELINE, {}).get(GAIN_METRIC) or {"mean": np.nan, "low": None}

@@ -18,8 +18,8 @@ from utils.image.resizing import resize_bicubic
 from utils.inference.restoration import PhotoPipeline, PipelineSettings
 from utils.report import Report
 
-COLUMNS = ("file", "row", "status", "seconds", "faces_of", "faces", "patches", "mask_mean", "mask_min", "mask_max",
-           *(f"loss_{step}" for step in range(6)), "learning_rates", "reason")
+RESULT_COLUMNS = ("file", "variant", "status", "seconds", "faces_of", "faces", "patches", "mask_mean", "mask_min",
+                  "mask_max", *(f"loss_{step}" for step in range(6)), "learning_rates", "reason")
 STATUSES = ("done", "base", "adapted", "error")  # of a result
 
 
@@ -56,8 +56,8 @@ class VariantRunner:
                  photos: Sequence[Path], people: Mapping[str, Sequence[str]], seed: int, learning_rate: float):
         """Set up the pipelines of the variants `names` with the compiled `networks`, `BASE` and `MODEL`.
 
-        `folder`, of the set, has `faces/` and gets `<variant>/<stem>.png` and rows.csv. `photos` are the degraded ones,
-        sorted; `people` are the names of those in them, by stem. `seed` is that of the patches.
+        `folder`, of the set, has `faces/` and gets `<variant>/<stem>.png` and variants.csv. `photos` are the degraded
+        ones, sorted; `people` are the names of those in them, by stem. `seed` is that of the patches.
         """
         self._folder = folder
         kinds = {kind: FaceFolder(folder / "faces" / kind) for kind in (RESTORED, LEGACY, ORACLE)}
@@ -77,7 +77,7 @@ class VariantRunner:
                     OtherFaces(faces, self.partners) if variant.other else faces, folder / name,
                     PipelineSettings(adaptation, UpscalingConfig(), backtrack=variant.backtrack))
         self.photos, self._names = photos, names
-        self.report = Report(folder / "rows.csv", COLUMNS, keep=STATUSES)
+        self.report = Report(folder / "variants.csv", RESULT_COLUMNS, keep=STATUSES)
 
     def path(self, name: str, stem: str) -> Path:
         """Return where a result is written."""
@@ -98,12 +98,12 @@ class VariantRunner:
 
         Calls `on_result` with the name of each variant when it is done; returns a line for each result that failed.
         """
-        rows = {row["row"]: row for row in self.report.earlier(photo.name)}
+        rows = {row["variant"]: row for row in self.report.earlier(photo.name)}
         errors = []
         for name in self._names:
             if self.applies(name) and not self._is_done(name, photo.stem, rows.get(name, {})):
                 self.path(name, photo.stem).unlink(missing_ok=True)
-                row = {"file": photo.name, "row": name, "faces_of": self._faces_of(name, photo.stem)}
+                row = {"file": photo.name, "variant": name, "faces_of": self._faces_of(name, photo.stem)}
                 started = time.perf_counter()
                 try:
                     self._restore(name, photo, row)

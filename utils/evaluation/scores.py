@@ -64,7 +64,7 @@ def score_photo(truth: Path, results: Iterable[tuple[str, Path]], faces: np.ndar
         try:
             if path.exists():
                 values = measure(quantize(read_image(path).pixels), clean, faces, functions)
-                scores.append({"photo": truth.stem, "row": name, **values})
+                scores.append({"photo": truth.stem, "variant": name, **values})
         except UserError as error:
             errors.append(str(error))
         except ValueError as error:  # of another size

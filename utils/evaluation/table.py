@@ -16,7 +16,7 @@ from utils.metrics.suite import METRICS
 
 BASELINES = ("unadapted", "base", "bicubic")  # that variants are compared with
 OWN_AND_OTHER = (("adapted", "other-faces"), ("oracle", "other-oracle"))
-DIGITS = {"psnr_y": 2, "ssim": 4, "niqe": 2, "lpips": 4}  # one more for differences between own and other faces
+DECIMALS = {"psnr_y": 2, "ssim": 4, "niqe": 2, "lpips": 4}  # one more for differences between own and other faces
 
 
 def summarize_set(scores: Sequence[dict], metrics: Sequence[str], *, with_faces: Sequence[str],
@@ -24,7 +24,7 @@ def summarize_set(scores: Sequence[dict], metrics: Sequence[str], *, with_faces:
     """Average the scores of one set and compare its variants, photo by photo.
 
     Args:
-        scores: a dict per photo and variant, with `photo`, `row` (the variant) and values.
+        scores: a dict per photo and variant, with `photo`, `variant` and values.
         metrics: names of the values.
         with_faces: the photos in which faces were found.
         paired: those that were also adapted to the faces of another photo.
@@ -35,7 +35,7 @@ def summarize_set(scores: Sequence[dict], metrics: Sequence[str], *, with_faces:
     """
     values: dict[str, dict[str, dict]] = {}  # by variant and photo
     for score in scores:
-        values.setdefault(score["row"], {})[score["photo"]] = score
+        values.setdefault(score["variant"], {})[score["photo"]] = score
 
     def compare(variant: str, other: str, only: Sequence[str]) -> dict[str, dict | None]:
         return {metric: _compare(values[variant], values[other], metric, only, intervals) for metric in metrics}
@@ -50,7 +50,7 @@ def summarize_set(scores: Sequence[dict], metrics: Sequence[str], *, with_faces:
     own_and_other = {f"{variant} - {other}": compare(variant, other, paired) for variant, other in OWN_AND_OTHER
                      if paired and variant in values and other in values}
     return {"photos": len(photos), "photos_without_faces": [photo for photo in photos if photo not in with_faces],
-            "rows": rows, "own_against_other": own_and_other}
+            "variants": rows, "own_against_other": own_and_other}
 
 
 def _compare(scores: Mapping[str, dict], others: Mapping[str, dict], metric: str, only: Sequence[str],
@@ -80,20 +80,20 @@ def format_tables(summaries: Mapping[str, dict], metrics: Sequence[str], base: s
               for metric in metrics]
     parts, own = [], []
     for preset, summary in summaries.items():
-        rows, without = summary["rows"], summary["photos_without_faces"]
+        rows, without = summary["variants"], summary["photos_without_faces"]
         remark = f"; in {len(without)} no face was found: {', '.join(without)}" if without else ""
-        means = [[names.get(name, name), str(row["photos"]), *(_number(row["means"][metric], DIGITS[metric])
+        means = [[names.get(name, name), str(row["photos"]), *(_number(row["means"][metric], DECIMALS[metric])
                                                                for metric in metrics)] for name, row in rows.items()]
         parts += [f"## {preset}: {summary['photos']} photos{remark}", _table(["variant", "photos", *labels], means)]
         columns = [(metric, baseline) for metric in metrics for baseline in BASELINES if baseline in rows]
         if any(row["against"] for row in rows.values()):
             header = [f"{METRICS[metric].label} - {names.get(baseline, baseline)}" for metric, baseline in columns]
-            lines = [[names.get(name, name), *(_cell(row["against"].get(baseline, {}).get(metric), DIGITS[metric])
+            lines = [[names.get(name, name), *(_cell(row["against"].get(baseline, {}).get(metric), DECIMALS[metric])
                                                for metric, baseline in columns)] for name, row in rows.items()]
             parts += ["Differences [95 % bootstrap intervals over the photos]:", _table(["variant", *header], lines)]
         for pair, found in summary["own_against_other"].items():
             count = max((difference["photos"] for difference in found.values() if difference), default=0)
-            own.append([preset, pair, str(count), *(_cell(found[metric], DIGITS[metric] + 1) for metric in metrics)])
+            own.append([preset, pair, str(count), *(_cell(found[metric], DECIMALS[metric] + 1) for metric in metrics)])
     parts += ["## Own faces against another photo's faces", _table(["set", "difference", "photos", *labels], own)]
     return "\n\n".join(parts) + "\n"
 
@@ -119,7 +119,7 @@ def _cell(difference: dict | None, digits: int) -> str:
 
 def write_scores(path: Path, scores: Sequence[dict], metrics: Sequence[str]) -> None:
     """Write a line per set, photo and variant."""
-    columns = ["set", "photo", "row", "num_faces", "partner", "partner_faces", *metrics]
+    columns = ["set", "photo", "variant", "num_faces", "partner", "partner_faces", *metrics]
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
         writer.writeheader()

@@ -32,7 +32,7 @@ from utils.image.resizing import resize_bicubic
 
 BATCH = 4  # faces restored at a time: a batch of GPEN-512 takes about 2 GiB
 CONTEXT = 2  # pixels around a region that its bicubic upscale looks at
-COLUMNS = ("file", "index", "status", *BOX_COLUMNS, *LANDMARK_COLUMNS, "score", "width", "height", "detector",
+FACE_COLUMNS = ("file", "index", "status", *BOX_COLUMNS, *LANDMARK_COLUMNS, "score", "width", "height", "detector",
            "restorer", "reason")
 FINISHED = ("ok", "no face", "too small", "outside", "too many")  # all but "error"
 LARGEST_BOX = 32767 // SCALE  # pixels: OpenCV warps to no larger images

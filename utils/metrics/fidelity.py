@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 # BT.601 limited range, as MATLAB's rgb2ycbcr, for RGB in 0..255
-LUMA = np.array([65.481, 128.553, 24.966])
+STUDIO_LUMA = np.array([65.481, 128.553, 24.966])
 LUMA_OFFSET = 16.0
 PEAK = 255.0
 PAPER_PSNR_OF_EQUAL, PAPER_EQUAL_BELOW = 100.0, 1e-10  # dB; mean squared error for samples in 0..1
@@ -12,7 +12,7 @@ SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # pixels
 SSIM_STABILIZERS = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 
 
-def luma(image: np.ndarray, *, weights: np.ndarray = LUMA) -> np.ndarray:
+def luma(image: np.ndarray, *, weights: np.ndarray = STUDIO_LUMA) -> np.ndarray:
     """Return the luma [h, w] in 16..235, rounded to whole numbers, as float64; `weights` are those of the channels.
 
     Some colours lie halfway between two numbers: the order of operations, which decides, is the original script's.
@@ -44,7 +44,7 @@ def psnr_paper(image: np.ndarray, reference: np.ndarray) -> float:
     It is 100 dB where the mean squared error of the luma in 0..1 is below 1e-10.
     """
     _check_sizes(image, reference, "PSNR")
-    left, right = (luma(side, weights=LUMA[::-1]) for side in (image, reference))
+    left, right = (luma(side, weights=STUDIO_LUMA[::-1]) for side in (image, reference))
     return PAPER_PSNR_OF_EQUAL if np.mean((left - right) ** 2) < PAPER_EQUAL_BELOW * PEAK**2 else _psnr(left, right)
 
 

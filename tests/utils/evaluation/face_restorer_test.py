@@ -46,7 +46,7 @@ def test_the_face_is_where_it_was_once_the_photo_has_another_size(path):
 
 def test_sizes_are_even_in_their_logarithm_and_depend_on_seed_and_name_alone(path):
     def size(seed):
-        return float(np.ptp(draw_subject(path, [FACE], (24, 160), seed, enlarge=True).face.box[::2]))
+        return float(np.ptp(draw_subject(path, [FACE], (24, 160), seed, upscale=True).face.box[::2]))
 
     sizes = [size(seed) for seed in range(60)]
     assert sizes[7] == size(7)
@@ -55,7 +55,7 @@ def test_sizes_are_even_in_their_logarithm_and_depend_on_seed_and_name_alone(pat
     assert np.median(sizes) == pytest.approx(np.sqrt(24 * 160), rel=0.25)
 
 
-def test_a_photo_is_enlarged_only_when_that_is_asked_for(path):
+def test_a_photo_is_upscaled_only_when_that_is_asked_for(path):
     """The face is 104 pixels wide: 26 in the degraded photo."""
     sizes = [float(np.ptp(draw_subject(path, [FACE], (20, 160), seed).face.box[::2])) for seed in range(20)]
     assert min(sizes) > 19.5
@@ -64,7 +64,7 @@ def test_a_photo_is_enlarged_only_when_that_is_asked_for(path):
 
 
 def test_the_size_of_a_face_says_nothing_about_its_degradation(path):
-    widths = [np.ptp(draw_subject(path, [FACE], (24, 160), seed, enlarge=True).face.box[::2]) for seed in range(80)]
+    widths = [np.ptp(draw_subject(path, [FACE], (24, 160), seed, upscale=True).face.box[::2]) for seed in range(80)]
     lengths = [TESTSET_PRESETS["ood-motion"].sample(photo_rng(seed, "a"))[0].length for seed in range(80)]
     assert abs(spearmanr(widths, lengths)[0]) < 0.3
 

@@ -25,7 +25,7 @@ def test_every_variant_has_its_gain_and_interval(monkeypatch, tmp_path):
 
     monkeypatch.setattr(Axes, "errorbar", errorbar)
     rows = {"bicubic": row(-2, None, None), "base": row(), "unadapted": {"against": {}}, "adapted": row(1, 0.5, 3)}
-    plot_gains(tmp_path / "gains.png", {"iid": {"rows": rows}, "ood": {"rows": {}}}, "realesrgan")
+    plot_gains(tmp_path / "gains.png", {"iid": {"variants": rows}, "ood": {"variants": {}}}, "realesrgan")
     assert drawn == {"bicubic": (-2,), "adapted": (1, 0.5, 2), "realesrgan": (pytest.approx(np.nan, nan_ok=True),)}
     pixels = read_image(tmp_path / "gains.png").pixels
     assert (pixels[:, :, 2] - pixels[:, :, 0] > 0.3).any()

@@ -152,8 +152,8 @@ def test_partners_have_other_people_and_if_possible_as_many_faces(num_faces, peo
 
 
 def rows_of(place):
-    with (place.root / "set" / "rows.csv").open(newline="") as file:
-        return {(row["file"], row["row"]): row for row in csv.DictReader(file)}
+    with (place.root / "set" / "variants.csv").open(newline="") as file:
+        return {(row["file"], row["variant"]): row for row in csv.DictReader(file)}
 
 
 def test_a_control_whose_partner_has_changed_is_made_again(place, networks):

@@ -76,7 +76,7 @@ def test_results_that_cannot_be_measured_are_named_and_the_others_scored(tmp_pat
     (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
     files = [(name, tmp_path / name / "a.png") for name in ("broken", "small", "missing", "blurred")]
     [score], errors = score_photo(tmp_path / "truth" / "a.png", files, FACES, {})
-    assert score == {"photo": "a", "row": "blurred", **measure(image, truth, FACES, {})}
+    assert score == {"photo": "a", "variant": "blurred", **measure(image, truth, FACES, {})}
     assert ["broken/a.png" in errors[0], "small/a.png" in errors[1]] == [True, True]
     for name, faces in (("truth", np.array([[5.0, 5, 120, 107]])), ("broken", FACES)):
         scores, [line] = score_photo(tmp_path / name / "a.png", files, faces, {})

@@ -6,16 +6,16 @@ import pytest
 
 from utils.evaluation.table import format_tables, summarize_set, write_scores
 
-# by row: PSNR and NIQE of the photos a, b, c; c has no face
+# by variant: PSNR and NIQE of the photos a, b, c; c has no face
 VALUES = {"bicubic": [(20, 9), (21, 9), (22, 9)], "base": [(21, 5), (22, 5), (23, 5)],
           "unadapted": [(22, 6), (23, 6), (24, 6)], "adapted": [(23, 7), (25, 5), (24, 6)],
           "other-faces": [(22.5, 7), (24, 5), (24, 6)]}
 
 
 def scores(values=VALUES):
-    return [{"set": "iid", "photo": photo, "row": row, "num_faces": 1, "partner": "b", "partner_faces": 2,
+    return [{"set": "iid", "photo": photo, "variant": variant, "num_faces": 1, "partner": "b", "partner_faces": 2,
              "psnr_y": float(psnr), "niqe": float(niqe)}
-            for row, figures in values.items() for photo, (psnr, niqe) in zip("abc", figures, strict=True)]
+            for variant, figures in values.items() for photo, (psnr, niqe) in zip("abc", figures, strict=True)]
 
 
 def cells_of(text):
@@ -30,18 +30,18 @@ def summarize(rows=None, **options):
 def test_means_are_those_of_all_photos():
     summary = summarize()
     assert (summary["photos"], summary["photos_without_faces"]) == (3, ["c"])
-    assert summary["rows"]["adapted"]["means"] == {"psnr_y": 24.0, "niqe": 6.0}
-    assert summary["rows"]["bicubic"]["means"] == {"psnr_y": 21.0, "niqe": 9.0}
+    assert summary["variants"]["adapted"]["means"] == {"psnr_y": 24.0, "niqe": 6.0}
+    assert summary["variants"]["bicubic"]["means"] == {"psnr_y": 21.0, "niqe": 9.0}
 
 
 def test_differences_are_taken_photo_by_photo():
-    against = summarize()["rows"]["adapted"]["against"]
+    against = summarize()["variants"]["adapted"]["against"]
     assert against["unadapted"]["psnr_y"]["mean"] == pytest.approx(1.0)  # of 1, 2, 0
     assert (against["unadapted"]["psnr_y"]["low"], against["unadapted"]["psnr_y"]["high"]) == pytest.approx((0, 2))
     assert against["base"]["psnr_y"]["mean"] == pytest.approx(2.0)
     assert against["base"]["niqe"]["mean"] == pytest.approx(1.0)
     assert against["bicubic"]["psnr_y"]["mean"] == pytest.approx(3.0)  # of 3, 4, 2
-    assert list(summarize()["rows"]["unadapted"]["against"]) == ["base", "bicubic"]
+    assert list(summarize()["variants"]["unadapted"]["against"]) == ["base", "bicubic"]
 
 
 def test_own_faces_are_compared_with_others_where_both_exist():
@@ -54,9 +54,10 @@ def test_own_faces_are_compared_with_others_where_both_exist():
 
 
 def test_a_missing_value_takes_only_its_pair_along():
-    rows = [{key: value for key, value in row.items() if (key, row["row"], row["photo"]) != ("niqe", "adapted", "a")}
-            for row in scores() if (row["row"], row["photo"]) != ("adapted", "b")]
-    found = summarize(rows)["rows"]["adapted"]
+    rows = [{key: value for key, value in row.items()
+             if (key, row["variant"], row["photo"]) != ("niqe", "adapted", "a")} for row in scores()
+            if (row["variant"], row["photo"]) != ("adapted", "b")]
+    found = summarize(rows)["variants"]["adapted"]
     assert found["photos"] == 2
     assert found["means"] == {"psnr_y": 23.5, "niqe": 6.0}
     assert found["against"]["unadapted"]["psnr_y"]["photos"] == 2
@@ -64,8 +65,8 @@ def test_a_missing_value_takes_only_its_pair_along():
 
 
 def test_without_variants_to_compare_with_there_are_only_means():
-    summary = summarize([row for row in scores() if row["row"] == "adapted"])
-    assert summary["rows"]["adapted"]["against"] == summary["own_against_other"] == {}
+    summary = summarize([row for row in scores() if row["variant"] == "adapted"])
+    assert summary["variants"]["adapted"]["against"] == summary["own_against_other"] == {}
     lines = cells_of(format_tables({"iid": summary, "empty": summarize([])}, ["psnr_y", "niqe"], "base"))
     assert [line for line in lines if line[0] == "adapted"] == [["adapted", "3", "24.00", "6.00"]]
 
@@ -95,5 +96,5 @@ def test_scores_have_a_line_per_photo_and_row(tmp_path):
     with (tmp_path / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 15
-    assert rows[9] == {"set": "iid", "photo": "a", "row": "adapted", "num_faces": "1", "partner": "b",
+    assert rows[9] == {"set": "iid", "photo": "a", "variant": "adapted", "num_faces": "1", "partner": "b",
                        "partner_faces": "2", "psnr_y": "23", "niqe": "7"}

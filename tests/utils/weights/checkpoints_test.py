@@ -23,7 +23,7 @@ from utils.weights.checkpoints import (
     save_super_resolver,
     write_tf1_checkpoint,
 )
-from utils.weights.manifest import Entry, Variant, WeightFile, sha256_of
+from utils.weights.manifest import Entry, FileSet, WeightFile, sha256_of
 
 DATA = Path(__file__).parents[2] / "data"
 TENSORS = checkpoint_tensors(small_generator(), small_masknet())
@@ -163,8 +163,8 @@ def repository(tmp_path, monkeypatch):
     """A repository whose manifest knows metaf2n-small; returns its file."""
     file = tmp_path / "own" / "metaf2n-small.npz"
     save_super_resolver(file, small_generator(), small_masknet())
-    variant = Variant("float16", (WeightFile(file.name, file.stat().st_size, sha256_of(file)),), ())
-    entry = Entry("metaf2n-small", "small", "MIT", ("test.py",), (variant,), folder="own", in_repository=True)
+    file_set = FileSet("float16", (WeightFile(file.name, file.stat().st_size, sha256_of(file)),), ())
+    entry = Entry("metaf2n-small", "small", "MIT", ("test.py",), (file_set,), folder="own", in_repository=True)
     monkeypatch.setattr(weights_module, "REPOSITORY", tmp_path)
     for module in ("manifest", "checkpoints"):
         monkeypatch.setattr(f"utils.weights.{module}.load_manifest", lambda: {entry.name: entry})

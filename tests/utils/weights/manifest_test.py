@@ -8,10 +8,10 @@ from utils.errors import UserError
 from utils.weights import manifest as module
 from utils.weights.manifest import (
     Entry,
+    FileSet,
     PackageSource,
     State,
     UrlSource,
-    Variant,
     WeightFile,
     find_weights,
     load_manifest,
@@ -27,12 +27,12 @@ OWN = [name for name, entry in MANIFEST.items() if entry.in_repository]
 def test_every_file_has_a_source_and_every_address_is_encrypted():
     for entry in MANIFEST.values():
         assert entry.licence
-        for variant in entry.variants:
-            sources = variant.sources
-            assert all(set(file.sha256) <= set("0123456789abcdef") for file in variant.files)
+        for file_set in entry.file_sets:
+            sources = file_set.sources
+            assert all(set(file.sha256) <= set("0123456789abcdef") for file in file_set.files)
             assert all(len(source.sha256) == 64 for source in sources if isinstance(source, PackageSource))
             assert all(source.url.startswith("https://") for source in sources if isinstance(source, UrlSource))
-            assert all(any(source.provides(file.name) for source in sources) for file in variant.files) \
+            assert all(any(source.provides(file.name) for source in sources) for file in file_set.files) \
                 or (not sources and (entry.by_hand or entry.in_repository))
     assert [name for name, entry in MANIFEST.items() if entry.manual] == ["metaf2n"]
     assert all("non-commercial" in MANIFEST[name].licence for name in ("gpen-256", "gpen-512"))
@@ -40,10 +40,10 @@ def test_every_file_has_a_source_and_every_address_is_encrypted():
 
 @pytest.fixture
 def entry(monkeypatch):
-    """An entry of two variants, known as the manifest's only one."""
+    """An entry of two file_sets, known as the manifest's only one."""
     entry = Entry("net", "a network", "MIT", ("main.py", "test.py"), (
-        Variant("float32", (WeightFile("net.pth", len(BODY), SHA256),), (UrlSource("https://example.org/net"),)),
-        Variant("half", (WeightFile("net.param", None, SHA256[:8]), WeightFile("net.bin")),
+        FileSet("float32", (WeightFile("net.pth", len(BODY), SHA256),), (UrlSource("https://example.org/net"),)),
+        FileSet("half", (WeightFile("net.param", None, SHA256[:8]), WeightFile("net.bin")),
                 (UrlSource("https://example.org/net2"),))), given_by="--net {file}")
     monkeypatch.setattr(module, "load_manifest", lambda: {"net": entry})
     return entry
@@ -90,7 +90,7 @@ def test_the_published_checkpoint_is_looked_for_in_pretrained_models(tmp_path, m
     with pytest.raises(UserError, match=rf"model-new\.index .*https://drive.*{tmp_path}/pretrained_models$"):
         find_weights("metaf2n", tmp_path)
     (tmp_path / "pretrained_models").mkdir()
-    files = [file.name for file in MANIFEST["metaf2n"].variants[0].files]
+    files = [file.name for file in MANIFEST["metaf2n"].file_sets[0].files]
     for name in files:
         (tmp_path / "pretrained_models" / name).write_bytes(BODY)
     assert list(find_weights("metaf2n", tmp_path)) == files
@@ -100,7 +100,7 @@ def test_the_published_checkpoint_is_looked_for_in_pretrained_models(tmp_path, m
 def test_what_is_part_of_the_repository_is_there_and_verified(tmp_path, monkeypatch, own):
     [(name, path)] = find_weights(own, tmp_path).items()
     assert path == module.REPOSITORY / "pretrained_models" / name
-    [file] = MANIFEST[own].variants[0].files
+    [file] = MANIFEST[own].file_sets[0].files
     assert (verify(file, path), len(file.sha256)) == (State.VERIFIED, 64)
     monkeypatch.setattr(module, "REPOSITORY", tmp_path)
     with pytest.raises(UserError, match=rf"git -C {tmp_path} checkout -- pretrained_models/{name}$"):

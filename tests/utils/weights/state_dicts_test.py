@@ -23,7 +23,7 @@ from tests.helpers.torch_file_writers import (
     write_zip,
 )
 from utils.errors import UserError
-from utils.weights.manifest import Entry, UrlSource, Variant, WeightFile
+from utils.weights.manifest import Entry, FileSet, UrlSource, WeightFile
 from utils.weights.state_dicts import load_params, load_state_dict
 
 FIXTURES = Path(__file__).parents[2] / "data" / "torch"
@@ -295,9 +295,9 @@ def entries(monkeypatch):
     source = (UrlSource("https://example.org/net"),)
     entries = {
         "pair": Entry("pair", "two files", "MIT", ("main.py",), (
-            Variant("v", (WeightFile("a.pth"), WeightFile("b.pth")), source),)),
+            FileSet("v", (WeightFile("a.pth"), WeightFile("b.pth")), source),)),
         "pinned": Entry("pinned", "one file", "MIT", ("main.py",), (
-            Variant("v", (WeightFile("a.pth", None, "0" * 64),), source),), given_by="--net {file}")}
+            FileSet("v", (WeightFile("a.pth", None, "0" * 64),), source),), given_by="--net {file}")}
     monkeypatch.setattr("utils.weights.manifest.load_manifest", lambda: entries)
 
 
