@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from utils.training.configuration import META_TRAINING, flat_values
+from utils.training.restorer_configuration import RESTORER_TRAINING
 from utils.weights.manifest import load_manifest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [path for folder in (".", "docs", "weights", "pretrained_models", "tests")
              for path in sorted((ROOT / folder).glob("*.md"))]
+USAGE = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]  # cards name settings of earlier commits
 MADE_LATER = ("datasets", "results", "experiments", "weights", "pretrained_models")  # may name what users put there
 # described once for all tools
-SHARED = {"--max_megapixels", "--overwrite", "--skip_existing", "--shard", "--gpu", "--weights_dir", "--help"}
+SHARED = {"--max_megapixels", "--overwrite", "--skip_existing", "--shard", "--recursive", "--gpu", "--weights_dir", "--help"}
 
 
 def names(paths):
@@ -73,6 +76,19 @@ def test_the_flag_table_is_that_of_the_tool(tool):
                  for flag in re.findall(r"--[a-z]\w*", cell)}
     assert described - flags_of(tool) == set()
     assert flags_of(tool) - described - SHARED == set()
+
+
+@pytest.mark.parametrize("tool", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
+def test_every_flag_of_a_script_is_documented(tool):
+    text = "".join(path.read_text() for path in DOCUMENTS)
+    assert {flag for flag in flags_of(f"scripts/{tool}") - SHARED if flag not in text} == set()
+
+
+def test_settings_of_printed_commands_exist():
+    settings = {setting for path in USAGE for setting in re.findall(r"--set ([\w.]+)=(?!VALUE)", path.read_text())}
+    known = {name for kind in (META_TRAINING, RESTORER_TRAINING) for name, _ in flat_values(kind.default)}
+    assert settings
+    assert settings <= known
 
 
 def test_downloads_that_the_documents_name_are_in_the_manifest():

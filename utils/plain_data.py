@@ -26,8 +26,9 @@ class Range:
 
 
 def from_plain(kind: type[Record], data: Any, name: str) -> Record:
-    """Undo `dataclasses.asdict` from parsed JSON, which messages call `name`; fields with a default may be missing.
+    """Undo `dataclasses.asdict` from parsed JSON; fields with a default may be missing.
 
+    Messages call the object `name`, or only by its keys if that is empty.
     Fields are numbers, bools, strings, dataclasses, unions of these and None, or tuples of one of these. Of several
     dataclasses in a union the one with the most matching fields is built. Annotated[type, values]: `value in values`
     must hold, as for a `Range` or a tuple. A UserError names the key that is missing, unknown or of a wrong value.
@@ -38,7 +39,7 @@ def from_plain(kind: type[Record], data: Any, name: str) -> Record:
     unknown = [key for key in data if key not in hints]
     require(not unknown, f"{name} has unknown keys; known are {', '.join(hints)}", ", ".join(map(repr, unknown)))
     require(not missing, f"{name} lacks {', '.join(missing)}", f"only {', '.join(data) or 'nothing'}")
-    values = {key: _convert(hints[key], value, f"{name}.{key}") for key, value in data.items()}
+    values = {key: _convert(hints[key], value, f"{name}.{key}".lstrip(".")) for key, value in data.items()}
     try:
         return kind(**values)
     except UserError as error:

@@ -19,7 +19,7 @@ from utils.image.listing import Source
 from utils.report import Report
 
 RESTORED, LEGACY, ORACLE = "restored", "legacy", "oracle"  # folders, each with Face_LQ and Face_HQ
-FACE_FOLDERS = ("Face_LQ", "Face_HQ")
+PAIR_FOLDERS = ("Face_LQ", "Face_HQ")
 
 
 class Prepared(NamedTuple):
@@ -37,7 +37,7 @@ def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, dete
     `restored/`, `legacy/`, `oracle/` with the same boxes, and faces.csv. `detector`, `restorer`: names for faces.csv.
     """
     for kind in (RESTORED, LEGACY, ORACLE):
-        for name in FACE_FOLDERS:
+        for name in PAIR_FOLDERS:
             (folder / kind / name).mkdir(parents=True, exist_ok=True)
     prepared = Prepared({}, [])
     with (Report(folder / "faces.csv", FACE_COLUMNS, keep=FINISHED, digits=17) as report,

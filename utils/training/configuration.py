@@ -57,7 +57,7 @@ def resolve_config(kind: Kind, preset: str, settings: Sequence[str] = (), *, bas
     for key, value in values.items():
         *groups, name = key.split(".")
         functools.reduce(dict.__getitem__, groups, data)[name] = value
-    config = from_plain(type(kind.default), data, "configuration")
+    config = from_plain(type(kind.default), data, "")
     kind.check(config)
     return config
 
