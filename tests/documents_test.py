@@ -18,7 +18,8 @@ DOCUMENTS = [path for folder in (".", "docs", "weights", "pretrained_models", "t
 USAGE = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]  # cards name settings of earlier commits
 MADE_LATER = ("datasets", "results", "experiments", "weights", "pretrained_models")  # may name what users put there
 # described once for all tools
-SHARED = {"--max_megapixels", "--overwrite", "--skip_existing", "--shard", "--recursive", "--gpu", "--weights_dir", "--help"}
+SHARED = {"--max_megapixels", "--overwrite", "--skip_existing", "--shard", "--recursive", "--gpu", "--weights_dir",
+          "--help"}
 
 
 def names(paths):
@@ -85,7 +86,7 @@ def test_every_flag_of_a_script_is_documented(tool):
 
 
 def test_settings_of_printed_commands_exist():
-    settings = {setting for path in USAGE for setting in re.findall(r"--set ([\w.]+)=(?!VALUE)", path.read_text())}
+    settings = {setting for path in USAGE for setting in re.findall(r"--set ([\w.]+)=(?!VALUE|value)", path.read_text())}
     known = {name for kind in (META_TRAINING, RESTORER_TRAINING) for name, _ in flat_values(kind.default)}
     assert settings
     assert settings <= known
