@@ -86,7 +86,8 @@ def test_every_flag_of_a_script_is_documented(tool):
 
 
 def test_settings_of_printed_commands_exist():
-    settings = {setting for path in USAGE for setting in re.findall(r"--set ([\w.]+)=(?!VALUE|value)", path.read_text())}
+    text = "".join(path.read_text() for path in USAGE)
+    settings = set(re.findall(r"--set ([\w.]+)=(?!VALUE|value)", text))
     known = {name for kind in (META_TRAINING, RESTORER_TRAINING) for name, _ in flat_values(kind.default)}
     assert settings
     assert settings <= known
