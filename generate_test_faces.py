@@ -86,11 +86,11 @@ def main(argv: list[str] | None = None) -> int:
     every_photo = list_photos(args.input_dir, recursive=args.recursive,
                               apart=[args.output_dir, *[args.restored_dir] * (args.restored_dir is not None)])
     keys = [photo.key for photo in every_photo]
-    for name in ("Face_LQ", "Face_HQ"):  # test.py could not tell their faces apart
-        folder = args.output_dir / name
-        unused = list_faces(folder, keys, recursive=args.recursive).unused if folder.is_dir() else []
-        foreign = [entry.name for entry in unused if entry.reason == NO_PHOTO]
-        if foreign:
+    folders = [args.output_dir / name for name in ("Face_LQ", "Face_HQ")]
+    faces = {folder: list_faces(folder, keys, recursive=args.recursive) for folder in folders if folder.is_dir()}
+    for folder, listing in faces.items():
+        foreign = [entry.name for entry in listing.unused if entry.reason == NO_PHOTO]
+        if foreign:  # test.py could not tell their faces apart
             raise UserError(f"{folder} holds faces of other photos, as {foreign[0]} ({len(foreign)} in all). Choose "
                             "another --output_dir, or remove them.")
     if args.boxes is not None and not read_boxes(args.boxes).keys() & {same_name(photo.name) for photo in every_photo}:
@@ -101,10 +101,9 @@ def main(argv: list[str] | None = None) -> int:
     report, settings = args.output_dir / report_name("faces", args.shard), _settings(args)
     written = {(args.output_dir / name / key).parent for name in FACE_FOLDERS for key in keys}
     with claim_report(report, {args.output_dir, *written}):
-        folder = args.output_dir / ("Face_HQ" if "Face_HQ" in settings.folders else "Face_LQ")
-        if not args.overwrite and not args.skip_existing and folder.is_dir():
-            there = list_faces(folder, keys, recursive=args.recursive).faces.keys() & {
-                same_name(photo.key) for photo in photos}
+        folder = folders["Face_HQ" in settings.folders]
+        if not args.overwrite and not args.skip_existing and folder in faces:
+            there = faces[folder].faces.keys() & {same_name(photo.key) for photo in photos}
             if there:
                 raise UserError(f"faces of {len(there)} of {len(photos)} photos are already in {folder}. "
                                 "Give --overwrite or --skip_existing.")

@@ -1,6 +1,7 @@
 """Which images folders hold, which of them belong together, and what follows from their names."""
 
 import argparse
+import os
 import re
 import unicodedata
 import zlib
@@ -58,10 +59,7 @@ def scan_folder(folder: Path, check: str, *, recursive: bool = False, apart: Col
             name = path.relative_to(folder)
             reason = _why_unused(path, recursive, apart)
             if reason == READABLE_FOLDER:
-                try:
-                    scan(path)
-                except OSError:
-                    unused.append(Unused("folder that cannot be listed", name.as_posix()))
+                scan(path)
             elif reason is None and fits(name):
                 images.append(Source(name.as_posix(), path))
             elif reason and fits(name):
@@ -84,6 +82,8 @@ def _why_unused(path: Path, recursive: bool, apart: Collection[Path]) -> str | N
             return "subfolder"
         if path.is_symlink():
             return "link to a folder"
+        if not os.access(path, os.R_OK | os.X_OK):
+            return "folder that cannot be listed"
         is_faces = apart and path.name in FACE_FOLDERS and (path.parent / FACE_FOLDERS[0]).is_dir()
         return "folder of results or faces" if is_faces or path.resolve() in apart else READABLE_FOLDER
     if not path.exists():
@@ -142,8 +142,8 @@ def _by_key(sources: Iterable[Source], folder: Path) -> dict[str, Source]:
     for source in sources:
         other = found.setdefault(same_name(source.key), source)
         if other != source:
-            raise UserError(f"{other.name} and {source.name} in {folder} have one name, but for the ending. Rename "
-                            "one.")
+            raise UserError(f"{other.name} and {source.name} in {folder} have one name, but for the ending or the way "
+                            "accents are written. Rename one.")
     return found
 
 
