@@ -72,9 +72,9 @@ def weights(place, monkeypatch):
     def unhashed(*_):
         entries = load_manifest()
         for name, entry in entries.items():
-            variants = tuple(replace(variant, files=tuple(WeightFile(file.name) for file in variant.files))
-                             for variant in entry.variants)
-            entries[name] = replace(entry, variants=variants)
+            file_sets = tuple(replace(files, files=tuple(WeightFile(file.name) for file in files.files))
+                              for files in entry.file_sets)
+            entries[name] = replace(entry, file_sets=file_sets)
         return entries
 
     folder = place.root / "weights"

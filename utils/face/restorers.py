@@ -130,7 +130,7 @@ def check_restorer(name: str, *, fidelity: float = FIDELITY, others: Sequence[st
 def restorer_label(name: str, fidelity: float = FIDELITY) -> str:
     """Return what a restorer is called in reports: files with the beginning of their hash, as they may be replaced."""
     if name in OWN:
-        [file] = get_entry(load_manifest(), name).variants[0].files
+        [file] = get_entry(load_manifest(), name).file_sets[0].files
         return f"{name} {file.sha256[:8]}"
     if Path(name).suffix.lower() not in FILE_RESTORERS:
         return name

@@ -32,9 +32,9 @@ def published():
 def unhashed(monkeypatch):
     """Take the hashes of published files out of the manifest."""
     entry = load_manifest()["lpips"]
-    variants = tuple(replace(variant, files=tuple(WeightFile(file.name) for file in variant.files))
-                     for variant in entry.variants)
-    monkeypatch.setattr(manifest, "load_manifest", lambda: {"lpips": replace(entry, variants=variants)})
+    file_sets = tuple(replace(files, files=tuple(WeightFile(file.name) for file in files.files))
+                      for files in entry.file_sets)
+    monkeypatch.setattr(manifest, "load_manifest", lambda: {"lpips": replace(entry, file_sets=file_sets)})
 
 
 @pytest.mark.parametrize("form", ["numpy", "torch"])
