@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -13,6 +12,7 @@ import tensorflow as tf
 from utils.errors import UserError
 from utils.files import atomic_path, read_bytes, write_errors
 from utils.tensorflow_setup import load_pyplot
+from utils.weights.checkpoints import first_line
 
 ITERATION = "iteration"
 
@@ -25,9 +25,6 @@ class History:
 
         Dropped are the rows of iterations after `until`, where training resumes, and a last row that was cut off when
         the process was killed. Columns of terms that are no longer used are kept, after the others.
-
-        Raises:
-            UserError: it cannot be read or written.
         """
         self.path = path
         self.rows = [row for row in _read_rows(path) if row[ITERATION] <= until]
@@ -37,11 +34,7 @@ class History:
             self._write(file, self.rows)
 
     def add(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Append a row.
-
-        Raises:
-            UserError: it cannot be written.
-        """
+        """Append a row."""
         self.rows.append({ITERATION: iteration, **values})
         with write_errors(self.path), self.path.open("a", newline="") as file:
             self._write(file, self.rows[-1:])
@@ -75,11 +68,7 @@ class EventWriter:
     """Scalars and images for TensorBoard."""
 
     def __init__(self, folder: Path):
-        """Open a file in a folder, which need not exist.
-
-        Raises:
-            UserError: it cannot be written.
-        """
+        """Open a file in a folder, which need not exist."""
         self._folder = folder
         with self._disk_errors():
             self._writer = tf.summary.create_file_writer(str(folder))
@@ -108,10 +97,8 @@ class EventWriter:
         try:
             yield
         except tf.errors.OpError as error:
-            # the first line ends with the system's message; TensorFlow's own names surround it
-            line = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message.splitlines()[0])
-            raise UserError(f"cannot write in {self._folder}: {line}. Check its permissions and the free space."
-                            ) from error
+            raise UserError(f"cannot write in {self._folder}: {first_line(error)}. Check its permissions and the free "
+                            "space.") from error
 
     def close(self) -> None:
         """Finish the file."""

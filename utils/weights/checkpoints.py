@@ -20,7 +20,7 @@ from model.layers import check_shapes
 from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_architecture
 from utils.errors import UserError, printable
-from utils.files import is_utf8, literal_prefix
+from utils.files import is_utf8, literal_prefix, read_errors
 from utils.weights.manifest import find_weights, load_manifest
 from utils.weights.ncnn import is_ncnn_param, rrdbnet_state_from_ncnn
 from utils.weights.npz import is_npz, not_finite, read_npz_weights, write_npz_weights
@@ -70,19 +70,14 @@ def load_super_resolver(path: str, *, weights_dir: Path | str | None = None,
             `save_super_resolver` wrote; or an RRDBNet of PyTorch, safetensors, or either file of an ncnn pair.
         weights_dir: where weights of the manifest are looked up.
         key: the entry of a PyTorch file that holds the weights, when it has several.
-
-    Raises:
-        UserError: nothing is there, it cannot be read, or it is another network; missing and extra names are listed.
     """
     file = Path(path)
     if path in super_resolver_names():
         file = next(iter(find_weights(path, weights_dir).values()))
     if not file.is_file() or file.name.endswith(CHECKPOINT_ENDINGS):
         return _from_tensors(read_tf1_checkpoint(file), file)
-    try:
+    with read_errors(file):
         is_own, is_param = is_npz(file), is_ncnn_param(file)
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}. Check its permissions.") from error
     if is_own:
         return _from_tensors(_read_npz(file, weights_dir), file)
     if is_param or (file.suffix == ".bin" and file.with_suffix(".param").exists()):
@@ -122,10 +117,11 @@ def _read_npz(file: Path, weights_dir: Path | str | None) -> dict[str, np.ndarra
     return checkpoint_tensors(generator, mask)
 
 
-def read_tf1_checkpoint(path: Path | str) -> dict[str, np.ndarray]:
-    """Read the variables below `MODEL/` and `Mask/`, without optimiser slots, of what `find_checkpoint` finds."""
+def read_tf1_checkpoint(path: Path | str, *, scopes: tuple[str, ...] = (GENERATOR_SCOPE, MASK_SCOPE)
+                        ) -> dict[str, np.ndarray]:
+    """Read the variables below scopes, without optimiser slots, of what `find_checkpoint` finds."""
     return read_tensors(find_checkpoint(path), lambda name:
-                        name.startswith((GENERATOR_SCOPE, MASK_SCOPE)) and not name.endswith(OPTIMIZER_SLOTS))
+                        name.startswith(scopes) and not name.endswith(OPTIMIZER_SLOTS))
 
 
 def read_tensors(prefix: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
@@ -136,7 +132,7 @@ def read_tensors(prefix: Path, wanted: Callable[[str], bool]) -> dict[str, np.nd
             names = sorted(reader.get_variable_to_shape_map())
             return {name: reader.get_tensor(name) for name in names if wanted(name)}
     except (tf.errors.OpError, OSError, ValueError, RuntimeError, IndexError) as error:  # it translates some of its own
-        raise UserError(f"cannot read the checkpoint {prefix}: {_first_line(error)}. "
+        raise UserError(f"cannot read the checkpoint {prefix}: {first_line(error)}. "
                         "Copy both of its files (.index and .data-00000-of-00001) again.") from error
 
 
@@ -152,11 +148,7 @@ def write_tf1_checkpoint(prefix: Path | str, tensors: Mapping[str, np.ndarray]) 
     """Write a checkpoint that `load_super_resolver` and, with the names it expects, the original code read.
 
     Both files are written to a temporary folder and then renamed, the index last; an earlier checkpoint of this prefix
-    loses its index before that. So what is there is always a whole checkpoint, or none.
-
-    Args:
-        prefix: `PREFIX.index` and `PREFIX.data-00000-of-00001` are written.
-        tensors: full name -> array or tensor of any type.
+    loses its index before that. So what is there is always a whole checkpoint, or none. `tensors` are by full name.
     """
     prefix = Path(prefix)
     names = sorted(tensors)
@@ -171,24 +163,20 @@ def write_tf1_checkpoint(prefix: Path | str, tensors: Mapping[str, np.ndarray]) 
             for file in sorted(os.listdir(folder), key=lambda name: name.endswith(".index")):
                 os.replace(os.path.join(folder, file), prefix.parent / file)
     except (tf.errors.OpError, OSError) as error:
-        raise UserError(f"cannot write the checkpoint {prefix}: {_first_line(error)}. Check the folder and the free "
+        raise UserError(f"cannot write the checkpoint {prefix}: {first_line(error)}. Check the folder and the free "
                         "space.") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """Return the first line of a message, without TensorFlow's names of nodes, operations and temporary files."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    return re.sub(r"\{\{.*?\}\} ?| ?\[Op:\w+\]|/.*\.tempstate\d+; ", "", line).rstrip(". ")
+    return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*|/.*\.tempstate\d+; ", "", line).rstrip(". ")
 
 
 def find_checkpoint(path: Path | str) -> Path:
     """Return the prefix of a checkpoint.
 
-    Args:
-        path: its prefix, one of its files, or a folder with a `checkpoint` file or exactly one checkpoint.
-
-    Raises:
-        UserError: there is no checkpoint, or a folder has several.
+    `path` is that, one of its files, or a folder with a `checkpoint` file or exactly one checkpoint.
     """
     path = Path(path)
     if path.is_dir():
@@ -215,9 +203,7 @@ def find_checkpoint(path: Path | str) -> Path:
 
 def _from_tensors(tensors: Mapping[str, np.ndarray], file: Path) -> SuperResolverWeights:
     tensors = {name: value.astype(np.float32) for name, value in tensors.items()}
-    generator, mask = _scope(tensors, GENERATOR_SCOPE), _scope(tensors, MASK_SCOPE) or None
-    _check(generator, mask, file)
-    return SuperResolverWeights(generator, mask, str(file), meta_trained=True)
+    return _checked(_scope(tensors, GENERATOR_SCOPE), _scope(tensors, MASK_SCOPE) or None, file, meta_trained=True)
 
 
 def _scope(tensors: Mapping[str, np.ndarray], scope: str) -> dict[str, np.ndarray]:
@@ -234,11 +220,11 @@ def _from_torch_names(state: Mapping[str, np.ndarray], file: Path) -> SuperResol
         if value.ndim == 4:
             value = np.ascontiguousarray(value.transpose(2, 3, 1, 0))
         generator[name.replace(".", "/")] = value
-    _check(generator, None, file)
-    return SuperResolverWeights(generator, None, str(file), meta_trained=False)
+    return _checked(generator, None, file, meta_trained=False)
 
 
-def _check(generator: Mapping[str, np.ndarray], mask: Mapping[str, np.ndarray] | None, file: Path) -> None:
+def _checked(generator: dict[str, np.ndarray], mask: dict[str, np.ndarray] | None, file: Path, *, meta_trained: bool
+             ) -> SuperResolverWeights:
     try:
         rrdbnet_architecture({name: value.shape for name, value in generator.items()})
         if mask:
@@ -249,3 +235,4 @@ def _check(generator: Mapping[str, np.ndarray], mask: Mapping[str, np.ndarray] |
         raise UserError(f"{file} does not fit: {error}. Give a checkpoint of this architecture.") from error
     if bad := not_finite(checkpoint_tensors(generator, mask)):
         raise UserError(f"{file} holds values that are not finite, in {bad[0]} first. Copy or download it again.")
+    return SuperResolverWeights(generator, mask, str(file), meta_trained)

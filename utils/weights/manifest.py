@@ -145,11 +145,7 @@ class FileSetStatus:
 
 
 def find_weights(name: str, weights_dir: Path | str | None = None) -> dict[str, Path]:
-    """Return the first complete file_set of entry `name` in the weights folder: file name -> path.
-
-    Raises:
-        UserError: no file_set is complete and intact.
-    """
+    """Return the first complete and intact file_set of entry `name` in the weights folder: file name -> path."""
     entry = get_entry(load_manifest(), name)
     folder = entry.directory(weights_dir)
     statuses = status(entry, weights_dir)

@@ -28,11 +28,7 @@ def is_ncnn_param(path: Path | str) -> bool:
 
 
 def rrdbnet_state_from_ncnn(param_path: Path | str, bin_path: Path | str) -> dict[str, np.ndarray]:
-    """Read an RRDBNet of any number of blocks: float32, kernels OIHW, under the names of Real-ESRGAN's .pth files.
-
-    Raises:
-        UserError: a file cannot be read, is damaged, quantised, that of another network or of another model.
-    """
+    """Read an RRDBNet of any number of blocks: float32, kernels OIHW, under the names of Real-ESRGAN's .pth files."""
     text, data = read_bytes(param_path), read_bytes(bin_path)
     try:
         shapes = _rrdbnet_shapes(_parse_param(text.decode()))

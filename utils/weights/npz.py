@@ -34,9 +34,6 @@ def read_npz_weights(path: Path | str, *, holds: str, check: Callable[[Shapes], 
         path: the file.
         holds: what it should hold, for the message.
         check: takes the shapes by name and raises ValueError for those of another network.
-
-    Raises:
-        UserError: the file cannot be read, is damaged, holds something else or values that are not finite.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -61,8 +58,7 @@ def read_npz_weights(path: Path | str, *, holds: str, check: Callable[[Shapes], 
 def write_npz_weights(path: Path | str, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays as float16, sorted by name: equal ones give equal bytes, whatever their order or layout in memory.
 
-    Raises:
-        UserError: the file cannot be written, or a value is not finite or too large for float16.
+    Raises a UserError if a value is not finite or too large for float16.
     """
     with np.errstate(over="ignore"):
         halves = {name: np.asarray(arrays[name], order="C").astype(np.float16) for name in sorted(arrays)}

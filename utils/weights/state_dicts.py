@@ -33,9 +33,6 @@ def load_params(source: Path | str, convert: Callable[[Mapping[str, np.ndarray]]
         weights_dir: where the entry's files are looked up.
         advice: a sentence on what to do about weights of another network.
         alternative: a sentence on how to do without these weights, for the message when they are missing.
-
-    Raises:
-        UserError: a file is missing, damaged or of another network.
     """
     by_path = isinstance(source, Path) or is_file_name(source)
     try:
@@ -53,17 +50,12 @@ def load_params(source: Path | str, convert: Callable[[Mapping[str, np.ndarray]]
 def load_state_dict(path: Path | str, key: str | None = None) -> dict[str, np.ndarray]:
     """Read the weights of a file.
 
-    Args:
-        path: the file.
-        key: the entry of a PyTorch file's dictionary that holds the weights. Without it, the first of
-            `STATE_DICT_KEYS` that has tensors, the dictionary itself if it has some, or the only entry that has.
+    `key` is the entry of a PyTorch file's dictionary that holds the weights. Without it, the first of
+    `STATE_DICT_KEYS` that has tensors is taken, the dictionary itself if it has some, or the only entry that has.
 
     Returns:
         Name, without prefixes of wrappers -> array in C order with its own memory (bfloat16 as `ml_dtypes.bfloat16`),
         in the file's order. Nested dictionaries of a NumPy pickle are joined by "/".
-
-    Raises:
-        UserError: the file cannot be read, is damaged, contains more than data, or holds no weights.
     """
     path = Path(path)
     try:
