@@ -33,11 +33,7 @@ FEWEST_FOR_FID = 2048  # images: with fewer than features, covariances are singu
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse and check the command line.
-
-    Raises:
-        UserError: a value is outside its range, or two do not go together.
-    """
+    """Parse and check the command line."""
     parser = ArgumentParser(f"{__doc__} Files belong together by name, whatever their ending. Alpha is left out, gray "
                             "counts as RGB, 16 bits are rounded to 8 (not for FID and KID).")
     files = parser.add_argument_group("files")
@@ -133,15 +129,11 @@ def _open_set_meter(args: argparse.Namespace, reference: list[Path]):
 def _measure_sets(meter, results: list[Path], others: list[Path] | None, names: list[str], num_reference: int
                   ) -> dict[str, Summary]:
     """Compare the results, and the other results if there are any, with the reference; one does not need the other."""
-    def measure(files: list[Path]) -> dict[str, Summary]:
-        found = interruptible(meter.measure, files, names, advance=progress.update)
-        return {name: Summary(mean=value, count=0 if value is None else len(files), deviation=deviation, reason=reason)
-                for name, (value, deviation, reason) in found.items()}
-
     with Progress(len(results) + len(others or []), description="features", unit="image") as progress:
-        summaries = measure(results)
+        summaries = interruptible(meter.measure, results, names, advance=progress.update)
         if others is not None:
-            summaries = {name: replace(summaries[name], other=other) for name, other in measure(others).items()}
+            found = interruptible(meter.measure, others, names, advance=progress.update)
+            summaries = {name: replace(summaries[name], other=other) for name, other in found.items()}
     fewest = min(len(results), len(others or results), num_reference)
     if "fid" in names and summaries["fid"].mean is not None and fewest < FEWEST_FOR_FID:
         print(f"note: FID of {fewest} images depends strongly on their number: compare it only between folders of "
@@ -161,7 +153,8 @@ def _measure_images(groups: list[ImageGroup], meter: ImageMeter, report: Path, *
                 progress.update()
     finally:  # Ctrl-C leaves what was finished
         if rows:
-            write_csv(report, rows, meter.columns(compare=compare))
+            write_csv(report, rows, ["file", "gt", "status", "width", "height", *meter.columns(compare=compare),
+                                     "reason"])
     incomplete = [row for row in rows if row["status"] in (PARTIAL, UNMEASURED)]
     if incomplete:  # they may be all, and their reasons alike
         print(f"note: {len(incomplete)} of {len(rows)} images lack values, see metrics.csv. The first is "

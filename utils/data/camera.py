@@ -166,11 +166,7 @@ def steps_to_plain(steps: list[Step]) -> list[dict]:
 
 
 def steps_from_plain(data: Any, name: str) -> list[Step]:
-    """Undo `steps_to_plain`; `name` is the name of the list in messages.
-
-    Raises:
-        UserError: a key or value is wrong, or not exactly one step downscales by 4.
-    """
+    """Undo `steps_to_plain`; `name` is that of the list in messages. Exactly one step must downscale by 4."""
     require(isinstance(data, list), f"{name} must be a list of steps", repr(data))
     steps = []
     for index, entry in enumerate(data):

@@ -54,9 +54,7 @@ def cut_out(portrait: np.ndarray, face: np.ndarray, *, face_width: float = CUT_F
     """Cut a person out of a portrait with a plain or smooth background (GrabCut, Rother et al., 2004).
 
     The shoulders reach the lower edge of the portrait. A face wider than `face_width` pixels is downscaled to it first.
-
-    Raises:
-        ValueError: the face is narrower than any in a composite, or the head is incomplete.
+    Raises a ValueError if the face is narrower than any in a composite, or the head is incomplete.
     """
     if face[2] - face[0] < FACE_WIDTHS[0]:
         raise ValueError(f"the face is narrower than {FACE_WIDTHS[0]:g} pixels")
@@ -86,11 +84,7 @@ def cut_out(portrait: np.ndarray, face: np.ndarray, *, face_width: float = CUT_F
 def cut_portrait(path: Path, detect: Detector, *, face_width: float = CUT_FACE_WIDTH) -> tuple[Person, np.ndarray]:
     """Cut the person with the most confident face out of a portrait, as `cut_out`.
 
-    Returns the person, and the landmarks [5, 2] of the face in the person's image.
-
-    Raises:
-        UserError: the file cannot be read.
-        ValueError: no person can be cut out.
+    Returns the person, and the landmarks [5, 2] of the face in the person's image. Raises a ValueError if that fails.
     """
     photo = read_image(path)
     found = detect(photo.pixels, path.name)
@@ -151,10 +145,8 @@ def draw_number(width: int, rng: np.random.Generator) -> int:
 def compose(scene: np.ndarray, people: Sequence[Person], rng: np.random.Generator) -> Composite:
     """Place people side by side at the lower edge of a scene, with random sizes and positions.
 
-    The scene is cropped at the right and bottom so that 4 divides its sides.
-
-    Raises:
-        ValueError: the scene is too narrow for one person, or too low.
+    The scene is cropped at the right and bottom so that 4 divides its sides. Raises a ValueError if it is too narrow
+    for one person, or too low.
     """
     if scene.shape[1] < SLOT * FACE_WIDTHS[0] or scene.shape[0] < MIN_HEIGHT:
         raise ValueError(f"a scene must be at least {math.ceil(SLOT * FACE_WIDTHS[0])} pixels wide and {MIN_HEIGHT} "

@@ -114,8 +114,7 @@ def sample_noise(rng: np.random.Generator, degradation: Degradation, settings: D
 def degrade(image: np.ndarray, degradation: Degradation, noise: NoiseDraw) -> np.ndarray:
     """Degrade an image, float32 RGB [h, w, 3] in [0, 1], and downscale it by 4: uint8 RGB [h/4, w/4, 3].
 
-    Raises:
-        ValueError: a side is not divisible by 4.
+    Raises a ValueError if a side is not divisible by 4.
     """
     if image.shape[0] % SCALE or image.shape[1] % SCALE:
         raise ValueError(f"the sides of an image to degrade must be divisible by {SCALE}. Received: {image.shape}.")

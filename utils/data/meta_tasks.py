@@ -68,7 +68,7 @@ class TaskSource:
     """Draws tasks from records of faces and of scenes."""
 
     def __init__(self, faces: Images, scenes: Images, config: TrainingConfig, restore: Restorer | None):
-        """Set up. `restore`: the face restorer; None: the ground truth replaces restored faces."""
+        """`restore`: the face restorer; None: the ground truth replaces restored faces."""
         self.faces, self.scenes, self.config, self._restore = faces, scenes, config, restore
 
     def batches(self, start: int, tasks: range) -> Iterator[Task]:

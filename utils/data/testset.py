@@ -19,7 +19,7 @@ from utils.console import Progress, shown_name
 from utils.data.camera import Sharpen, steps_from_plain, steps_to_plain
 from utils.data.presets import TESTSET_PRESETS
 from utils.errors import FatalError, UserError, require
-from utils.files import atomic_path, check_writable, read_bytes
+from utils.files import check_writable, read_bytes, write_text
 from utils.image.io import quantize, read_image, to_float, write_png
 from utils.image.listing import list_photos, photo_rng
 from utils.plain_data import from_plain
@@ -55,7 +55,7 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
     Args:
         input_dir: clean photos.
         output_dir: gets GT/, LQ/, degradations.json and report.csv.
-        settings: ignored if there is a `source`. What is drawn for a photo depends on the seed and its stem only.
+        settings: ignored if there is a `source`.
         source: a degradations.json, whose steps are applied to the photos of the same stems.
         overwrite: replace existing results.
         skip_existing: keep existing results, which must have been made with the same settings.
@@ -63,9 +63,6 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
 
     Returns:
         The number of photos by outcome: `existing`, `done`, `error`.
-
-    Raises:
-        UserError: nothing was done, for a reason that concerns all photos.
     """
     photos, folders = [photo.path for photo in list_photos(input_dir)], [output_dir / "GT", output_dir / "LQ"]
     require(input_dir.resolve() not in [folder.resolve() for folder in folders],
@@ -78,7 +75,9 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
     if source:
         settings, entries = _read_degradations(source)
     else:
-        entries = {photo.stem: steps_to_plain(_draw_steps(settings, photo.stem)) for photo in photos}
+        sharpen, sample = [Sharpen()] * settings.usm, TESTSET_PRESETS[settings.preset].sample
+        entries = {photo.stem: steps_to_plain([*sharpen, *sample(photo_rng(settings.seed, photo.stem))])
+                   for photo in photos}
     record, finished = output_dir / DEGRADATIONS, present if skip_existing else []
     if finished:
         earlier_settings, earlier = _read_degradations(record)
@@ -86,8 +85,7 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
                 "another --output_dir", asdict(earlier_settings))
         entries = {**entries, **earlier}
     entries = {photo.stem: entries[photo.stem] for photo in photos if photo.stem in entries}
-    with atomic_path(record) as temporary:
-        temporary.write_text(json.dumps({**asdict(settings), "photos": entries}, indent=1) + "\n", encoding="utf-8")
+    write_text(record, json.dumps({**asdict(settings), "photos": entries}, indent=1) + "\n")
     process = partial(_process, output_dir=output_dir, settings=settings, entries=entries, source=source or record)
     waiting, counts = sorted(set(photos) - set(finished)), {"existing": len(finished), "done": 0, "error": 0}
     with (Report(output_dir / REPORT, TESTSET_COLUMNS, keep=("done",) if skip_existing else ()) as report,
@@ -101,11 +99,6 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
             report.add(row)
             progress.update(note=shown_name(photo.name))
     return counts
-
-
-def _draw_steps(settings: SynthesisSettings, stem: str) -> list:
-    steps = TESTSET_PRESETS[settings.preset].sample(photo_rng(settings.seed, stem))
-    return [Sharpen(), *steps] if settings.usm else steps
 
 
 def _read_degradations(path: Path) -> tuple[SynthesisSettings, dict[str, Any]]:

@@ -58,11 +58,7 @@ def _decode(data: bytes, name: str) -> bytes:
 
 
 def record_files(path: Path) -> list[Path]:
-    """Return the files of a record: `path` itself or, if it does not exist, its shards `NAME-00000-of-00008`.
-
-    Raises:
-        UserError: there are none, or shards are missing.
-    """
+    """Return the files of a record: `path` itself or, if it does not exist, its shards `NAME-00000-of-00008`."""
     if path.exists():
         return [path]
     shards = sorted(path.parent.glob(f"{glob.escape(path.name)}-?????-of-?????"))
@@ -96,9 +92,6 @@ class ImageRecords:
 
         `size` None: that of the first image. `skip_corrupt`: leave out a truncated last image, and let `read_or_next`
         leave out damaged ones.
-
-        Raises:
-            UserError: a file is missing, no TFRecord, truncated (without `skip_corrupt`), or of another image size.
         """
         self.path, self.size, self._skip_corrupt = Path(path), size, skip_corrupt
         self._files = record_files(self.path)
@@ -125,11 +118,7 @@ class ImageRecords:
         return len(self.faults) + len(self._damaged)
 
     def read(self, index: int) -> np.ndarray:
-        """Read image `index`, 0 <= index < len: uint8 RGB [size, size, 3].
-
-        Raises:
-            UserError: it is damaged, of another size, or no image. Names file and byte.
-        """
+        """Read image `index`, 0 <= index < len: uint8 RGB [size, size, 3]. UserErrors name file and byte."""
         number = int(np.searchsorted(self._firsts, index, side="right")) - 1
         file, place = self._files[number], index - int(self._firsts[number])
         stored = _read(file, place * self._record_size, self._record_size)
@@ -148,9 +137,6 @@ class ImageRecords:
         """Read image `index`; with `skip_corrupt`, instead of a damaged one the next intact one.
 
         That is searched cyclically in the range `within`; None: in all images.
-
-        Raises:
-            UserError: as for `read`; with `skip_corrupt` also when no image in the range is intact.
         """
         within = range(len(self)) if within is None else within
         for step in range(len(within)):
@@ -188,9 +174,6 @@ def divide_record(path: str, validation_path: str, size: int, data: Any) -> tupl
 
     Validation images are those of `validation_path` or, if that is empty, the last `data.num_validation` of `path`.
     `size` is the side of the images in pixels, `data` as `config.DataConfig`.
-
-    Raises:
-        UserError: as `ImageRecords`, or there are too few images to divide.
     """
     records = ImageRecords(path, size, skip_corrupt=data.skip_corrupt)
     if validation_path:
@@ -212,10 +195,7 @@ def write_image_records(path: Path | str, images: Iterable[np.ndarray], size: in
     """Write images, uint8 RGB [size, size, 3], as a record of one file, atomically; return their number.
 
     With a `shuffle_seed` their order is random, and while it is written the record takes its size twice on the disk.
-
-    Raises:
-        UserError: there is no image, or the file cannot be written.
-        ValueError: an image has another shape or type.
+    Raises a ValueError if an image has another shape or type.
     """
     path, count, record_size = Path(path), 0, 0
     with (atomic_path(path) as temporary, temporary.open("wb") as file,

@@ -75,7 +75,7 @@ def _boxes(rows: Sequence[dict]) -> np.ndarray:
 
 def _prepare(photo: Path, truth: Path, folder: Path, detect: Detector, restore: Restorer, detector: str,
              restorer: str) -> list[dict]:
-    """Write the faces of one photo; returns its rows of the report."""
+    """Write the faces of one photo; return its rows of the report."""
     faces = detect(read_image(photo).pixels, photo.name)
     rows = []
     for kind in (LEGACY, RESTORED):  # the rows of the latter are kept

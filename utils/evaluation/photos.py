@@ -46,9 +46,6 @@ def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Sour
 
     `portraits` are of one person each, before an even background, and all used equally often. `num_draws`: copies of
     scikit-image's photo. What of a file's name matches `people` is the same for photos of one person.
-
-    Raises:
-        UserError: no photo, or no portrait, can be used.
     """
     with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):  # missing or damaged
         return _read_record(folder / RECORD)

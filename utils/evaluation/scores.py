@@ -21,10 +21,7 @@ def measure(image: np.ndarray, truth: np.ndarray, faces: np.ndarray,
     """Measure one result; what has no value is left out.
 
     PSNR and SSIM leave the pixels of `faces` (boxes [n, 4]: x0, y0, x1, y1) out. The `functions` of `load_functions`
-    need whole images: there the faces are the truth's.
-
-    Raises:
-        ValueError: the sizes differ, or the faces leave nothing.
+    need whole images: there the faces are the truth's. Raises a ValueError if sizes differ, or faces leave nothing.
     """
     keep = outside(faces, *truth.shape[:2])
     values = {"psnr_y": psnr_y(image, truth, keep=keep), "ssim": ssim(image, truth, keep=keep)}

@@ -41,14 +41,8 @@ def digest_params(params: Mapping[str, np.ndarray]) -> str:
 def check_settings(path: Path, settings: Mapping, made: Sequence[Path], *, overwrite: bool) -> None:
     """Write the settings, unless the results in the folder were made with others; None agrees with any value.
 
-    Args:
-        path: of the settings.
-        settings: what results depend on; plain data.
-        made: existing folders and files of results.
-        overwrite: remove these first.
-
-    Raises:
-        UserError: the folder's settings differ, are damaged or another program's, or its results have none.
+    `settings`: what results depend on, as plain data. `made`: existing folders and files of results; `overwrite`
+    removes these first.
     """
     earlier = {}
     if made or path.exists():

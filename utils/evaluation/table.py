@@ -3,16 +3,15 @@
 With fewer than two pairs a difference has no interval.
 """
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from utils.files import atomic_path
 from utils.metrics.bootstrap import paired_difference
 from utils.metrics.suite import METRICS
+from utils.metrics.summary import write_csv
 
 BASELINES = ("unadapted", "base", "bicubic")  # that variants are compared with
 OWN_AND_OTHER = (("adapted", "other-faces"), ("oracle", "other-oracle"))
@@ -21,7 +20,7 @@ DECIMALS = {"psnr_y": 2, "ssim": 4, "niqe": 2, "lpips": 4}  # one more for diffe
 
 def summarize_set(scores: Sequence[dict], metrics: Sequence[str], *, with_faces: Sequence[str],
                   paired: Sequence[str], intervals: bool = True) -> dict:
-    """Average the scores of one set and compare its variants, photo by photo.
+    """Average the scores of one set and compare its variants, photo by photo; return plain data, as in summary.json.
 
     Args:
         scores: a dict per photo and variant, with `photo`, `variant` and values.
@@ -29,9 +28,6 @@ def summarize_set(scores: Sequence[dict], metrics: Sequence[str], *, with_faces:
         with_faces: the photos in which faces were found.
         paired: those that were also adapted to the faces of another photo.
         intervals: whether the photos are a sample, so that differences have intervals.
-
-    Returns:
-        Plain data, as the sets in summary.json.
     """
     values: dict[str, dict[str, dict]] = {}  # by variant and photo
     for score in scores:
@@ -119,9 +115,6 @@ def _cell(difference: dict | None, digits: int) -> str:
 
 def write_scores(path: Path, scores: Sequence[dict], metrics: Sequence[str]) -> None:
     """Write a line per set, photo and variant."""
-    columns = ["set", "photo", "variant", "num_faces", "partner", "partner_faces", *metrics]
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in score.items()}
-                         for score in scores)
+    rows = [{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in score.items()}
+            for score in scores]
+    write_csv(path, rows, ["set", "photo", "variant", "num_faces", "partner", "partner_faces", *metrics])

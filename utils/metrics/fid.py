@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +20,7 @@ from utils.errors import UserError, require
 from utils.files import atomic_path, check_writable, read_bytes
 from utils.image.io import read_image, to_float
 from utils.metrics.suite import FEWEST_IN_SET
+from utils.metrics.summary import Summary
 from utils.weights.state_dicts import load_params
 
 BATCH_SIZE = 16  # images; two batches are in memory: one is decoded while another is computed
@@ -31,20 +31,8 @@ Extractor = Callable[[Sequence[np.ndarray]], np.ndarray]  # RGB [h, w, 3], uint8
 Advance = Callable[[int], object]  # called with a number of images that are done
 
 
-class SetDistance(NamedTuple):
-    """A distance of two sets and KID's standard deviation over subsets; or the reason why there is none."""
-
-    value: float | None
-    deviation: float | None = None
-    reason: str = ""
-
-
 def load_inception(weights_dir: Path | str | None = None) -> dict[str, tf.Tensor]:
-    """Load the Inception-v3 of pytorch-fid.
-
-    Raises:
-        UserError: the file is missing, damaged or of another network.
-    """
+    """Load the Inception-v3 of pytorch-fid."""
     return load_params("inception", inception_params_from_torch, weights_dir=weights_dir)
 
 
@@ -62,18 +50,12 @@ def make_feature_extractor(params: Params) -> Extractor:
     return run
 
 
-def extract_features(files: Sequence[Path], extractor: Extractor, *, advance: Advance | None = None
-                     ) -> np.ndarray:
-    """Return the features [len(files), 2048] float32 of image files; alpha is ignored, gray becomes RGB.
-
-    Raises:
-        UserError: a file cannot be read.
-    """
+def extract_features(files: Sequence[Path], extractor: Extractor, *, advance: Advance = lambda _: None) -> np.ndarray:
+    """Return the features [len(files), 2048] float32 of image files; alpha is ignored, gray becomes RGB."""
     parts = []
     for images in _decoded_batches(files):
         parts.append(extractor(images))
-        if advance:
-            advance(len(images))
+        advance(len(images))
     return np.concatenate(parts)
 
 
@@ -89,14 +71,11 @@ def _decoded_batches(files: Sequence[Path]) -> Iterator[list[np.ndarray]]:
         pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for pending images
 
 
-def cached_features(files: Sequence[Path], extractor: Extractor, cache_dir: Path, *,
-                    advance: Advance | None = None) -> np.ndarray:
+def cached_features(files: Sequence[Path], extractor: Extractor, cache_dir: Path, *, advance: Advance = lambda _: None
+                    ) -> np.ndarray:
     """Return `extract_features`, kept in `cache_dir` by the content of the files.
 
     Names and order of the files do not matter. A damaged cache file is computed anew.
-
-    Raises:
-        UserError: a file cannot be read, or the folder not be written.
     """
     with ThreadPoolExecutor(NUM_READERS) as pool:
         digests = list(pool.map(lambda file: hashlib.sha256(read_bytes(file)).hexdigest(), files))
@@ -119,27 +98,26 @@ class SetMeter:
     """Measures FID and KID of folders against one reference folder."""
 
     def __init__(self, reference: Sequence[Path], cache_dir: Path, *, weights_dir: Path | None = None, seed: int = 0,
-                 advance: Advance | None = None):
-        """Load the network and the reference's features; `seed`: of KID's subsets.
-
-        Raises:
-            UserError: the weights are missing or damaged, an image cannot be read, or the cache not be written.
-        """
+                 advance: Advance = lambda _: None):
+        """Load the network and the reference's features; `seed`: of KID's subsets."""
         self._seed = seed
         self._extractor = make_feature_extractor(load_inception(weights_dir))
         self._reference = cached_features(reference, self._extractor, cache_dir, advance=advance)
 
-    def measure(self, files: Sequence[Path], names: Sequence[str], *, advance: Advance | None = None
-                ) -> dict[str, SetDistance]:
+    def measure(self, files: Sequence[Path], names: Sequence[str], *, advance: Advance = lambda _: None
+                ) -> dict[str, Summary]:
         """Return those of `fid` and `kid` that `names` contains; a value that is impossible has a reason."""
         try:
             require(len(files) >= FEWEST_IN_SET, f"it needs at least {FEWEST_IN_SET} images that can be read",
                     len(files))
             features = extract_features(files, self._extractor, advance=advance)
         except UserError as error:
-            return dict.fromkeys(names, SetDistance(None, reason=str(error)))
-        return {name: SetDistance(frechet_distance(features, self._reference)) if name == "fid" else
-                SetDistance(*kernel_distance(features, self._reference, seed=self._seed)) for name in names}
+            return dict.fromkeys(names, Summary(reason=str(error)))
+        summaries = {"fid": Summary(frechet_distance(features, self._reference), len(files))} if "fid" in names else {}
+        if "kid" in names:
+            value, deviation = kernel_distance(features, self._reference, seed=self._seed)
+            summaries["kid"] = Summary(value, len(files), deviation)
+        return summaries
 
 
 def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
@@ -147,9 +125,6 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
 
     It is |mean_a - mean_b|^2 + trace(A + B - 2 (AB)^(1/2)) with covariances A, B. With A = R^T R the eigenvalues of AB
     are those of the symmetric R B R^T, which is small when there are few images, and has no imaginary roots.
-
-    Raises:
-        UserError: a side has fewer than two images.
     """
     few, many = (np.asarray(features, np.float64) for features in sorted((features_a, features_b), key=len))
     require(len(few) > 1, "FID needs at least 2 images on each side", len(few))
@@ -168,9 +143,6 @@ def kernel_distance(features_a: np.ndarray, features_b: np.ndarray, *, seed: int
 
     The kernel is (x.y / d + 1)^3; the unbiased estimate may be negative. When one subset contains all images there is
     only that one, and no deviation (None).
-
-    Raises:
-        UserError: a side has fewer than two images.
     """
     smaller, larger = sorted((len(features_a), len(features_b)))
     require(smaller > 1, "KID needs at least 2 images on each side", smaller)

@@ -23,8 +23,7 @@ def luma(image: np.ndarray, *, weights: np.ndarray = STUDIO_LUMA) -> np.ndarray:
 def psnr_y(image: np.ndarray, reference: np.ndarray, *, keep: np.ndarray | None = None) -> float:
     """Return the PSNR of the luma (peak 255), over all pixels or those to `keep` [h, w] bool; inf where they are equal.
 
-    Raises:
-        ValueError: no pixel is kept.
+    Raises a ValueError if no pixel is kept.
     """
     _check_sizes(image, reference, "PSNR")
     if keep is not None and not keep.any():
@@ -57,10 +56,8 @@ def ssim(image: np.ndarray, reference: np.ndarray, *, keep: np.ndarray | None = 
     """Return the mean structural similarity of the luma (Wang et al., 2004); 1 for equal images.
 
     As scikit-image's with `gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255`, several
-    times as fast. With `keep` [h, w] bool only windows that see nothing but pixels to keep count.
-
-    Raises:
-        ValueError: a side is shorter than 11 pixels, or no window is kept.
+    times as fast. With `keep` [h, w] bool only windows that see nothing but pixels to keep count. Raises a ValueError
+    if a side is shorter than 11 pixels, or no window is kept.
     """
     _check_sizes(image, reference, "SSIM")
     if min(image.shape[:2]) < SSIM_WINDOW:

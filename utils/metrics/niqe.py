@@ -39,11 +39,7 @@ class NiqeModel:
 
 
 def load_niqe(weights_dir: Path | str | None = None) -> NiqeModel:
-    """Return the model of BasicSR (a file of this project), or that of `niqe_modelparameters.mat` in `weights_dir`.
-
-    Raises:
-        UserError: that file is damaged or something else.
-    """
+    """Return the model of BasicSR (a file of this project), or that of `niqe_modelparameters.mat` in `weights_dir`."""
     path = get_entry(load_manifest(), "niqe").directory(weights_dir) / LIVE_MODEL
     if not path.is_file():
         with np.load(PRISTINE_MODEL) as arrays:
@@ -74,8 +70,7 @@ NIQE_LUMAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"pyiqa": yiq_luma, 
 def niqe(gray: np.ndarray, model: NiqeModel) -> float:
     """Return the NIQE of a luma image [h, w], float64 in 0..255; lower is better. Large flat areas make it imprecise.
 
-    Raises:
-        ValueError: the image is smaller than two blocks, or too flat.
+    Raises a ValueError if the image is smaller than two blocks, or too flat.
     """
     features = niqe_features(gray)
     complete = features[np.isfinite(features).all(axis=1)]
@@ -94,9 +89,6 @@ def niqe_features(gray: np.ndarray) -> np.ndarray:
     """Return the features [blocks, 36] of a luma image [h, w], float64 in 0..255; the blocks row by row.
 
     The first 18 features are of the image, the others of its half. Those of a block without contrast are nan.
-
-    Raises:
-        ValueError: the image is smaller than two blocks.
     """
     rows, columns = gray.shape[0] // BLOCK, gray.shape[1] // BLOCK
     if rows * columns < FEWEST_BLOCKS:

@@ -19,9 +19,6 @@ def plot_images(path: Path, rows: Sequence[dict], names: Sequence[str], *, compa
 
     Without `compare` the points are spread sideways and a line marks their mean. With it, the result is drawn over the
     other result; on the diagonal both are equal.
-
-    Raises:
-        UserError: the file cannot be written.
     """
     pyplot = load_pyplot()
     columns = min(PANELS_PER_ROW, len(names))

@@ -51,10 +51,7 @@ def choose_metrics(wanted: str | None, *, has_truth: bool, num_images: int, num_
     """Return the metrics to measure, and why others are impossible: name -> reason.
 
     `wanted`: names separated by commas, None for whatever is possible; `num_images`: results; `num_reference`: images
-    that FID and KID compare with.
-
-    Raises:
-        UserError: a name is unknown, a wanted metric is impossible, or all are.
+    that FID and KID compare with. Raises a UserError if a wanted metric is impossible, or all are.
     """
     names = list(METRICS)
     if wanted is not None:
@@ -93,9 +90,6 @@ def load_functions(names: Sequence[str], weights_dir: Path | None = None, *, niq
 
     They take uint8 RGB images [h, w, 3]: the result and, if the metric needs it, the ground truth; they raise
     ValueError where there is no such value.
-
-    Raises:
-        UserError: a weight file is missing or damaged.
     """
     functions = dict(PAIR_FUNCTIONS)
     if "niqe" in names:

@@ -12,6 +12,7 @@ import numpy as np
 from utils.files import atomic_path, write_text
 from utils.metrics.bootstrap import Difference, paired_difference
 from utils.metrics.suite import METRICS, OTHER
+from utils.report import TEXT
 
 Rows = Sequence[dict]
 NOTHING_MEASURED = "no image could be measured, see the column `reason` of metrics.csv"
@@ -103,11 +104,7 @@ def _cells(name: str, summary: Summary, num_reference: int, compare: bool) -> li
 
 
 def write_json(path: Path, summaries: dict[str, Summary], *, settings: dict, counts: dict[str, int]) -> None:
-    """Write what the table shows. Values that are not finite are the texts `inf` and `nan`; null: not measured.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write what the table shows. Values that are not finite are the texts `inf` and `nan`; null: not measured."""
     metrics = {}
     for name, summary in summaries.items():
         entry = {"label": METRICS[name].label, "higher_is_better": METRICS[name].higher_is_better,
@@ -133,14 +130,8 @@ def _number(value: float | None) -> float | str | None:
 
 
 def write_csv(path: Path, rows: Rows, columns: Sequence[str]) -> None:
-    """Write a row per image, with the metrics' `columns`; values that could not be measured stay empty.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8",
-                                                        errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, ["file", "gt", "status", "width", "height", *columns, "reason"], restval="",
-                                extrasaction="ignore")
+    """Write those columns of rows; values that they lack stay empty."""
+    with atomic_path(path) as temporary, temporary.open("w", **TEXT) as file:
+        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

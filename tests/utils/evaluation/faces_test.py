@@ -10,6 +10,7 @@ from utils.evaluation.faces import LEGACY, ORACLE, RESTORED, prepare_faces
 from utils.face.detection import Face
 from utils.face.preparation import FacePreparer, PreparationSettings
 from utils.image.io import quantize, read_image, write_png
+from utils.image.listing import Source
 
 # in a photo of 60x50; the box reaches beyond the border
 FACES = [Face(np.array([8.0, 6, 38, 44]), np.array([[16.0, 20], [30, 20], [23, 28], [17, 36], [29, 36]]), 0.99),
@@ -66,8 +67,8 @@ def test_restored_faces_are_those_that_face_preparation_writes(photos):
     prepare(photos, Detector())
     for kind, legacy in ((RESTORED, False), (LEGACY, True)):
         FacePreparer(lambda *_: FACES, invert, photos / "expected" / kind, PreparationSettings(
-            detector="mtcnn", restorer="inverter", legacy_alignment=legacy)).prepare(photos / "LQ" / "a.png",
-                                                                                   lambda _: None)
+            detector="mtcnn", restorer="inverter", legacy_alignment=legacy)).prepare(
+                Source("a.png", photos / "LQ" / "a.png"))
         for folder in ("Face_LQ", "Face_HQ"):
             for index in range(2):
                 name = f"{folder}/a_{index}.png"

@@ -20,6 +20,7 @@ from utils.metrics.fid import (
     kernel_distance,
     make_feature_extractor,
 )
+from utils.metrics.summary import Summary
 
 
 def reference_crops():
@@ -271,13 +272,14 @@ def meter(monkeypatch, colourful, counting, tmp_path):
 def test_sets_are_compared_with_the_reference(meter, colourful):
     found = meter.measure(colourful[3:], ["fid", "kid"])
     left, right = expected_features(colourful[3:]), expected_features(colourful[:5])
-    assert found["fid"] == (pytest.approx(frechet_distance(left[:, :4], right[:, :4]), rel=1e-5), None, "")
-    assert found["kid"][:2] == pytest.approx(kernel_distance(left, right, seed=3), rel=1e-5)
-    assert found["kid"].value != pytest.approx(kernel_distance(left, right, seed=4)[0], rel=1e-5)
+    distance = pytest.approx(frechet_distance(left[:, :4], right[:, :4]), rel=1e-5)
+    assert found["fid"] == Summary(mean=distance, count=4)
+    assert (found["kid"].mean, found["kid"].deviation) == pytest.approx(kernel_distance(left, right, seed=3), rel=1e-5)
+    assert found["kid"].mean != pytest.approx(kernel_distance(left, right, seed=4)[0], rel=1e-5)
 
 
 def test_sets_that_cannot_be_measured_have_a_reason(meter, colourful, tmp_path):
-    assert meter.measure(colourful[:1], ["fid"])["fid"].value is None
+    assert meter.measure(colourful[:1], ["fid"])["fid"].mean is None
     found = meter.measure([colourful[6], tmp_path / "gone.png"], ["fid", "kid"])
-    assert [distance.value for distance in found.values()] == [None, None]
+    assert [(distance.mean, distance.count) for distance in found.values()] == [(None, 0), (None, 0)]
     assert "gone.png" in found["kid"].reason

@@ -84,9 +84,10 @@ def test_json_holds_everything_and_is_valid_even_with_infinite_values(tmp_path):
 def test_csv_keeps_every_digit_and_any_name(tmp_path):
     row = {"file": 'a "b",\n写.png', "gt": "g.jpg", "status": "ok", "width": 3, "height": 4, "psnr_y": 100 / 3,
            "ssim": INF, "reason": ""}
-    write_csv(tmp_path / "metrics.csv", [row, {"file": "c", "status": "error", "reason": "no"}], ["psnr_y", "ssim"])
+    columns = ["file", "gt", "status", "psnr_y", "ssim", "reason"]
+    write_csv(tmp_path / "metrics.csv", [row, {"file": "c", "status": "error", "reason": "no"}], columns)
     with (tmp_path / "metrics.csv").open(newline="", encoding="utf-8") as file:
         first, second = csv.DictReader(file)
-    assert list(first) == ["file", "gt", "status", "width", "height", "psnr_y", "ssim", "reason"]
+    assert list(first) == columns
     assert (first["file"], float(first["psnr_y"]), float(first["ssim"])) == (row["file"], 100 / 3, INF)
     assert (second["psnr_y"], second["reason"]) == ("", "no")
