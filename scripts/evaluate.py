@@ -52,11 +52,7 @@ DRAWS = 4  # of scikit-image's photo when it is the only one
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse and check the command line.
-
-    Raises:
-        UserError: a value is outside its range, or two do not go together.
-    """
+    """Parse and check the command line."""
     parser = ArgumentParser(__doc__.split("\n\n")[0])
     photos = parser.add_argument_group("photos")
     add_source_options(photos, "portraits", "portraits, one person each, in front of an even background")
@@ -111,11 +107,7 @@ class Inputs(NamedTuple):
 
 
 def list_inputs(args: argparse.Namespace) -> Inputs:
-    """List the files that photos are made of.
-
-    Raises:
-        UserError: there are none in the folders, or two photos would have results of one name.
-    """
+    """List the files that photos are made of; a UserError if two would have results of one name."""
     scenes, portraits, ready = (list_chosen(args, name) if getattr(args, name) else []
                                 for name in ("scenes", "portraits", "input_dir"))
     scenes, ready = scenes[:args.photos], ready[:args.photos]

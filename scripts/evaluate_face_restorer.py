@@ -5,9 +5,8 @@ python scripts/evaluate_face_restorer.py --input_dir HELD_OUT_PORTRAITS --output
 
 import argparse
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -20,7 +19,7 @@ from utils.errors import FatalError, UserError, require
 from utils.evaluation.face_restorer import DEGRADATIONS, METHODS, Result, draw_subject, restore_subject
 from utils.face.detection import open_detector
 from utils.face.restorers import FIDELITY, check_restorer, open_restorer
-from utils.files import atomic_path, check_writable
+from utils.files import check_writable, write_text
 from utils.image.io import add_pixel_limit, read_image, write_png
 from utils.image.listing import list_photos, parse_people, person_of
 from utils.metrics.bootstrap import paired_difference
@@ -37,19 +36,8 @@ CAPTION_HEIGHT = 24
 SMALLEST_FACE = 11  # high-quality pixels: SSIM's window
 
 
-class Strip(NamedTuple):
-    """One face as the picture shows it: `gain` is in LPIPS over Real-ESRGAN, or in PSNR-Y where there is no LPIPS."""
-
-    gain: float
-    image: np.ndarray
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
-
-    Raises:
-        UserError: a value is outside its range.
-    """
+    """Parse and check the command line."""
     parser = ArgumentParser(__doc__.split("\n\n")[0])
     parser.add_argument("--input_dir", type=Path, required=True, help="folder of clean photos; of each, one face")
     add_pixel_limit(parser)
@@ -111,8 +99,11 @@ def _cells(rows: list[dict], metric: str, digits: int) -> list[str]:
     return cells
 
 
-def make_strip(result: Result, row: dict) -> Strip:
-    """Show LQ, bicubic, Real-ESRGAN, restored and truth of a face beside each other."""
+def make_strip(result: Result, row: dict) -> tuple[float, np.ndarray]:
+    """Show LQ, bicubic, Real-ESRGAN, restored and truth of a face beside each other.
+
+    Returns the gain, in LPIPS over Real-ESRGAN or in PSNR-Y where there is no LPIPS, and the image.
+    """
     shown = [_fit(result.low_quality, cv2.INTER_NEAREST)]
     shown += [_fit(image, cv2.INTER_AREA if image.shape[1] > PICTURE_SIDE else cv2.INTER_CUBIC)
               for image in (*(result.methods[name] for name in METHODS), result.truth)]
@@ -125,7 +116,7 @@ def make_strip(result: Result, row: dict) -> Strip:
     gain = (row["lpips_realesrgan"] - row["lpips_restored"] if "lpips_restored" in row else
             row["psnr_y_restored"] - row["psnr_y_realesrgan"])
     height = min(image.shape[0] for image in shown)
-    return Strip(gain, np.concatenate([caption, np.concatenate([image[:height] for image in shown], axis=1)]))
+    return gain, np.concatenate([caption, np.concatenate([image[:height] for image in shown], axis=1)])
 
 
 def _fit(image: np.ndarray, interpolation: int) -> np.ndarray:
@@ -133,13 +124,13 @@ def _fit(image: np.ndarray, interpolation: int) -> np.ndarray:
     return cv2.resize(image, (PICTURE_SIDE, height), interpolation=interpolation)
 
 
-def make_picture(strips: list[Strip], count: int) -> np.ndarray:
-    """Stack faces: first the third that gained least, then others, evenly from low to high gain."""
-    ordered = sorted(strips, key=lambda strip: strip.gain)
+def make_picture(strips: list[tuple[float, np.ndarray]], count: int) -> np.ndarray:
+    """Stack strips of `make_strip`: first the third that gained least, then others, evenly from low to high gain."""
+    ordered = [image for _, image in sorted(strips, key=lambda strip: strip[0])]
     worst = ordered[:(count + 2) // 3]
     others = ordered[len(worst):]
     places = np.linspace(0, len(others) - 1, min(count - len(worst), len(others))).round().astype(int)
-    return np.concatenate([strip.image for strip in (*worst, *(others[place] for place in places))])
+    return np.concatenate([*worst, *(others[place] for place in places)])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -162,14 +153,14 @@ def main(argv: list[str] | None = None) -> int:
         meter = FaceMeter(None)
         print(f"LPIPS and identity are left out: {error}")
     sizes = tuple(args.face_sizes) if args.face_sizes[1] else None
-    rows, strips, failed, without, lost = [], [], 0, 0, 0
+    rows, strips = [], []
 
-    def evaluate(path: Path) -> list[dict] | None:
-        """Return the rows of a photo, one per degradation; None if it has no face."""
+    def evaluate(path: Path) -> list[dict]:
+        """Return the rows of a photo, one per degradation."""
         subject = draw_subject(path, detect(read_image(path).pixels, path.name), sizes, args.seed,
                                upscale=args.upscale)
         if subject is None:
-            return None
+            return [{"file": path.name, "status": "no face", "reason": "none is large enough"}]
         found = []
         for preset in args.presets:
             result = restore_subject(subject, preset, args.output_dir / preset, restore=restore, detect=detect,
@@ -189,30 +180,27 @@ def main(argv: list[str] | None = None) -> int:
         for path in photos:
             try:
                 found = evaluate(path)
-                without += found is None
-                scored = [row for row in found or () if row["status"] == "ok"]
-                rows += scored
-                lost += len(found or ()) - len(scored)
-                report.add(*(found or [{"file": path.name, "status": "no face", "reason": "none is large enough"}]))
             except FatalError:
                 raise
             except UserError as error:
-                failed += 1
-                report.add({"file": path.name, "status": "error", "reason": str(error)})
+                found = [{"file": path.name, "status": "error", "reason": str(error)}]
                 progress.write(f"error: {shown_name(path.name)}: {' '.join(str(error).splitlines())}")
+            report.add(*found)
+            rows += found
             progress.update(1, shown_name(path.name))
-    if not rows:
+    scored, counts = [row for row in rows if row["status"] == "ok"], Counter(row["status"] for row in rows)
+    if not scored:
         raise UserError(f"no photo in {args.input_dir} has a face that MTCNN finds, also once it is degraded, and that "
                         "is large enough. Give portraits, or --upscale.")
-    table = make_table(rows)
-    with atomic_path(args.output_dir / "table.md") as temporary:
-        temporary.write_text(table, encoding="utf-8")
+    table = make_table(scored)
+    write_text(args.output_dir / "table.md", table)
     write_png(args.output_dir / "faces.png", make_picture(strips, args.pictures))
-    darkest = max(abs(row["brightness_restored"]) for row in rows)
+    without, failed, degraded = counts["no face"], counts["error"], counts["ok"] + counts["not found"]
+    darkest = max(abs(row["brightness_restored"]) for row in scored)
     print(f"{table}\n{len(photos)} photos: {len(photos) - without - failed} with a face, {without} without, {failed} "
-          f"errors. Once degraded, the face was found again in {len(rows)} of {len(rows) + lost}. Largest error of the "
-          f"mean brightness of a restored face: {darkest:.1f} of 255. Scale x{SCALE}; region: the face's box. All of "
-          f"it: {args.output_dir}")
+          f"errors. Once degraded, the face was found again in {len(scored)} of {degraded}. Largest error of the mean "
+          f"brightness of a restored face: {darkest:.1f} of 255. Scale x{SCALE}; region: the face's box. All of it: "
+          f"{args.output_dir}")
     return EXIT_USER_ERROR if failed else 0
 
 

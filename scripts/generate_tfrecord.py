@@ -28,7 +28,7 @@ from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
 from utils.data.tfrecords import ImageRecords, record_files, write_image_records
 from utils.errors import UserError, require
 from utils.face.patches import log_gradient
-from utils.files import atomic_path, check_writable, exclusive, read_bytes, remove_leftovers
+from utils.files import check_writable, exclusive, read_bytes, remove_leftovers, write_text
 from utils.image.io import add_pixel_limit, quantize, read_image
 from utils.image.listing import Source, list_sources
 from utils.tensorflow_setup import start_tensorflow
@@ -193,8 +193,7 @@ def write_sidecar(args: argparse.Namespace, sources: list[Source], notes: Counte
         "cut_to_square": notes["cut_to_square"], "unreadable": errors,
         "arguments": {name: value for name, value in vars(args).items() if name not in NOT_RECORDED},
     }, indent=2, default=str)
-    with atomic_path(sidecar_path(args.output)) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(sidecar_path(args.output), text + "\n")
 
 
 def verify(args: argparse.Namespace) -> int:

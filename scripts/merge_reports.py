@@ -29,11 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def merge(folder: Path, kind: str, photos: list[str]) -> tuple[list[str], dict[str, list[dict]]]:
-    """Return the columns and the rows of each photo; nothing if there are no such reports.
-
-    Raises:
-        UserError: a report is missing, or no report, or lacks photos of its shard.
-    """
+    """Return the columns and the rows of each photo; nothing if there are no such reports."""
     counts = {int(path.stem.rpartition("-")[2]) for path in folder.glob(f"{kind}-*-of-*.csv")}
     if len(counts) > 1:
         raise UserError(f"{folder} has reports of {' and '.join(map(str, sorted(counts)))} shards. Remove the old.")

@@ -50,17 +50,11 @@ class Result(NamedTuple):
 
 def draw_subject(path: Path, faces: list[Face], sizes: tuple[float, float] | None, seed: int, *,
                  upscale: bool = False) -> Subject | None:
-    """Resize a photo so that its best face has a size that is drawn, even in its logarithm.
+    """Resize a clean photo so that its best face has a size that is drawn, even in its logarithm.
 
-    Args:
-        path: of the clean photo.
-        faces: found in it.
-        sizes: least and largest width of a face in pixels of the degraded photo; None: the photo's own size.
-        seed: of the draw, which also depends on the photo's name.
-        upscale: whether the photo may be upscaled. Otherwise the largest size is what the photo has itself.
-
-    Returns:
-        None when there is no face, or too small a one.
+    `sizes`: least and largest width of a face in pixels of the degraded photo; None: the photo's own size. `upscale`:
+    whether the photo may be upscaled; otherwise the largest size is what it has itself. Returns None when there is no
+    face, or too small a one.
     """
     if not faces:
         return None
@@ -87,19 +81,10 @@ def draw_subject(path: Path, faces: list[Face], sizes: tuple[float, float] | Non
 
 def restore_subject(subject: Subject, preset: str, folder: Path, *, restore: Restorer, detect: Detector,
                     upscale: Callable[[np.ndarray], np.ndarray], seed: int) -> Result | None:
-    """Degrade a photo, find its face again, and restore that as generate_test_faces.py does.
+    """Degrade a photo by a preset, find its face again, and restore that as generate_test_faces.py does.
 
-    Args:
-        subject: as `draw_subject` returns.
-        preset: a key of `DEGRADATIONS`.
-        folder: where the degraded photo and its face are written.
-        restore: the restorer.
-        detect: finds faces.
-        upscale: Real-ESRGAN, float32 [h, w, 3] -> [4h, 4w, 3].
-        seed: of the degradation.
-
-    Returns:
-        None when the face is not found again.
+    `folder` gets the degraded photo and its face. `upscale`: Real-ESRGAN, float32 [h, w, 3] -> [4h, 4w, 3]. Returns
+    None when the face is not found again.
     """
     image = to_float(subject.photo)
     for step in DEGRADATIONS[preset].sample(photo_rng(seed, subject.name)):

@@ -44,13 +44,9 @@ class FaceMeter:
 
 def landmark_similarity(features: Sequence[tf.Tensor], others: Sequence[tf.Tensor], landmarks: np.ndarray,
                         size: tuple[int, int]) -> float:
-    """Return the mean cosine similarity of features at landmarks.
+    """Return the mean cosine similarity of features, maps [1, h, w, c] of unit length and any sizes, at landmarks.
 
-    Args:
-        features: maps [1, h, w, c] of unit length, of any sizes.
-        others: likewise, of the other image.
-        landmarks: [n, 2], x and y in pixels of the images; those outside count as at the border.
-        size: height and width of the images.
+    `landmarks` [n, 2] are x and y in pixels of images of `size` (height, width); those outside count as at the border.
     """
     similarities = []
     for one, other in zip(features, others, strict=True):

@@ -36,16 +36,9 @@ class Kind(NamedTuple):
 
 
 def resolve_config(kind: Kind, preset: str, settings: Sequence[str] = (), *, base: Any = None) -> Any:
-    """Compute the configuration of a run.
+    """Compute the configuration of a run from a preset, or from `base`, a configuration.
 
-    Args:
-        kind: of configuration.
-        preset: a key of the kind's presets.
-        settings: texts `group.name=value`, the later ones winning; lists are separated by commas.
-        base: start from this instead of the preset.
-
-    Raises:
-        UserError: there is no such name, or a value is of the wrong type or outside its range.
+    `settings` are texts `group.name=value`, the later ones winning; lists are separated by commas.
     """
     values = {} if base else dict(kind.presets[preset])
     start = base or kind.default
@@ -73,11 +66,7 @@ def _parse(text: str, like: Any) -> Any:
 
 
 def get_value(config: Any, key: str) -> Any:
-    """Return the value called `group.name`.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the value called `group.name`; a UserError suggests others if there is none."""
     values = dict(flat_values(config))
     if key not in values:
         close = difflib.get_close_matches(key, values, n=1, cutoff=0.7)
@@ -109,11 +98,7 @@ def config_to_json(config: Any) -> str:
 
 
 def parse_config(kind: Kind, text: str | bytes, source: str) -> Any:
-    """Read the text of `config_to_json`; settings that the text lacks have their default values.
-
-    Raises:
-        UserError: it is something else, or out of range; `source` says where it comes from.
-    """
+    """Read the text of `config_to_json`, which comes from `source`; settings that it lacks have their defaults."""
     try:
         config = from_plain(type(kind.default), json.loads(text), "configuration")
         kind.check(config)
@@ -124,11 +109,7 @@ def parse_config(kind: Kind, text: str | bytes, source: str) -> Any:
 
 
 def check_config(config: TrainingConfig) -> None:
-    """Check every range of meta-training's configuration.
-
-    Raises:
-        UserError: states the rule that is broken and the value.
-    """
+    """Check every range of meta-training's configuration; a UserError states the rule that is broken and the value."""
     check_positive(config, "generator.num_blocks", "generator.num_features", "generator.growth",
                    "discriminator.num_features", "inner.learning_rate", "meta.num_iterations",
                    "meta.tasks_per_batch", "meta.learning_rate", "meta.epsilon", "discriminator.learning_rate",
@@ -143,9 +124,7 @@ def check_config(config: TrainingConfig) -> None:
         require(math.isfinite(get_value(config, key)), f"{key} must be finite", get_value(config, key))
     require(config.run.validation_tasks >= 2, "run.validation_tasks must be at least 2: each is also adapted with "
             "another's faces", config.run.validation_tasks)
-    for name in ("beta1", "beta2", "ema_decay"):
-        value = getattr(config.meta, name)
-        require(0 <= value < 1, f"meta.{name} must be at least 0 and below 1", value)
+    check_decay(config, "meta.beta1", "meta.beta2", "meta.ema_decay")
     loss = config.loss
     require(loss.l1 + loss.lpips + loss.gan > 0, "one of loss.l1, loss.lpips and loss.gan must be positive",
             "all 0")
@@ -180,6 +159,12 @@ def check_not_negative(config: Any, *keys: str) -> None:
     """Check that settings are at least 0 and finite."""
     for key in keys:
         require(0 <= get_value(config, key) < math.inf, f"{key} must be at least 0", get_value(config, key))
+
+
+def check_decay(config: Any, *keys: str) -> None:
+    """Check that settings are at least 0 and below 1."""
+    for key in keys:
+        require(0 <= get_value(config, key) < 1, f"{key} must be at least 0 and below 1", get_value(config, key))
 
 
 def check_between(key: str, value: float, least: float, most: float) -> None:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from utils.data.tfrecords import ImageRecords
 from utils.errors import NotFiniteError, UserError
-from utils.files import atomic_path, remove_leftovers
+from utils.files import atomic_path, remove_leftovers, write_text
 from utils.training.configuration import config_to_json, differences
 from utils.training.log import EventWriter, History, Panel, plot_curves
 from utils.training.state import Checkpoints
@@ -36,25 +36,14 @@ class Run(abc.ABC):
                  num_iterations: int, columns: Sequence[str], records: Sequence[ImageRecords]):
         """Open the run's files, from the trainer's iteration on.
 
-        Args:
-            folder: of the run.
-            trainer: as above.
-            batches: from the trainer's iteration on; named tuples of arrays.
-            validator: has `columns`, the names of its scores.
-            checkpoints: of the run.
-            num_iterations: where training ends.
-            columns: names of an update's scalars, in the order of train.csv.
-            records: of the batches.
-
-        Raises:
-            UserError: the folder cannot be written.
+        `batches` are from there on, too: named tuples of arrays. The `validator` has `columns`, the names of its
+        scores; `columns` are the names of an update's scalars, in the order of train.csv. `records`: of the batches.
         """
         self.folder, self.config, self.trainer = folder, trainer.config, trainer
         self.num_iterations = num_iterations
         self._batches, self._validator, self._checkpoints, self._records = batches, validator, checkpoints, records
         remove_leftovers(folder)
-        with atomic_path(folder / "config.json") as temporary:
-            temporary.write_text(config_to_json(self.config), encoding="utf-8")
+        write_text(folder / "config.json", config_to_json(self.config))
         self.training = History(folder / "train.csv", [*columns, "seconds", "data_share"], until=trainer.iteration)
         self.validation = History(folder / "metrics.csv", validator.columns, until=trainer.iteration)
         self._events = EventWriter(folder / "tensorboard")
@@ -85,9 +74,7 @@ class Run(abc.ABC):
     def step(self) -> Any:
         """Take one iteration and return its update.
 
-        Raises:
-            NotFiniteError: the batch is saved; the weights are as they were, but the step before may have spoilt them.
-            UserError: the memory does not suffice.
+        A NotFiniteError leaves the weights as they were, but the step before may have spoilt them; the batch is saved.
         """
         begin = time.perf_counter()
         batch = next(self._batches)

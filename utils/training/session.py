@@ -23,16 +23,12 @@ def add_run_arguments(parser: argparse.ArgumentParser, kind: Kind, shorthands: M
     parser.add_argument("--run_dir", type=Path, default=run_dir, help="folder of the runs")
     parser.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     parser.add_argument("--preset", choices=list(kind.presets), help="values to begin with "
-                        f"(default: those the run began with; {_first_preset(kind)} for a new run)")
+                        f"(default: those the run began with; {next(iter(kind.presets))} for a new run)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
                         help=f"change any value of config.py, as {kind.example}; may be repeated")
     for name, (key, text) in shorthands.items():
         parser.add_argument(f"--{name}", action="append", dest="settings", type=f"{key}={{}}".format, metavar="VALUE",
                             help=f"{text}; short for --set {key}=VALUE")
-
-
-def _first_preset(kind: Kind) -> str:
-    return next(iter(kind.presets))
 
 
 def run_folder(args: argparse.Namespace) -> Path:
@@ -43,12 +39,8 @@ def run_folder(args: argparse.Namespace) -> Path:
 def prepare(kind: Kind, args: argparse.Namespace) -> tuple[Path, Any]:
     """Read the configuration and start TensorFlow.
 
-    Returns:
-        The run's folder, which need not exist, and its configuration: the one it has begun with, unless a preset is
-        given, changed by --set.
-
-    Raises:
-        UserError: an argument, a setting or the run's own file is wrong, or the folder cannot be written.
+    Returns the run's folder, which need not exist, and its configuration: the one it has begun with, unless a preset
+    is given, changed by --set.
     """
     require(args.trial >= 0, "--trial must be at least 0", args.trial)
     require(args.step >= 0, "--step must be at least 0", args.step)
@@ -58,7 +50,7 @@ def prepare(kind: Kind, args: argparse.Namespace) -> tuple[Path, Any]:
     check_writable(folder)
     file = folder / "config.json"
     stored = parse_config(kind, read_bytes(file), str(file)) if file.exists() else None
-    config = resolve_config(kind, args.preset or _first_preset(kind), args.settings,
+    config = resolve_config(kind, args.preset or next(iter(kind.presets)), args.settings,
                             base=None if args.preset else stored)
     for key, (before, now) in (differences(stored, config) if stored else {}).items():
         print(f"changed since the last start: {key} was {before}, is {now}")
@@ -67,11 +59,7 @@ def prepare(kind: Kind, args: argparse.Namespace) -> tuple[Path, Any]:
 
 
 def choose_start(step: int, checkpoints) -> int:
-    """Return the iteration to resume from; 0 to begin.
-
-    Raises:
-        UserError: there is no checkpoint of iteration `step`.
-    """
+    """Return the iteration to resume from, `step` or the latest; 0 to begin."""
     if not step:
         return checkpoints.latest() or 0
     present = checkpoints.iterations()
@@ -92,10 +80,6 @@ def run_session(args: argparse.Namespace, config: Any, layout, assemble: Callabl
 
     Returns:
         The run, closed; None if it was stopped when there was nothing to save.
-
-    Raises:
-        KeyboardInterrupt: it was interrupted while it was stopping.
-        UserError: something is missing, does not fit or cannot be written, or an iteration failed.
     """
     from utils.training.state import Checkpoints
 
@@ -122,9 +106,7 @@ def run_session(args: argparse.Namespace, config: Any, layout, assemble: Callabl
 def train(run, stop: StopRequest, progress: Progress) -> None:
     """Train until the last iteration or until it is asked to stop, and save.
 
-    Raises:
-        KeyboardInterrupt: it was asked to stop while there was nothing to save.
-        UserError: an iteration failed, or something could not be written.
+    Raises a KeyboardInterrupt if it was asked to stop while there was nothing to save.
     """
     trainer, every, end = run.trainer, run.config.run, run.num_iterations
     run.validate(progress.write)

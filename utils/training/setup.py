@@ -71,11 +71,7 @@ def meta_panels(training: History, validation: History) -> list[Panel]:
 
 
 def make_restorer(config: TrainingConfig, weights_dir: Path | None) -> Restorer | None:
-    """Load the face restorer of the training faces; None for the ground truth.
-
-    Raises:
-        UserError: there is no such restorer, or its weights are missing.
-    """
+    """Load the face restorer of the training faces; None for the ground truth."""
     name = config.data.restorer
     if name == GROUND_TRUTH:
         return None
@@ -91,9 +87,6 @@ def load_networks(config: TrainingConfig, weights_dir: Path | None) -> Networks:
     """Load or draw the start weights of every network the losses need.
 
     A discriminator in the checkpoint `meta.init` takes precedence over `discriminator.init`.
-
-    Raises:
-        UserError: weights are missing, or of another architecture than the configuration's.
     """
     seed, architecture, mask, adversary = config.meta.seed, config.generator, None, None
     if config.meta.init == RANDOM:
@@ -123,9 +116,6 @@ def make_strategy(cpu_devices: int) -> tf.distribute.Strategy | None:
     """Spread replicas over the GPUs, or divide the CPU into several devices; None for a single device.
 
     Must run before TensorFlow's devices are used.
-
-    Raises:
-        UserError: there are GPUs, and several CPU devices are asked for.
     """
     gpus = tf.config.list_physical_devices("GPU")
     require(cpu_devices == 1 or not gpus, "--cpu_devices is for machines without GPUs; add --gpu -1", cpu_devices)
@@ -158,16 +148,7 @@ def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: C
              strategy: tf.distribute.Strategy | None) -> MetaRun:
     """Build a run: open the records, load the networks, restore a checkpoint, draw the validation tasks.
 
-    Args:
-        folder: of the run.
-        config: of the run.
-        start: iteration of the checkpoint to resume from; 0 to begin.
-        checkpoints: of the run.
-        weights_dir: of downloaded weights.
-        strategy: from `make_strategy`.
-
-    Raises:
-        UserError: something is missing or does not fit.
+    `start` is the iteration of the checkpoint to resume from; 0 to begin. `strategy`: from `make_strategy`.
     """
     num_devices = strategy.num_replicas_in_sync if strategy else 1
     require(config.meta.tasks_per_batch % num_devices == 0, "meta.tasks_per_batch must be divisible by the number of "

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from model.meta_trainer import AVERAGE, M, MetaTrainer, V
 from utils.errors import UserError
-from utils.files import atomic_path, write_errors
+from utils.files import write_errors, write_text
 from utils.training.configuration import ARCHITECTURE, META_TRAINING, Kind, config_to_json, differences, parse_config
 from utils.weights.checkpoints import (
     DISCRIMINATOR_SCOPE,
@@ -74,11 +74,7 @@ class StateLayout(abc.ABC):
                 CONFIG: np.array(config_to_json(trainer.config), object)}
 
     def check_compatible(self, old: Any, new: Any, prefix: Path) -> None:
-        """Compare the settings that decide whether a checkpoint can be resumed with a configuration.
-
-        Raises:
-            UserError: names the first setting that differs.
-        """
+        """Raise a UserError that names the first setting by which a checkpoint cannot be resumed, if there is one."""
         for key, (before, now) in differences(old, new).items():
             if key in self.init_only_settings:
                 raise UserError(f"this run has begun with {key}={before} and is at {prefix}. To begin with {now} give "
@@ -143,11 +139,7 @@ class Checkpoints:
         return files
 
     def iterations(self) -> list[int]:
-        """List the checkpoints' iterations in ascending order.
-
-        Raises:
-            UserError: the folder cannot be read.
-        """
+        """List the checkpoints' iterations in ascending order."""
         return sorted(number for number, files in self._files().items() if files[0].name == f"{PREFIX}{number}.index")
 
     def latest(self) -> int | None:
@@ -157,8 +149,7 @@ class Checkpoints:
     def save(self, trainer: Any) -> None:
         """Write a checkpoint of the present state, then remove those that are no longer kept.
 
-        Raises:
-            UserError: it cannot be written; earlier checkpoints are as they were.
+        If it cannot be written, earlier checkpoints are as they were.
         """
         tensors = self._layout.tensors(trainer)
         averages = {name.removeprefix(AVERAGE_SCOPE): value for name, value in tensors.items()
@@ -185,12 +176,8 @@ class Checkpoints:
     def resume_at(self, iteration: int) -> Path | None:
         """Make the checkpoint of an iteration the latest one, and remove what a killed process left behind.
 
-        Returns:
-            The folder that later checkpoints were moved to, `until_<latest>_before_going_back_to_<iteration>`; None if
-            there were none.
-
-        Raises:
-            UserError: the folder cannot be read or written.
+        Returns the folder that later checkpoints were moved to, `until_<latest>_before_going_back_to_<iteration>`;
+        None if there were none.
         """
         complete, files, aside = self.iterations(), self._files(), None
         self._remove([number for number in files if number not in complete])
@@ -210,15 +197,10 @@ class Checkpoints:
         """Name the latest checkpoint in the file by which TensorFlow finds it in a folder."""
         file, text = self.folder / "checkpoint", f'model_checkpoint_path: "{PREFIX}{iteration}"\n'
         if not file.exists() or file.read_text(errors="replace") != text:
-            with atomic_path(file) as temporary:
-                temporary.write_text(text)
+            write_text(file, text)
 
     def restore(self, iteration: int, trainer: Any) -> None:
-        """Put a trainer into the state of a checkpoint.
-
-        Raises:
-            UserError: it was trained with another architecture or other losses, or cannot be read.
-        """
+        """Put a trainer into the state of a checkpoint, which must be of the same architecture and losses."""
         prefix = self.prefix(iteration)
         variables = {self._layout.variable_name(key): variable for key, variable in trainer.variables.items()}
         wanted = {CONFIG, *variables, *self._layout.extras(trainer)}

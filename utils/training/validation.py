@@ -66,13 +66,7 @@ class Validator:
     """Scores states of the networks on the same tasks."""
 
     def __init__(self, tasks: list[ValidationTask], config: TrainingConfig, distance: Distance | None = None):
-        """Set up.
-
-        Args:
-            tasks: from `draw_validation_tasks`.
-            config: `inner` and `run.image_tasks` are used.
-            distance: LPIPS; None leaves it out.
-        """
+        """`tasks`: from `draw_validation_tasks`; `distance`: LPIPS, None leaves it out."""
         self._tasks, self._config, self._distance = tasks, config, distance
         self._resolver: SuperResolver | None = None  # compiled once, at the first use
 
@@ -90,8 +84,7 @@ class Validator:
     def evaluate(self, generator: dict, mask: dict) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Score a state of the networks; parameters as from `MetaTrainer.params`.
 
-        Returns:
-            The means of the scores over the tasks, and pictures, float32 RGB [h, w, 3] in [0, 1]; both by name.
+        Returns the means of the scores over the tasks, and pictures, float32 RGB [h, w, 3] in [0, 1]; both by name.
         """
         if self._resolver is None:
             self._resolver = SuperResolver(generator, mask)
