@@ -25,11 +25,7 @@ SHORTHANDS = {
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
-
-    Raises:
-        UserError: a value is outside its range.
-    """
+    """Parse and check the command line."""
     parser = ArgumentParser(__doc__)
     add_run_arguments(parser, META_TRAINING, SHORTHANDS)
     parser.add_argument("--cpu_devices", type=int, default=1,

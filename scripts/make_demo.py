@@ -53,10 +53,7 @@ def build(folder: Path) -> None:
 def summarize(folder: Path, results: Path, lpips: Callable[[np.ndarray, np.ndarray], float]) -> None:
     """Print the scores of all results and of their face, and write pictures of both.
 
-    Args:
-        folder: the demo's data, with the faces that `generate_test_faces.py` wrote.
-        results: folder of the folders in RUNS.
-        lpips: LPIPS of two images, float32 RGB [h, w, 3] in [0, 1].
+    `folder` has the demo's data and the faces that `generate_test_faces.py` wrote, `results` the folders in RUNS.
     """
     low_quality = read_image(folder / "LQ" / f"{STEM}.png").pixels
     place = locate_face(low_quality, read_image(folder / "Face_LQ" / f"{STEM}_0.png").pixels)

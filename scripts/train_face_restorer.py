@@ -34,11 +34,7 @@ SHORTHANDS = {
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
-
-    Raises:
-        UserError: a value is outside its range.
-    """
+    """Parse and check the command line."""
     parser = ArgumentParser(__doc__.split("\n\n")[0])
     add_run_arguments(parser, RESTORER_TRAINING, SHORTHANDS, run_dir="./experiments/face_restorer")
     parser.add_argument("--export", type=Path, metavar="FILE.npz", help="instead of training, write the weights of the "
@@ -50,11 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write the weights of a checkpoint.
-
-    Raises:
-        UserError: there is none, or the file cannot be written.
-    """
+    """Write the weights of a checkpoint."""
     start_tensorflow("-1")
     from utils.face.restorers import save_face_restorer
     from utils.training.face_restorer import RestorerLayout, checkpoint_params

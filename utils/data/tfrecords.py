@@ -80,11 +80,9 @@ def _read(path: Path, start: int, num_bytes: int) -> bytes:
 
 
 class ImageRecords:
-    """Random access to the images of a record. Reading is thread-safe.
+    """Random access to the images of a record, of side `size`. Reading is thread-safe.
 
-    Attributes:
-        size: side of the images in pixels.
-        faults: a line for each truncated file; empty without `skip_corrupt`.
+    `faults` has a line for each truncated file; it is empty without `skip_corrupt`.
     """
 
     def __init__(self, path: Path | str, size: int | None = None, *, skip_corrupt: bool = False):

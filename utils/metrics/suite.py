@@ -120,11 +120,8 @@ class ImageMeter:
     def measure(self, group: ImageGroup) -> dict:
         """Measure a group of files; alpha is ignored, 16 bits are rounded to 8.
 
-        A file that fails affects only the values that need it. Ground truth is read only if a metric needs it.
-
-        Returns:
-            A row with `file`, `gt`, `status`, `width`, `height`, the values that could be measured, `reason`, and
-            `unreadable`: the files that could not be read.
+        A file that fails affects only the values that need it. Ground truth is read only if a metric needs it. The row
+        that is returned has the values that could be measured, and `unreadable`: the files that could not be read.
         """
         row = {"file": group.result.name if group.result else group.key, "gt": group.truth.name if group.truth else ""}
         needs_truth = any(METRICS[name].needs_truth for name in self.functions)

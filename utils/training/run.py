@@ -107,16 +107,11 @@ class Run(abc.ABC):
         self.training.add(self.trainer.iteration, values)
         self._events.scalars(self.trainer.iteration, values, "train")
 
-    @property
-    def validated(self) -> bool:
-        """Whether the present state has been scored."""
-        return bool(self.validation.rows) and self.validation.rows[-1]["iteration"] == self.trainer.iteration
-
     def validate(self, write: Callable[[str], None]) -> None:
         """Score the present state unless that is done; `write` prints the scores in one line."""
-        if self.validated:
-            return
         iteration = self.trainer.iteration
+        if self.validation.rows and self.validation.rows[-1]["iteration"] == iteration:
+            return
         scores, pictures = self.score()
         self.validation.add(iteration, scores)
         self._events.scalars(iteration, scores, "validation")

@@ -17,7 +17,7 @@ from utils.data.tfrecords import divide_record
 from utils.errors import UserError, require
 from utils.face.restorers import Restorer, check_restorer, open_restorer
 from utils.metrics.lpips import LPIPS_WEIGHTS, load_lpips, make_lpips_distance
-from utils.training.log import History, Panel, losses_panel
+from utils.training.log import Panel, losses_panel
 from utils.training.run import Run
 from utils.training.state import Checkpoints
 from utils.training.validation import Validator, draw_validation_tasks
@@ -55,19 +55,15 @@ class MetaRun(Run):
 
     def panels(self) -> list[Panel]:
         """Return diagrams of the scores, of what adaptation gains, and of the losses."""
-        return meta_panels(self.training, self.validation)
-
-
-def meta_panels(training: History, validation: History) -> list[Panel]:
-    """Return the diagrams of curves.png for meta-training."""
-    scores = {"bicubic": "psnr_bicubic", "un-adapted": "psnr_before", "adapted": "psnr_after",
-              "adapted with another task's faces": "psnr_other_faces"}
-    iterations, after = validation.column("psnr_after")
-    gain = {label: (iterations, np.subtract(after, validation.column(name)[1])) for label, name in
-            (("over un-adapted", "psnr_before"), ("over another task's faces", "psnr_other_faces"))}
-    losses = ("outer_loss", "inner_loss", "l1", "lpips", "gan", "discriminator_loss")
-    return [Panel("validation: PSNR-Y", {label: validation.column(name) for label, name in scores.items()}, "dB"),
-            Panel("validation: gain of the adapted", gain, "dB", zero=True), losses_panel(training, losses)]
+        column = self.validation.column
+        scores = {"bicubic": "psnr_bicubic", "un-adapted": "psnr_before", "adapted": "psnr_after",
+                  "adapted with another task's faces": "psnr_other_faces"}
+        iterations, after = column("psnr_after")
+        gain = {label: (iterations, np.subtract(after, column(name)[1])) for label, name in
+                (("over un-adapted", "psnr_before"), ("over another task's faces", "psnr_other_faces"))}
+        losses = ("outer_loss", "inner_loss", "l1", "lpips", "gan", "discriminator_loss")
+        return [Panel("validation: PSNR-Y", {label: column(name) for label, name in scores.items()}, "dB"),
+                Panel("validation: gain of the adapted", gain, "dB", zero=True), losses_panel(self.training, losses)]
 
 
 def make_restorer(config: TrainingConfig, weights_dir: Path | None) -> Restorer | None:

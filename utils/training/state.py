@@ -173,13 +173,12 @@ class Checkpoints:
                 for file in files.get(number, ()):
                     file.unlink()
 
-    def resume_at(self, iteration: int) -> Path | None:
+    def resume_at(self, iteration: int) -> None:
         """Make the checkpoint of an iteration the latest one, and remove what a killed process left behind.
 
-        Returns the folder that later checkpoints were moved to, `until_<latest>_before_going_back_to_<iteration>`;
-        None if there were none.
+        Later ones are moved to the folder `until_<latest>_before_going_back_to_<iteration>`.
         """
-        complete, files, aside = self.iterations(), self._files(), None
+        complete, files = self.iterations(), self._files()
         self._remove([number for number in files if number not in complete])
         with write_errors(self.folder):
             for path in list(self.folder.glob(".*")):  # half-written
@@ -191,7 +190,6 @@ class Checkpoints:
                     file.replace(aside / file.name)
         if iteration:
             self._mark_latest(iteration)
-        return aside
 
     def _mark_latest(self, iteration: int) -> None:
         """Name the latest checkpoint in the file by which TensorFlow finds it in a folder."""

@@ -25,13 +25,9 @@ Networks = tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]  # parameters, and 
 
 def load_discriminator(source: str, weights_dir: Path | str | None = None, *, num_features: int = 64,
                        seed: int = 0) -> Networks:
-    """Load what `discriminator.init` names.
+    """Load what `discriminator.init` names: random weights, `realesrgan-netd`, or a PyTorch or safetensors file.
 
-    Args:
-        source: `random`, `realesrgan-netd` (looked up in the manifest) or the path of a PyTorch or safetensors file.
-        weights_dir: where weights of the manifest are looked up.
-        num_features: what the discriminator must have.
-        seed: of random weights.
+    It must have `num_features`; `seed` is that of random weights.
     """
     if source == RANDOM:
         return init_discriminator(seed, num_features=num_features)

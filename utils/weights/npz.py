@@ -30,10 +30,8 @@ def read_npz_weights(path: Path | str, *, holds: str, check: Callable[[Shapes], 
                      ) -> dict[str, np.ndarray]:
     """Read the arrays of a file without running code from it: name -> float32.
 
-    Args:
-        path: the file.
-        holds: what it should hold, for the message.
-        check: takes the shapes by name and raises ValueError for those of another network.
+    `holds`: what it should hold, for the message. `check` takes the shapes by name and raises ValueError for those of
+    another network.
     """
     try:
         with zipfile.ZipFile(path) as archive:

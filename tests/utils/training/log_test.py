@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from utils.errors import UserError
 from utils.training.log import EventWriter, History, plot_curves
-from utils.training.setup import meta_panels
+from utils.training.setup import MetaRun
 
 SCORES = ("psnr_bicubic", "psnr_before", "psnr_after", "psnr_other_faces")
 
@@ -132,7 +133,7 @@ def make_histories(tmp_path, count):
         training.add(number, {"outer_loss": 1 / (number + 1), "l1": 0.5, "unknown": 3})
         validation.add(100 * number, {"psnr_bicubic": 20, "psnr_before": 24, "psnr_after": 25 + number,
                                       "psnr_other_faces": 24.5})
-    return training, validation
+    return SimpleNamespace(training=training, validation=validation)
 
 
 def test_a_folder_for_events_that_cannot_be_written_is_one_line(tmp_path):
@@ -149,7 +150,7 @@ def drawn(path, histories, monkeypatch):
     with monkeypatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("error")
         patch.setattr(pyplot, "close", figures.append)
-        plot_curves(path, meta_panels(*histories))
+        plot_curves(path, MetaRun.panels(histories))
     [figure] = figures
     lines = [{line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines
               if not line.get_label().startswith("_")} for axes in figure.axes]

@@ -184,8 +184,10 @@ def test_what_is_there_is_listed_by_number(checkpoints, trainer):
 
 def test_going_back_moves_what_came_later_out_of_the_way(checkpoints):
     assert save_numbers(checkpoints, (2, 4)) == [2, 4]
-    assert checkpoints.resume_at(4) is None
-    folder = checkpoints.resume_at(2)
+    checkpoints.resume_at(4)
+    assert checkpoints.iterations() == [2, 4]
+    checkpoints.resume_at(2)
+    folder = checkpoints.folder / "until_4_before_going_back_to_2"
     assert checkpoints.iterations() == [2]
     assert tf.train.latest_checkpoint(str(checkpoints.folder)) == str(checkpoints.prefix(2))
     assert {path.name for path in folder.iterdir()} == {
