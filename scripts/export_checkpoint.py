@@ -46,23 +46,16 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{there[0]} is there already. Give --overwrite or another --output.")
     start_tensorflow("-1")
     from model.rrdbnet import rrdbnet_architecture
-    from utils.weights.checkpoints import (
-        checkpoint_tensors,
-        load_super_resolver,
-        save_super_resolver,
-        write_tf1_checkpoint,
-    )
+    from utils.weights.checkpoints import checkpoint_tensors, load_super_resolver, write_tf1_checkpoint
+    from utils.weights.npz import write_npz_weights
 
     weights = load_super_resolver(args.model_dir, weights_dir=args.weights_dir, key=args.weights_key)
     if weights.mask is None:
         print(f"note: {weights.source} has no MaskNet, so the export has none", file=sys.stderr)
     if not weights.meta_trained:
         print("note: these weights are not meta-trained; test.py will not say so of the export", file=sys.stderr)
-    if as_npz:
-        save_super_resolver(args.output, weights.generator, weights.mask)
-    else:
-        write_tf1_checkpoint(args.output, checkpoint_tensors(weights.generator, weights.mask))
-
+    write = write_npz_weights if as_npz else write_tf1_checkpoint
+    write(args.output, checkpoint_tensors(weights.generator, weights.mask))
     blocks, *_ = rrdbnet_architecture({name: value.shape for name, value in weights.generator.items()})
     generator, mask = (sum(value.size for value in (params or {}).values()) for params in weights[:2])
     size = sum(file.stat().st_size for file in files) / 2**20

@@ -86,7 +86,6 @@ def weights(place, monkeypatch):
                                                            "cov_prisparam": EXPECTED["niqe_model_covariance"]})
     (folder / "pt_inception-2015-12-05-6726825d.pth").write_bytes(b"a stand-in takes its place")
     monkeypatch.setattr(utils.weights.manifest, "load_manifest", unhashed)
-    monkeypatch.setattr(utils.metrics.suite, "load_manifest", unhashed)
 
 
 @pytest.fixture
@@ -97,7 +96,7 @@ def colours(monkeypatch):
         features[:, :3] = [image.mean(axis=(0, 1)) for image in images]
         return features
 
-    monkeypatch.setattr(utils.metrics.fid, "load_inception", lambda _: {})
+    monkeypatch.setattr(utils.metrics.fid, "load_params", lambda *_, **__: {})
     monkeypatch.setattr(utils.metrics.fid, "make_feature_extractor", lambda _: run)
     monkeypatch.setattr(utils.metrics.fid, "frechet_distance",
                         lambda left, right: float(np.linalg.norm(left.mean(axis=0) - right.mean(axis=0))))

@@ -20,7 +20,7 @@ BACKGROUND_BORDER = 0.04  # of a portrait's width: strips at the left, right and
 BACKGROUND_DISTANCE = 10.0  # colour distance below which a pixel is background, in range 255
 GRABCUT_ITERATIONS = 4
 FACE_WIDTHS = (90.0, 160.0)  # pixels: 22 to 40 in the degraded photo
-CUT_FACE_WIDTH = 200.0  # pixels, default: wider faces are downscaled to this before they are cut out
+CUT_FACE_WIDTH = 200.0  # pixels: wider faces are downscaled to this before they are cut out
 EDGE_SIGMA = 1.0  # pixels, of the soft edge
 HAIR_BAND = 12.0  # pixels inside the edge in which background may show between hair
 MAX_TOUCHING = 0.02  # of a portrait's width: a head that touches the upper edge on more of it is incomplete
@@ -50,15 +50,15 @@ class Composite(NamedTuple):
     faces: np.ndarray
 
 
-def cut_out(portrait: np.ndarray, face: np.ndarray, *, face_width: float = CUT_FACE_WIDTH) -> Person:
+def cut_out(portrait: np.ndarray, face: np.ndarray) -> Person:
     """Cut a person out of a portrait with a plain or smooth background (GrabCut, Rother et al., 2004).
 
-    The shoulders reach the lower edge of the portrait. A face wider than `face_width` pixels is downscaled to it first.
-    Raises a ValueError if the face is narrower than any in a composite, or the head is incomplete.
+    The shoulders reach the lower edge of the portrait. Raises a ValueError if the face is narrower than any in a
+    composite, or the head is incomplete.
     """
     if face[2] - face[0] < FACE_WIDTHS[0]:
         raise ValueError(f"the face is narrower than {FACE_WIDTHS[0]:g} pixels")
-    ratio = min(1.0, face_width / float(face[2] - face[0]))
+    ratio = min(1.0, CUT_FACE_WIDTH / float(face[2] - face[0]))
     size = [round(side * ratio) for side in portrait.shape[1::-1]]
     portrait, face = cv2.resize(portrait, size, interpolation=cv2.INTER_AREA), face * ratio
     distance = np.linalg.norm(portrait - _background(portrait), axis=2)
@@ -81,18 +81,13 @@ def cut_out(portrait: np.ndarray, face: np.ndarray, *, face_width: float = CUT_F
     return Person(portrait[part].copy(), alpha[part].copy(), face - np.tile([columns[0], rows[0]], 2))
 
 
-def cut_portrait(path: Path, detect: Detector, *, face_width: float = CUT_FACE_WIDTH) -> tuple[Person, np.ndarray]:
-    """Cut the person with the most confident face out of a portrait, as `cut_out`.
-
-    Returns the person, and the landmarks [5, 2] of the face in the person's image. Raises a ValueError if that fails.
-    """
+def cut_portrait(path: Path, detect: Detector) -> Person:
+    """Cut the person with the most confident face out of a portrait, as `cut_out`; a ValueError if there is no face."""
     photo = read_image(path)
     found = detect(photo.pixels, path.name)
     if not found:
         raise ValueError("no face is found in it")
-    person = cut_out(quantize(photo.pixels), found[0].box, face_width=face_width)
-    ratio = person.face_width / (found[0].box[2] - found[0].box[0])
-    return person, (found[0].landmarks - found[0].box[:2]) * ratio + person.face[:2]
+    return cut_out(quantize(photo.pixels), found[0].box)
 
 
 def _initial_labels(distance: np.ndarray, face: np.ndarray) -> np.ndarray:

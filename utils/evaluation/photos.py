@@ -84,7 +84,7 @@ def _read_record(path: Path) -> Photos:
 def _cut(detect: Detector, photos: Photos, write: Callable[[str], None], portrait: Source) -> Person | None:
     """Cut somebody out of a portrait; None and a line where that fails."""
     try:
-        return cut_portrait(portrait.path, detect)[0]
+        return cut_portrait(portrait.path, detect)
     except FatalError:
         raise
     except UserError as error:

@@ -31,11 +31,6 @@ Extractor = Callable[[Sequence[np.ndarray]], np.ndarray]  # RGB [h, w, 3], uint8
 Advance = Callable[[int], object]  # called with a number of images that are done
 
 
-def load_inception(weights_dir: Path | str | None = None) -> dict[str, tf.Tensor]:
-    """Load the Inception-v3 of pytorch-fid."""
-    return load_params("inception", inception_params_from_torch, weights_dir=weights_dir)
-
-
 def make_feature_extractor(params: Params) -> Extractor:
     """Compile the network; traced once for all numbers and sizes of images."""
     image = tf.TensorSpec([None, None, 3], tf.float32)
@@ -101,7 +96,8 @@ class SetMeter:
                  advance: Advance = lambda _: None):
         """Load the network and the reference's features; `seed`: of KID's subsets."""
         self._seed = seed
-        self._extractor = make_feature_extractor(load_inception(weights_dir))
+        params = load_params("inception", inception_params_from_torch, weights_dir=weights_dir)
+        self._extractor = make_feature_extractor(params)
         self._reference = cached_features(reference, self._extractor, cache_dir, advance=advance)
 
     def measure(self, files: Sequence[Path], names: Sequence[str], *, advance: Advance = lambda _: None

@@ -13,7 +13,7 @@ from utils.image.io import quantize, read_image, to_float
 from utils.image.listing import ImageGroup
 from utils.metrics.fidelity import psnr_paper, psnr_rgb, psnr_y, ssim
 from utils.metrics.niqe import NIQE_LUMAS, load_niqe, niqe
-from utils.weights.manifest import get_entry, how_to_get, load_manifest, status
+from utils.weights.manifest import find_weights
 
 NUM_WORKERS = min(16, os.cpu_count() or 1)  # threads that decode and measure
 FEWEST_IN_SET = 2  # images, for a covariance
@@ -75,12 +75,11 @@ def _obstacle(metric: Metric, has_truth: bool, num_reference: int, fewest: int, 
         return "it compares with a folder of good photographs: add --fid_ref_dir"
     if metric.of_sets and fewest < FEWEST_IN_SET:
         return f"it needs at least {FEWEST_IN_SET} images on each side"
-    if metric.weights:
-        entry = get_entry(load_manifest(), metric.weights)
-        variants = status(entry, weights_dir)
-        if not any(variant.complete for variant in variants):
-            states = " and ".join(f"{file} ({state.value})" for file, state in variants[0].states.items())
-            return f"it needs {states}. {how_to_get(entry, weights_dir)}"
+    try:
+        if metric.weights:
+            find_weights(metric.weights, weights_dir)
+    except UserError as error:
+        return str(error)
     return ""
 
 

@@ -26,10 +26,6 @@ class Run(abc.ABC):
     `apply(update)`; an update has `summary() -> {name: float}` and `not_finite() -> [name]`.
     """
 
-    title: str
-    main_loss: str
-    oom_hint: str
-    not_finite_hint: str
     tracing_note = "tracing the network"
 
     def __init__(self, folder: Path, trainer: Any, batches: Generator, validator: Any, checkpoints: Checkpoints, *,

@@ -23,7 +23,7 @@ from utils.errors import UserError, printable
 from utils.files import is_utf8, literal_prefix, read_errors
 from utils.weights.manifest import find_weights, load_manifest
 from utils.weights.ncnn import is_ncnn_param, rrdbnet_state_from_ncnn
-from utils.weights.npz import is_npz, not_finite, read_npz_weights, write_npz_weights
+from utils.weights.npz import is_npz, not_finite, read_npz_weights
 from utils.weights.state_dicts import load_state_dict
 from utils.weights.ternary import decode_difference
 
@@ -66,8 +66,8 @@ def load_super_resolver(path: str, *, weights_dir: Path | str | None = None,
 
     Args:
         path: a name of the weights manifest such as `metaf2n-small` or `realesrgan`, which goes first; the prefix of a
-            TF1 name-based checkpoint (with or without `.index`), or a folder that holds one; a file that
-            `save_super_resolver` wrote; or an RRDBNet of PyTorch, safetensors, or either file of an ncnn pair.
+            TF1 name-based checkpoint (with or without `.index`), or a folder that holds one; a .npz of such names; or
+            an RRDBNet of PyTorch, safetensors, or either file of an ncnn pair.
         weights_dir: where weights of the manifest are looked up.
         key: the entry of a PyTorch file that holds the weights, when it has several.
     """
@@ -88,12 +88,6 @@ def load_super_resolver(path: str, *, weights_dir: Path | str | None = None,
 def super_resolver_names() -> list[str]:
     """Return the names of super-resolvers in the weights manifest."""
     return [name for name in load_manifest() if name.startswith(SUPER_RESOLVERS) and not name.endswith("-netd")]
-
-
-def save_super_resolver(path: Path | str, generator: Mapping[str, np.ndarray],
-                        mask: Mapping[str, np.ndarray] | None = None) -> None:
-    """Write a .npz of float16 that `load_super_resolver` reads; errors as of `write_npz_weights`."""
-    write_npz_weights(path, checkpoint_tensors(generator, mask))
 
 
 def load_base(name: str, weights_dir: Path | str | None = None) -> dict[str, np.ndarray]:

@@ -77,13 +77,14 @@ def test_people_stand_side_by_side_at_the_lower_edge_with_faces_of_realistic_siz
         assert (x, y) == pytest.approx(((box[0] + box[2]) / 2 - 0.5, (box[1] + box[3]) / 2 - 0.5), abs=2)
 
 
-def test_the_surest_face_is_cut_out_and_its_landmarks_go_along(tmp_path):
+def test_the_surest_face_is_cut_out_and_a_wide_one_downscaled(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.data.composites.CUT_FACE_WIDTH", 120.0)
     portrait = cv2.resize(draw_portrait()[0], None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
     write_png(tmp_path / "a.png", portrait)
-    faces = [Face(2 * FACE, np.full((5, 2), 400.0), 0.99), Face(FACE, np.zeros((5, 2)), 0.9)]  # sorted by their score
-    person, landmarks = cut_portrait(tmp_path / "a.png", lambda *_: faces, face_width=120.0)
+    faces = [Face(2 * FACE, np.zeros((5, 2)), 0.99), Face(FACE, np.zeros((5, 2)), 0.9)]  # sorted by their score
+    person = cut_portrait(tmp_path / "a.png", lambda *_: faces)
     assert person.face[2] - person.face[0] == pytest.approx(120)
-    x, y = np.rint(landmarks[0]).astype(int)
+    x, y = np.rint((200.0 - FACE[:2]) * person.face_width / (FACE[2] - FACE[0]) + person.face[:2]).astype(int)
     np.testing.assert_allclose(person.image[y - 5:y + 5, x - 5:x + 5].reshape(-1, 3), [MARK] * 100, atol=3)
 
 

@@ -263,7 +263,7 @@ def test_a_cache_that_cannot_be_written_is_refused_before_the_work(colourful, co
 @pytest.fixture
 def meter(monkeypatch, colourful, counting, tmp_path):
     """FID of four features: a root of 2048x2048 takes seconds."""
-    monkeypatch.setattr(module, "load_inception", lambda _: {})
+    monkeypatch.setattr(module, "load_params", lambda *_, **__: {})
     monkeypatch.setattr(module, "make_feature_extractor", lambda _: counting)
     monkeypatch.setattr(module, "frechet_distance", lambda left, right: frechet_distance(left[:, :4], right[:, :4]))
     return SetMeter(colourful[:5], tmp_path / "cache", seed=3)

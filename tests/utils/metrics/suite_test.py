@@ -45,7 +45,7 @@ def test_by_default_all_that_is_possible_is_measured_and_the_rest_says_why(tmp_p
     names, obstacles = choose(folder=tmp_path)
     assert names == [*PSNRS, "ssim", "niqe"]
     assert list(obstacles) == ["lpips", "fid", "kid"]
-    assert "alexnet.ckpt (missing)" in obstacles["lpips"]
+    assert "alexnet.ckpt" in obstacles["lpips"]
     assert "download_weights.py lpips" in obstacles["lpips"]
     assert "download_weights.py inception" in obstacles["fid"]
     assert "--fid_ref_dir" in choose(folder=tmp_path, num_reference=0)[1]["kid"]

@@ -20,10 +20,10 @@ from utils.weights.checkpoints import (
     load_super_resolver,
     read_tensors,
     read_tf1_checkpoint,
-    save_super_resolver,
     write_tf1_checkpoint,
 )
 from utils.weights.manifest import Entry, FileSet, WeightFile, sha256_of
+from utils.weights.npz import write_npz_weights
 
 DATA = Path(__file__).parents[2] / "data"
 TENSORS = checkpoint_tensors(small_generator(), small_masknet())
@@ -162,7 +162,7 @@ def test_an_ncnn_pair_loads_by_either_file(tmp_path, index):
 def repository(tmp_path, monkeypatch):
     """A repository whose manifest knows metaf2n-small; returns its file."""
     file = tmp_path / "own" / "metaf2n-small.npz"
-    save_super_resolver(file, small_generator(), small_masknet())
+    write_npz_weights(file, TENSORS)
     file_set = FileSet("float16", (WeightFile(file.name, file.stat().st_size, sha256_of(file)),), ())
     entry = Entry("metaf2n-small", "small", "MIT", ("test.py",), (file_set,), folder="own", in_repository=True)
     monkeypatch.setattr(weights_module, "REPOSITORY", tmp_path)
@@ -196,7 +196,7 @@ def test_a_mistyped_name_or_file_does_not_exist_and_gets_suggestions(repository,
 
 
 def test_a_saved_npz_holds_both_networks_in_float16_under_the_names_of_a_tf1_checkpoint(tmp_path):
-    save_super_resolver(tmp_path / "new" / "x.npz", small_generator(), small_masknet())
+    write_npz_weights(tmp_path / "new" / "x.npz", TENSORS)
     weights = load_super_resolver(str(tmp_path / "new" / "x.npz"))
     halves = {name: value.astype(np.float16) for name, value in TENSORS.items()}
     with np.load(tmp_path / "new" / "x.npz") as file:
@@ -208,10 +208,9 @@ def test_a_saved_npz_holds_both_networks_in_float16_under_the_names_of_a_tf1_che
 
 
 def test_equal_parameters_of_tensorflow_or_numpy_or_once_rounded_give_equal_bytes(tmp_path):
-    save_super_resolver(tmp_path / "a.npz", small_generator(), small_masknet())
-    save_super_resolver(tmp_path / "b.npz", *({key: tf.constant(value) for key, value in params.items()}
-                                              for params in (small_generator(), small_masknet())))
-    save_super_resolver(tmp_path / "c.npz", *load_super_resolver(str(tmp_path / "a.npz"))[:2])
+    write_npz_weights(tmp_path / "a.npz", TENSORS)
+    write_npz_weights(tmp_path / "b.npz", {name: tf.constant(value) for name, value in TENSORS.items()})
+    write_npz_weights(tmp_path / "c.npz", checkpoint_tensors(*load_super_resolver(str(tmp_path / "a.npz"))[:2]))
     assert len({sha256_of(tmp_path / f"{name}.npz") for name in "abc"}) == 1
 
 
@@ -250,7 +249,7 @@ def test_a_missing_checkpoint_is_named(tmp_path, path):
                                     lambda data: b"", None], ids=["truncated", "garbage", "empty", "missing"])
 def test_a_damaged_file_is_named(tmp_path, name, damage):
     write_tf1_checkpoint(tmp_path / "model", TENSORS)
-    save_super_resolver(tmp_path / "x.npz", small_generator())
+    write_npz_weights(tmp_path / "x.npz", checkpoint_tensors(small_generator()))
     write_state(tmp_path / "x.pth", torch_state())
     file = tmp_path / name
     data = file.read_bytes()

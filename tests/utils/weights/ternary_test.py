@@ -7,8 +7,9 @@ from tests.helpers.reference_weights import reference_generator
 from tests.helpers.small_networks import small_masknet
 from utils.errors import UserError
 from utils.weights import manifest
-from utils.weights.checkpoints import load_super_resolver, save_super_resolver
+from utils.weights.checkpoints import checkpoint_tensors, load_super_resolver
 from utils.weights.manifest import Entry, FileSet, WeightFile
+from utils.weights.npz import write_npz_weights
 from utils.weights.ternary import decode_difference, unpack_trits
 
 KERNEL = (3, 3, 64, 32)  # large enough for trits
@@ -64,7 +65,8 @@ def test_what_is_no_difference_from_the_base_is_refused(name, value, match):
 @pytest.fixture
 def weights_dir(tmp_path, monkeypatch):
     """A weights folder in which `realesrgan` is a small network."""
-    save_super_resolver(tmp_path / "weights" / "base.npz", reference_generator(num_blocks=1, num_features=8, growth=4))
+    generator = reference_generator(num_blocks=1, num_features=8, growth=4)
+    write_npz_weights(tmp_path / "weights" / "base.npz", checkpoint_tensors(generator))
     entry = Entry("realesrgan", "base", "BSD", ("x",), (FileSet("", (WeightFile("base.npz"),), ()),), ("https://a.org",))
     monkeypatch.setattr(manifest, "load_manifest", lambda: {"realesrgan": entry})
     return tmp_path / "weights"
