@@ -207,6 +207,8 @@ def test_what_fails_gets_a_row_and_stops_nothing(place, capsys):
     assert error.count("error: 0.png: cannot read the image") == 1
     assert error.count("error: 2.png: ") == 1
     assert "is 70x60, its ground truth 70x64" in error
+    assert "--crop_to_common" in error
+    assert place.rows()[2]["psnr_y"] == ""
     assert place.run("--metrics", "psnr_y", "--crop_to_common") == 2
     assert [row["status"] for row in place.rows()] == ["error", "ok", "ok"]
 

@@ -52,17 +52,9 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
                        overwrite: bool = False, skip_existing: bool = False, num_workers: int = 0) -> dict[str, int]:
     """Degrade the photos of a folder. One that fails gets a row in the report and does not stop the others.
 
-    Args:
-        input_dir: clean photos.
-        output_dir: gets GT/, LQ/, degradations.json and report.csv.
-        settings: ignored if there is a `source`.
-        source: a degradations.json, whose steps are applied to the photos of the same stems.
-        overwrite: replace existing results.
-        skip_existing: keep existing results, which must have been made with the same settings.
-        num_workers: photos at a time; 0: as many as there are cores.
-
-    Returns:
-        The number of photos by outcome: `existing`, `done`, `error`.
+    `source`: a degradations.json, whose steps are applied to the photos of the same stems in place of `settings`.
+    `skip_existing` keeps existing results, which must have been made with the same settings. `num_workers`: photos at a
+    time; 0: as many as there are cores. Returns the number of photos by outcome: `existing`, `done`, `error`.
     """
     photos, folders = [photo.path for photo in list_photos(input_dir)], [output_dir / "GT", output_dir / "LQ"]
     require(input_dir.resolve() not in [folder.resolve() for folder in folders],

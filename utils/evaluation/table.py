@@ -22,12 +22,9 @@ def summarize_set(scores: Sequence[dict], metrics: Sequence[str], *, with_faces:
                   paired: Sequence[str], intervals: bool = True) -> dict:
     """Average the scores of one set and compare its variants, photo by photo; return plain data, as in summary.json.
 
-    Args:
-        scores: a dict per photo and variant, with `photo`, `variant` and values.
-        metrics: names of the values.
-        with_faces: the photos in which faces were found.
-        paired: those that were also adapted to the faces of another photo.
-        intervals: whether the photos are a sample, so that differences have intervals.
+    `scores`: a dict per photo and variant, with `photo`, `variant` and values. `with_faces`: the photos in which faces
+    were found; `paired`: those that were also adapted to the faces of another photo. `intervals`: whether the photos
+    are a sample, so that differences have intervals.
     """
     values: dict[str, dict[str, dict]] = {}  # by variant and photo
     for score in scores:

@@ -90,7 +90,7 @@ def cached_features(files: Sequence[Path], extractor: Extractor, cache_dir: Path
 
 
 class SetMeter:
-    """Measures FID and KID of folders against one reference folder."""
+    """Measures FID and KID of folders against one reference folder of two images at least."""
 
     def __init__(self, reference: Sequence[Path], cache_dir: Path, *, weights_dir: Path | None = None, seed: int = 0,
                  advance: Advance = lambda _: None):
@@ -123,7 +123,6 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
     are those of the symmetric R B R^T, which is small when there are few images, and has no imaginary roots.
     """
     few, many = (np.asarray(features, np.float64) for features in sorted((features_a, features_b), key=len))
-    require(len(few) > 1, "FID needs at least 2 images on each side", len(few))
     root = np.linalg.qr((few - few.mean(axis=0)) / np.sqrt(len(few) - 1), mode="r")
     covariance = np.cov(many, rowvar=False)
     eigenvalues = np.linalg.eigvalsh(root @ covariance @ root.T)
@@ -141,7 +140,6 @@ def kernel_distance(features_a: np.ndarray, features_b: np.ndarray, *, seed: int
     only that one, and no deviation (None).
     """
     smaller, larger = sorted((len(features_a), len(features_b)))
-    require(smaller > 1, "KID needs at least 2 images on each side", smaller)
     size = min(subset_size, smaller)
     rng = np.random.default_rng(seed)
     distances = []

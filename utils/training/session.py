@@ -72,14 +72,8 @@ def choose_start(step: int, checkpoints) -> int:
 def run_session(args: argparse.Namespace, config: Any, layout, assemble: Callable[[int, Any], Any]):
     """Build a run, resume it from a checkpoint, and train until the end or until it is asked to stop.
 
-    Args:
-        args: of `add_run_arguments`.
-        config: from `prepare`.
-        layout: the `utils.training.state.StateLayout` of the program.
-        assemble: builds the `utils.training.run.Run` from the iteration to resume from (0: begin) and `Checkpoints`.
-
-    Returns:
-        The run, closed; None if it was stopped when there was nothing to save.
+    `layout` is the `StateLayout` of the program; `assemble` builds its `Run` from the iteration to resume from (0:
+    begin) and `Checkpoints`. Returns the run, closed; None if it was stopped when there was nothing to save.
     """
     from utils.training.state import Checkpoints
 

@@ -41,6 +41,10 @@ def make(folders, detect, **options):
                        detect, seed=0, **options)
 
 
+def boxes(photos):
+    return {stem: found.tolist() for stem, found in photos.faces.items()}
+
+
 def stored(folders):
     return {path.stem: quantize(read_image(path).pixels) for path in sorted((folders / "out").glob("*.png"))}
 
@@ -76,8 +80,7 @@ def test_what_is_there_is_neither_made_nor_detected_again(folders):
     second = make(folders, detect)
     assert detect.seen == []
     assert first.people == second.people
-    assert {stem: boxes.tolist() for stem, boxes in first.faces.items()} == {
-        stem: boxes.tolist() for stem, boxes in second.faces.items()}
+    assert boxes(first) == boxes(second)
 
 
 def test_files_that_cannot_be_read_are_named_and_stop_nothing(folders, capsys):
@@ -97,9 +100,7 @@ def test_with_a_damaged_record_the_same_photos_are_made_again(folders):
     first, before = make(folders, Detector()), stored(folders)
     for content in ("{", "[]", '{"faces": {"a": [[1]]}}', '{"faces": {}}'):
         (folders / "out" / "photos.json").write_text(content)
-        again = make(folders, Detector())
-        assert {stem: boxes.tolist() for stem, boxes in again.faces.items()} == {
-            stem: boxes.tolist() for stem, boxes in first.faces.items()}
+        assert boxes(make(folders, Detector())) == boxes(first)
     for stem, image in stored(folders).items():
         np.testing.assert_array_equal(image, before[stem])
 

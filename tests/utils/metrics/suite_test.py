@@ -87,15 +87,6 @@ def test_gray_alpha_and_16_bits_are_measured_as_8_bit_rgb(group, tmp_path):
     assert meter.measure(through)["psnr_rgb"] == expected["psnr_rgb"]
 
 
-def test_images_of_other_sizes_are_an_error_and_never_resized(group):
-    files = group(result=SPOILT[:100, :97], truth=PHOTO)
-    row = make_meter("psnr_y").measure(files)
-    assert row["status"] == "error"
-    assert "a.png is 97x100, its ground truth 100x120" in row["reason"]
-    assert "--crop_to_common" in row["reason"]
-    assert "psnr_y" not in row
-
-
 def test_the_common_part_is_that_of_both_results_and_the_truth(group):
     meter = make_meter("psnr_y", crop=True, niqe=lambda image: float(image.shape[0]))
     row = meter.measure(group(result=SPOILT, other=PHOTO[:80], truth=PHOTO[:, :90]))
