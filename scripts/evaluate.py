@@ -33,7 +33,7 @@ from utils.evaluation.photos import OWN_PHOTO, Photos, make_photos
 from utils.evaluation.plots import plot_gains, write_pictures
 from utils.evaluation.scores import score_photo
 from utils.evaluation.settings import SETTINGS, check_settings, digest_params, digest_sources
-from utils.evaluation.table import format_made, format_tables, summarize_set, write_scores
+from utils.evaluation.table import format_tables, summarize_set, write_scores
 from utils.evaluation.variants import BASE, MODEL, PUBLISHED_STEP, VARIANTS
 from utils.face.detection import Detector, open_detector
 from utils.face.restorers import FIDELITY, Restorer, check_restorer, open_restorer, restorer_label
@@ -265,7 +265,8 @@ def report(args: argparse.Namespace, sets: Mapping[str, PhotoSet], scores: Mappi
             pictures[preset] = folder / preset, stem
     write_scores(folder / "scores.csv", [score for own in scores.values() for score in own], metrics)
     write_text(folder / "summary.json", json.dumps({"made": made, "sets": summaries}, indent=1) + "\n")
-    table = f"{format_made(made)}\n{format_tables(summaries, metrics, base)}"
+    listed = "\n".join(f"* {name}: {value}" for name, value in made.items())
+    table = f"# Evaluation\n\n{listed}\n\n{format_tables(summaries, metrics, base)}"
     write_text(folder / "table.md", table)
     plot_gains(folder / "gains.png", summaries, base)
     write_pictures(folder / "pictures.png", pictures, base)

@@ -30,8 +30,8 @@ def two_stage(rng: np.random.Generator, settings: DegradationConfig = TRAINING) 
     return TwoStage(degradation, sample_noise(rng, degradation, settings))
 
 
-def _isotropic(rng: np.random.Generator, low: float, high: float) -> Blur:
-    sigma = float(rng.uniform(low, high))
+def _defocus(rng: np.random.Generator) -> Blur:
+    sigma = float(rng.uniform(0.5, 2.0))
     return Blur(GaussianKernel("iso", 21, sigma, sigma))
 
 
@@ -50,18 +50,9 @@ def _jpeg(rng: np.random.Generator, low: int, high: int, *, shifted: bool = Fals
     return Jpeg(int(rng.integers(low, high + 1)), top, left)
 
 
-def _noise(rng: np.random.Generator) -> list[Step]:
-    return [_isotropic(rng, 0.5, 2.0), Shrink("area"), _sensor(rng, 0.01, 0.05), _jpeg(rng, 80, 95)]
-
-
-def _jpegs(rng: np.random.Generator) -> list[Step]:
-    return [_isotropic(rng, 0.5, 2.0), Shrink("area"), _jpeg(rng, 10, 25), _jpeg(rng, 10, 25, shifted=True)]
-
-
 def _camera(rng: np.random.Generator) -> list[Step]:
     fringe = ColourFringe(*(1 + rng.choice((-1, 1), 2) * rng.uniform(0.002, 0.006, 2)).tolist())
-    return [fringe, _motion(rng, 4, 14), _isotropic(rng, 0.5, 2.0), Shrink("area"), _sensor(rng, 0.002, 0.03),
-            _jpeg(rng, 50, 90)]
+    return [fringe, _motion(rng, 4, 14), _defocus(rng), Shrink("area"), _sensor(rng, 0.002, 0.03), _jpeg(rng, 50, 90)]
 
 
 def _tone(rng: np.random.Generator) -> list[Step]:
@@ -77,9 +68,11 @@ TESTSET_PRESETS: dict[str, Preset] = {
     "ood-motion": Preset("motion blur over 12 to 40 pixels of the photo, in any direction; then as iid", lambda rng: [
         _motion(rng, 12, 40), two_stage(rng)]),
     "ood-noise": Preset("slight blur, downscaling, then sensor noise: shot and read noise in linear light before "
-                        "demosaicing, so that it is coloured and correlated; JPEG of quality 80 to 95", _noise),
+                        "demosaicing, so that it is coloured and correlated; JPEG of quality 80 to 95", lambda rng: [
+        _defocus(rng), Shrink("area"), _sensor(rng, 0.01, 0.05), _jpeg(rng, 80, 95)]),
     "ood-jpeg": Preset("slight blur, downscaling, then two JPEGs of quality 10 to 25 with different block grids "
-                       "(training: 30 to 95)", _jpegs),
+                       "(training: 30 to 95)", lambda rng: [
+        _defocus(rng), Shrink("area"), _jpeg(rng, 10, 25), _jpeg(rng, 10, 25, shifted=True)]),
     "ood-camera": Preset("chromatic aberration, camera motion (4 to 14 pixels), defocus, downscaling, weaker sensor "
                          "noise than in ood-noise, JPEG of quality 50 to 90", _camera),
     "ood-tone": Preset("wrong exposure and colour cast, then as iid. The ground truth keeps its colours, so metrics "

@@ -58,11 +58,6 @@ def _compare(scores: Mapping[str, dict], others: Mapping[str, dict], metric: str
     return {"mean": mean, "low": low, "high": high, "photos": len(pairs)}
 
 
-def format_made(made: Mapping[str, object]) -> str:
-    """Return what an evaluation was made with as Markdown."""
-    return "# Evaluation\n\n" + "\n".join(f"* {name}: {value}" for name, value in made.items()) + "\n"
-
-
 def format_tables(summaries: Mapping[str, dict], metrics: Sequence[str], base: str) -> str:
     """Return Markdown tables: means and differences of every set; own faces against another photo's, of all sets.
 

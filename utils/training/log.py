@@ -73,23 +73,14 @@ class EventWriter:
         with self._disk_errors():
             self._writer = tf.summary.create_file_writer(str(folder))
 
-    def scalars(self, iteration: int, values: Mapping[str, float], group: str) -> None:
-        """Write scalars as `group/name`."""
-        with self._writing(iteration):
-            for name, value in values.items():
+    def add(self, iteration: int, group: str, scalars: Mapping[str, float],
+            pictures: Mapping[str, np.ndarray] | None = None) -> None:
+        """Write scalars as `group/name`, and float32 RGB pictures [h, w, 3] in [0, 1]."""
+        with self._disk_errors(), self._writer.as_default(step=np.int64(iteration)):
+            for name, value in scalars.items():
                 tf.summary.scalar(f"{group}/{name}", np.float32(value))  # TensorFlow caches every Python number
-
-    def images(self, iteration: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """Write float32 RGB pictures [h, w, 3] in [0, 1]."""
-        with self._writing(iteration):
-            for name, picture in pictures.items():
+            for name, picture in (pictures or {}).items():
                 tf.summary.image(name, picture[None])
-
-    @contextlib.contextmanager
-    def _writing(self, iteration: int) -> Iterator[None]:
-        with self._disk_errors():
-            with self._writer.as_default(step=np.int64(iteration)):
-                yield
             self._writer.flush()
 
     @contextlib.contextmanager

@@ -101,7 +101,7 @@ class Run(abc.ABC):
                   "data_share": self._waited / self._worked}
         self._waited, self._worked, self._num_timed = 0.0, 0.0, 0
         self.training.add(self.trainer.iteration, values)
-        self._events.scalars(self.trainer.iteration, values, "train")
+        self._events.add(self.trainer.iteration, "train", values)
 
     def validate(self, write: Callable[[str], None]) -> None:
         """Score the present state unless that is done; `write` prints the scores in one line."""
@@ -110,8 +110,7 @@ class Run(abc.ABC):
             return
         scores, pictures = self.score()
         self.validation.add(iteration, scores)
-        self._events.scalars(iteration, scores, "validation")
-        self._events.images(iteration, pictures)
+        self._events.add(iteration, "validation", scores, pictures)
         plot_curves(self.folder / "curves.png", self.panels())
         write(f"validation at iteration {iteration}: "
               + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))

@@ -37,7 +37,6 @@ class MetaRun(Run):
 
     def __init__(self, folder: Path, trainer: MetaTrainer, source: TaskSource, validator: Validator,
                  checkpoints: Checkpoints):
-        """Open the run's files, as `Run`."""
         meta = trainer.config.meta
         super().__init__(folder, trainer, source.batches(trainer.iteration, range(meta.tasks_per_batch)), validator,
                          checkpoints, num_iterations=meta.num_iterations,

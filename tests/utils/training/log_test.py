@@ -104,22 +104,16 @@ def read_events(folder):
             for tag in events.Tags()["tensors"]}
 
 
-def test_scalars_are_read_back_by_tensorboard(tmp_path):
-    writer = EventWriter(tmp_path)
-    writer.scalars(5, {"l1": 0.25, "psnr": 30}, "train")
-    writer.scalars(10, {"l1": 0.125}, "train")
-    assert read_events(tmp_path)["train/l1"] == [(5, 0.25), (10, 0.125)]  # before it is closed
-    writer.close()
-    assert read_events(tmp_path) == {"train/l1": [(5, 0.25), (10, 0.125)], "train/psnr": [(5, 30)]}
-
-
-def test_pictures_are_read_back_by_tensorboard(tmp_path):
+def test_scalars_and_pictures_are_read_back_by_tensorboard(tmp_path):
     picture = np.random.default_rng(0).random((5, 7, 3), np.float32)
     writer = EventWriter(tmp_path)
-    writer.images(3, {"0/after": picture, "1/after": 1 - picture})
+    writer.add(3, "train", {"l1": 0.25, "psnr": 30}, {"0/after": picture, "1/after": 1 - picture})
+    writer.add(10, "train", {"l1": 0.125})
+    assert read_events(tmp_path)["train/l1"] == [(3, 0.25), (10, 0.125)]  # before it is closed
     writer.close()
     events = read_events(tmp_path)
-    assert events.keys() == {"0/after", "1/after"}
+    assert events.keys() == {"train/l1", "train/psnr", "0/after", "1/after"}
+    assert (events["train/l1"], events["train/psnr"]) == ([(3, 0.25), (10, 0.125)], [(3, 30)])
     [(step, (width, height, encoded))] = events["0/after"]
     assert (step, width, height) == (3, b"7", b"5")
     read = np.asarray(Image.open(io.BytesIO(encoded))).astype(np.float32) / 255
