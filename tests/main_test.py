@@ -151,24 +151,11 @@ def test_a_damaged_image_stops_the_run_by_its_offset_or_is_left_out(place, capsy
 
 def test_settings_that_a_checkpoint_does_not_fit_are_named_and_others_may_change(place, capsys):
     place.run("--iterations", "1")
-    fails(place, r"generator.num_blocks=1.* not 2", generator__num_blocks=2)
     fails(place, r"loss.gan=0.0.* not 0.1", loss__gan=0.1)
     fails(place, "meta.init=random.*--trial", "--init", "realesrgan")
     fails(place, "There are: 1", "--step", "3")
-    capsys.readouterr()
     place.run("--iterations", "2", meta__learning_rate="1e-6")
     assert "meta.learning_rate was 3e-05, is 1e-06" in capsys.readouterr().out
-
-
-def test_leftovers_of_a_killed_save_are_removed(place):
-    place.run()
-    folder = place.folder() / "checkpoints"
-    (folder / ".model-6.abc").mkdir()
-    (folder / ".model-6.abc" / "model-6.data-00000-of-00001.tempstate1").write_bytes(b"1")
-    (folder / "model-6.data-00000-of-00001").write_bytes(b"1")
-    place.run("--iterations", "5")
-    assert sorted(path.name for path in folder.iterdir() if path.suffix != ".index") == [
-        "checkpoint", *(f"model-{number}.data-00000-of-00001" for number in (2, 4, 5))]
 
 
 def test_progress_is_saved_when_a_later_iteration_fails(place, monkeypatch):
@@ -216,9 +203,7 @@ def test_missing_weights_come_with_a_command_and_an_alternative(place):
     (["--set", "meta.learning_rat=1"], "meta.learning_rate"),
     (["--set", "meta.tasks_per_batch=0"], "meta.tasks_per_batch"),
     (["--set", "meta.tasks_per_batch=two"], "meta.tasks_per_batch"),
-    (["--restorer", "magic"], "magic"),
-    (["--trial", "-1"], "--trial"), (["--step", "-1"], "--step"), (["--cpu_devices", "0"], "--cpu_devices"),
-])
+    (["--restorer", "magic"], "magic"), (["--cpu_devices", "0"], "--cpu_devices")])
 def test_wrong_settings_are_one_line(place, arguments, match):
     fails(place, match, *arguments)
 

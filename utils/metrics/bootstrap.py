@@ -18,8 +18,7 @@ class Difference(NamedTuple):
     high: float
 
 
-def paired_difference(values: Sequence[float], others: Sequence[float], *, seed: int = 0,
-                      num_resamples: int = NUM_RESAMPLES) -> Difference:
+def paired_difference(values: Sequence[float], others: Sequence[float], *, seed: int = 0) -> Difference:
     """Return mean(values - others) and its 95 % percentile bootstrap interval over the images (Efron, 1979).
 
     Both are finite, one value per image, and not empty.
@@ -30,8 +29,8 @@ def paired_difference(values: Sequence[float], others: Sequence[float], *, seed:
         return Difference(float(differences.mean()), float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
     together = max(1, MAX_DRAWS // count)
-    means = [differences[rng.integers(count, size=(min(together, num_resamples - start), count))].mean(axis=1)
-             for start in range(0, num_resamples, together)]
+    means = [differences[rng.integers(count, size=(min(together, NUM_RESAMPLES - start), count))].mean(axis=1)
+             for start in range(0, NUM_RESAMPLES, together)]
     tail = (1 - COVERAGE) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return Difference(float(differences.mean()), float(low), float(high))

@@ -43,9 +43,10 @@ def test_one_pair_has_no_interval():
 def test_how_many_are_drawn_at_once_changes_nothing(monkeypatch):
     rng = np.random.default_rng(3)
     values = rng.normal(0.0, 1.0, 37)
-    at_once = paired_difference(values, np.zeros(37), num_resamples=500)
+    monkeypatch.setattr(bootstrap, "NUM_RESAMPLES", 500)
+    at_once = paired_difference(values, np.zeros(37))
     monkeypatch.setattr(bootstrap, "MAX_DRAWS", 1000)
-    assert paired_difference(values, np.zeros(37), num_resamples=500) == at_once
+    assert paired_difference(values, np.zeros(37)) == at_once
     one_by_one = np.random.default_rng(0)
     means = [values[one_by_one.integers(37, size=37)].mean() for _ in range(500)]
     assert at_once[1:] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=1e-12)

@@ -262,6 +262,9 @@ def test_what_a_kill_while_saving_left_undone_is_made_good(checkpoints):
     (checkpoints.folder / "checkpoint").write_text('model_checkpoint_path: "model-2"\n')  # killed before this
     for file in checkpoints.folder.glob("average-4.*"):  # killed between the averages and the checkpoint
         shutil.copy(file, file.with_name(file.name.replace("-4", "-6")))
+    (checkpoints.folder / ".model-6.abc").mkdir()  # killed while TensorFlow wrote, and between both files
+    (checkpoints.folder / ".model-6.abc" / "model-6.data-00000-of-00001.tempstate1").write_bytes(b"1")
+    (checkpoints.folder / "model-6.data-00000-of-00001").write_bytes(b"1")
     checkpoints.resume_at(4)
     assert names(checkpoints.folder) == before
     assert tf.train.latest_checkpoint(str(checkpoints.folder)) == str(checkpoints.prefix(4))
