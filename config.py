@@ -185,48 +185,50 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class FaceRestorerConfig:
-    """Architecture of our own face restorer, `rrdb-face`."""
+class FaceVariationConfig:
+    """How portraits are varied before they are degraded. Ranges are uniform unless said otherwise."""
 
-    # of each scale, the coarsest first: pixels of the aligned face per cell, halved from scale to scale; channels; and
-    # residual-in-residual dense blocks
-    strides: tuple[int, ...] = (16, 8, 4, 2)
-    features: tuple[int, ...] = (64, 64, 32, 24)
-    blocks: tuple[int, ...] = (3, 0, 1, 0)
-
-
-@dataclass(frozen=True)
-class JitterConfig:
-    """How aligned faces are varied before they are degraded. Ranges are uniform unless said otherwise."""
-
-    rotation: float = 10.0  # degrees, to either side
-    scale_range: tuple[float, float] = (0.85, 1.15)
-    shift: float = 0.04  # of the side, to either side
-    tilt: float = 15.0  # degrees, to either side: how the head leans in the photo that is degraded
-    gamma: float = 0.25  # of log(gamma), to either side
-    gain: float = 0.1  # of each channel, around 1
-    saturation_range: tuple[float, float] = (0.6, 1.2)
-    gray_prob: float = 0.05
-    # side of the aligned crop in pixels of the degraded photo, uniform in its logarithm; a face is 0.47 of it wide
-    lq_size_range: tuple[float, float] = (48.0, 344.0)
+    face_width_range: tuple[float, float] = (18.0, 80.0)  # of the face box in low-quality pixels; log-uniform
+    max_upscale: float = 1.15  # of a portrait: larger faces are shown smaller, or their truth would be blurred
+    tilt: float = 8.0  # degrees: standard deviation of the head's
+    # errors of the landmarks: standard deviations of the alignment's rotation in degrees, log(scale), and shift as a
+    # share of the aligned crop
+    alignment_rotation: float = 2.5
+    alignment_scale: float = 0.05
+    alignment_shift: float = 0.016
+    gamma: float = 0.2  # of log(gamma), to either side
+    gain: float = 0.08  # of each channel, around 1
+    saturation_range: tuple[float, float] = (0.7, 1.15)
+    gray_prob: float = 0.04
 
 
 @dataclass(frozen=True)
 class RestorerOptimizationConfig:
     """Adam on the face restorer; its rate falls along half a cosine."""
 
-    num_iterations: int = 12_000
-    batch_size: int = 4
-    learning_rate: float = 8e-4
-    min_lr_ratio: float = 0.02  # of the learning rate, at the end
-    warmup_iters: int = 50  # iterations in which the rate rises
-    init: str = "realesrgan-anime"  # whose blocks it begins with: as meta.init, or a face restorer's .npz
+    num_iterations: int = 4000
+    batch_size: int = 2
+    learning_rate: float = 1.5e-4
+    position_lr_ratio: float = 10.0  # of the weights of the position maps, which begin at zero, to that
+    min_lr_ratio: float = 0.05  # at the end
+    warmup_iters: int = 10
+    frozen_blocks: int = 0  # the first ones and what is before them keep their start weights: an iteration costs less
+    init: str = "realesrgan"  # weights to start from: as meta.init, or a face restorer's .npz
     beta1: float = 0.9
-    beta2: float = 0.999
+    beta2: float = 0.99
     epsilon: float = 1e-8
     clip_norm: float = 1.0  # of the gradient; 0: no clipping
-    bfloat16: bool = True  # of the convolutions; twice as fast where the processor knows it, weights stay float32
+    ema_decay: float = 0.99  # of the moving average that is validated and exported; less in the first iterations
+    bfloat16: bool = False  # of the convolutions; faster where the processor knows it, weights stay float32
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class RestorerLossConfig:
+    """Weights of the loss's terms."""
+
+    l1: float = 1.0
+    lpips: float = 1.0
 
 
 # photos of good quality, which the two-stage degradation hardly ever gives: without any of them the restorer smooths
@@ -243,16 +245,20 @@ MILD_DEGRADATION = DegradationConfig(
 
 @dataclass(frozen=True)
 class RestorerDataConfig:
-    """The records of aligned faces that the restorer learns from. Sizes are pixels."""
+    """The portraits that the restorer learns from, and the shares of degradations besides the two-stage one."""
 
-    face_record: str = "./datasets/aligned_faces512.tfrecord"
-    validation_record: str = ""  # empty: the last `num_validation` images of the training record, not trained on
-    num_validation: int = 16
-    face_size: int = 512  # of the images in the records
-    patch_size: int = 256  # of the part of the face (at 512x512) that a sample is; a multiple of the coarsest stride
-    mild_share: float = 0.25  # of the samples, that get the mild degradation
-    num_workers: int = 0  # threads that degrade; 0: TensorFlow decides
-    skip_corrupt: bool = False
+    photo_dir: str = "./datasets/portraits"
+    faces: str = "./datasets/portrait_faces/faces.csv"  # of generate_test_faces.py: the faces in these photos
+    # regular expressions for file names: those not to train on, and those to validate on. By default that is every
+    # fifth number in the names (001, 006, 011, ...), and half of those; the others are for the evaluation
+    held_out: str = r"_\d*[16](?!\d)"
+    validation: str = r"_\d*1(?!\d)"
+    patch_size: int = 40  # low-quality pixels
+    clean_prob: float = 0.08
+    jpeg_prob: float = 0.1  # of two JPEGs
+    jpeg_range: tuple[float, float] = (10.0, 60.0)  # their quality
+    mild_prob: float = 0.2
+    num_workers: int = 1  # threads that degrade; 0: one per core
 
 
 @dataclass(frozen=True)
@@ -261,7 +267,8 @@ class RestorerRunConfig:
 
     log_every: int = 20
     validate_every: int = 250
-    validation_faces: int = 32
+    validation_faces: int = 24
+    validation_patch_size: int = 64  # low-quality pixels
     image_faces: int = 4  # validation faces whose pictures are written
     save_every: int = 250
     keep_checkpoints: int = 2
@@ -273,9 +280,10 @@ class RestorerRunConfig:
 class RestorerTrainingConfig:
     """Everything scripts/train_face_restorer.py needs to know."""
 
-    network: FaceRestorerConfig = FaceRestorerConfig()
+    network: GeneratorConfig = GeneratorConfig()
     optimization: RestorerOptimizationConfig = RestorerOptimizationConfig()
-    jitter: JitterConfig = JitterConfig()
+    loss: RestorerLossConfig = RestorerLossConfig()
+    variation: FaceVariationConfig = FaceVariationConfig()
     degradation: DegradationConfig = DegradationConfig()
     mild_degradation: DegradationConfig = MILD_DEGRADATION
     data: RestorerDataConfig = RestorerDataConfig()
@@ -286,10 +294,10 @@ RESTORER_PRESETS: dict[str, dict[str, object]] = {
     "default": {},
     # seconds per run: does everything, learns nothing
     "smoke": {
-        "network.features": (8, 8, 8, 8), "network.blocks": (1, 0, 1, 0),
-        "optimization.num_iterations": 4, "optimization.batch_size": 2, "optimization.init": "random",
-        "optimization.warmup_iters": 1, "data.num_validation": 2, "run.log_every": 1, "run.validate_every": 2,
-        "run.validation_faces": 2, "run.image_faces": 1, "run.save_every": 2,
+        "network.num_blocks": 2, "network.num_features": 8, "network.growth": 4, "loss.lpips": 0.0,
+        "optimization.num_iterations": 4, "optimization.init": "random", "optimization.warmup_iters": 1,
+        "data.patch_size": 12, "run.log_every": 1, "run.validate_every": 2, "run.validation_faces": 2,
+        "run.validation_patch_size": 16, "run.image_faces": 1, "run.save_every": 2,
     },
 }
 

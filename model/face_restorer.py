@@ -1,98 +1,72 @@
-"""The face restorer of this project, `rrdb-face`: blocks of an RRDBNet at several scales, from coarse to fine.
+"""The face restorer `rrdb-face`: Real-ESRGAN's RRDBNet, which is told where in the face each pixel lies.
 
-At each scale the network sees the aligned face, folded to the stride of that scale, and what the coarser scale made of
-it. Residual-in-residual dense blocks (Wang et al., 2018) at a coarse scale know the face, at a fine one the noise and
-the detail. The network is told where in the aligned face it is, and predicts what is to be added.
+It upscales the part of a photo that shows a face, at the photo's own resolution. Position maps (`utils.face.positions`)
+enter before the last `INFORMED_BLOCKS` blocks. Parameters are those of the RRDBNet and `conv_position/weight`; where
+that is zero, the network equals the RRDBNet.
 """
 
-import re
 from collections.abc import Mapping
 
 import tensorflow as tf
 
-from config import FaceRestorerConfig
-from model.layers import Params, check_shapes, conv2d, leaky_relu
-from model.rrdbnet import convolution_shapes, draw_params, trunk, trunk_channels
+from config import GeneratorConfig
+from model.layers import Params, check_shapes, conv2d
+from model.rrdbnet import count_blocks, init_rrdbnet, residual_blocks, rrdbnet_architecture, rrdbnet_shapes, upsample
 
-FACE_SIZE = 512  # pixels: the side of an aligned face
-OUTPUT_GAIN = 0.01  # of the last layer's initial weights, so that the network begins close to the identity
-
-
-def face_restorer_shapes(architecture: FaceRestorerConfig) -> dict[str, tuple[int, ...]]:
-    """Return name -> shape (HWIO and bias) of every parameter, by scale: `8/conv_in/weight`, `8/body/0/...`, ..."""
-    channels, coarser = {}, 0
-    for stride, features, blocks in zip(architecture.strides, architecture.features, architecture.blocks, strict=True):
-        positions = 0 if coarser else 2
-        channels[f"{stride}/conv_in"] = (3 * stride**2 + positions, features)
-        if coarser:
-            channels[f"{stride}/conv_up"] = (coarser, 4 * features)
-        if blocks:
-            channels.update({f"{stride}/{layer}": size
-                             for layer, size in trunk_channels(blocks, features, features // 2).items()})
-        coarser = features
-    channels["conv_last"] = (coarser, 3 * architecture.strides[-1]**2)
-    return convolution_shapes(channels)
+NUM_POSITION_MAPS = 8
+INFORMED_BLOCKS = 10
+POSITION_WEIGHT = "conv_position/weight"
 
 
-def init_face_restorer(seed: int, architecture: FaceRestorerConfig) -> dict[str, tf.Tensor]:
-    """Draw parameters."""
-    params = draw_params(seed, face_restorer_shapes(architecture))
-    return {**params, "conv_last/weight": OUTPUT_GAIN * params["conv_last/weight"]}
+def face_restorer_shapes(architecture: GeneratorConfig) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape (HWIO and bias) of every parameter."""
+    shapes = rrdbnet_shapes(architecture.num_blocks, architecture.num_features, architecture.growth)
+    return {**shapes, POSITION_WEIGHT: (3, 3, NUM_POSITION_MAPS, architecture.num_features)}
 
 
-def face_restorer(params: Params, faces: tf.Tensor, corners: tf.Tensor | None = None) -> tf.Tensor:
-    """Restore aligned faces, or parts of them.
+def init_face_restorer(seed: int, architecture: GeneratorConfig) -> dict[str, tf.Tensor]:
+    """Draw parameters; those of the position maps are zero."""
+    return add_positions(init_rrdbnet(seed, num_blocks=architecture.num_blocks,
+                                      num_features=architecture.num_features, growth=architecture.growth))
+
+
+def add_positions(generator: Params) -> dict[str, tf.Tensor]:
+    """Return the parameters of a face restorer that equals an RRDBNet."""
+    num_features = generator["conv_first/weight"].shape[-1]
+    return {**generator, POSITION_WEIGHT: tf.zeros([3, 3, NUM_POSITION_MAPS, num_features])}
+
+
+def first_informed_block(params: Mapping[str, object]) -> int:
+    """Return the number of the block before which the position maps enter."""
+    return max(0, count_blocks(params) - INFORMED_BLOCKS)
+
+
+def face_restorer(params: Params, images: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+    """Restore faces and upscale them four times.
 
     Args:
-        params: as `init_face_restorer` gives. With bfloat16 parameters the convolutions run in bfloat16.
-        faces: [n, h, w, 3] RGB in [0, 1], 512x512 or a part of that; sides divisible by the coarsest stride.
-        corners: [n, 2], of parts: row and column of their first pixel in the whole face; None: they are whole.
+        params: as `init_face_restorer` returns. With bfloat16 parameters the convolutions run in bfloat16.
+        images: [n, h, w, 3] RGB in [0, 1]: the surroundings of one face each, in the photo's pixels.
+        positions: [n, h, w, 8], as `utils.face.positions.position_maps` returns.
 
     Returns:
-        As `faces`, not clipped.
+        [n, 4h, 4w, 3] in the type of the images, not clipped.
     """
-    centred, features, strides = faces - 0.5, None, _strides(params)
-    for stride in strides:
-        seen = tf.nn.space_to_depth(centred, stride)
-        if features is None:
-            seen = tf.concat([seen, _positions(seen, stride, corners)], axis=3)
-        seen = tf.cast(conv2d(params, f"{stride}/conv_in", seen), faces.dtype)
-        if features is not None:
-            seen += tf.cast(tf.nn.depth_to_space(conv2d(params, f"{stride}/conv_up", features), 2), faces.dtype)
-        features = leaky_relu(seen)
-        if f"{stride}/conv_body/weight" in params:
-            features = trunk(params, features, scope=f"{stride}/")
-    residual = tf.nn.depth_to_space(conv2d(params, "conv_last", features), strides[-1])
-    return faces + tf.cast(residual, faces.dtype)
+    informed, end = first_informed_block(params), count_blocks(params)
+    first = tf.cast(conv2d(params, "conv_first", images), images.dtype)
+    features = residual_blocks(params, first, range(informed))
+    kernel = params[POSITION_WEIGHT]
+    features += tf.cast(tf.nn.conv2d(tf.cast(positions, kernel.dtype), kernel, strides=1, padding="SAME"), images.dtype)
+    return upsample(params, first, residual_blocks(params, features, range(informed, end)))
 
 
-def _strides(names: Mapping[str, object]) -> list[int]:
-    """Return the strides of the scales that parameters belong to, the coarsest first."""
-    return sorted({int(name.split("/")[0]) for name in names if re.fullmatch(r"\d+/conv_in/weight", name)},
-                  reverse=True)
-
-
-def _positions(grid: tf.Tensor, stride: int, corners: tf.Tensor | None) -> tf.Tensor:
-    """Say where in the face each cell of a coarse grid [n, h, w, c] lies: [n, h, w, 2], from -1 to 1."""
-    shape = tf.shape(grid)
-    rows, columns = tf.meshgrid(tf.range(shape[1]), tf.range(shape[2]), indexing="ij")
-    places = tf.cast(tf.stack([rows, columns], axis=2), grid.dtype) * stride + stride / 2
-    corners = tf.zeros([shape[0], 2]) if corners is None else corners
-    return (places + tf.cast(corners, grid.dtype)[:, None, None]) * (2 / FACE_SIZE) - 1
-
-
-def face_restorer_architecture(shapes: Mapping[str, tuple[int, ...]]) -> FaceRestorerConfig:
+def face_restorer_architecture(shapes: Mapping[str, tuple[int, ...]]) -> GeneratorConfig:
     """Infer the architecture from the names and shapes of a parameter set.
 
     Raises:
         ValueError: they are not those of a face restorer; lists what is missing, extra or of another shape.
     """
-    strides = _strides(shapes)
-    found = FaceRestorerConfig()
-    if strides and strides == [strides[0] >> step for step in range(len(strides))]:
-        found = FaceRestorerConfig(
-            tuple(strides), tuple(tuple(shapes[f"{stride}/conv_in/weight"])[-1] for stride in strides),
-            tuple(len({name.split("/")[2] for name in shapes if name.startswith(f"{stride}/body/")})
-                  for stride in strides))
-    check_shapes(shapes, face_restorer_shapes(found), network="face restorer")
-    return found
+    rest = {name: shape for name, shape in shapes.items() if name != POSITION_WEIGHT}
+    architecture = GeneratorConfig(*rrdbnet_architecture(rest))
+    check_shapes(shapes, face_restorer_shapes(architecture), network="face restorer")
+    return architecture

@@ -1,4 +1,4 @@
-"""The state of a face restorer's training, and one iteration of it."""
+"""The state of the face restorer's training, and one iteration of it."""
 
 import math
 from typing import NamedTuple
@@ -6,17 +6,20 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from config import RestorerTrainingConfig
+from config import SCALE, RestorerTrainingConfig
 from model.adam import AdamState, adam
-from model.face_restorer import face_restorer
+from model.face_restorer import POSITION_WEIGHT, face_restorer
 from model.layers import Params
 from model.losses import l1_loss
+from model.lpips import lpips
 
-NETWORK, M, V = "restorer", "restorer/first", "restorer/second"  # its values, and Adam's moments m and v
+NETWORK, M, V, AVERAGE = "network", "m", "v", "average"  # its values, Adam's moments, the moving average
+BORDER = 2  # low-quality pixels at the edge of a sample, which lack their surroundings: they do not count
+EMA_WARMUP = 10  # the decay of the moving average begins at 1 / EMA_WARMUP
 
 
 class RestorerUpdate(NamedTuple):
-    """What one forward and backward pass gave; it has changed nothing yet. `gradient_norm` is before clipping."""
+    """The result of one forward and backward pass, not yet applied. `gradient_norm` is before clipping."""
 
     scalars: dict[str, float]
     gradient_norm: float
@@ -34,65 +37,84 @@ class RestorerUpdate(NamedTuple):
 class RestorerTrainer:
     """A face restorer with its optimiser's state. `variables` maps (kind, name) to a variable."""
 
-    def __init__(self, config: RestorerTrainingConfig, params: Params):
-        """Make the state from start weights."""
+    def __init__(self, config: RestorerTrainingConfig, params: Params, lpips_params: Params | None = None):
+        """Make the state from start weights; `lpips_params` are needed where `loss.lpips` is not 0."""
         self.config = config
         self.iteration = 0
-        self.scalar_names = ["loss"]
+        self._lpips = lpips_params
+        self.scalar_names = ["loss", "l1", *["lpips"] * bool(config.loss.lpips)]
+        self.trained = [name for name in params if not is_frozen(name, config.optimization.frozen_blocks)]
         self._compute = tf.function(self._compute_in_graph, autograph=False)
         self._apply = tf.function(self._apply_in_graph, autograph=False)
         self.variables = {}
         for name, value in params.items():
-            self.variables[NETWORK, name] = tf.Variable(value, trainable=False)
-            for slot in (M, V):
-                self.variables[slot, name] = tf.Variable(tf.zeros_like(value), trainable=False)
+            for kind in (NETWORK, AVERAGE):
+                self.variables[kind, name] = tf.Variable(value, trainable=False)
+            for kind in (M, V):
+                self.variables[kind, name] = tf.Variable(tf.zeros_like(value), trainable=False)
 
-    def params(self) -> dict[str, tf.Tensor]:
-        """Return the network's parameters."""
-        return {name: tf.convert_to_tensor(variable) for (kind, name), variable in self.variables.items()
-                if kind == NETWORK}
+    def params(self, kind: str = AVERAGE) -> dict[str, tf.Tensor]:
+        """Return the parameters to use, those of the moving average, or all values of another kind."""
+        return {name: tf.convert_to_tensor(variable) for (of, name), variable in self.variables.items() if of == kind}
 
     def learning_rate(self) -> float:
-        """Return the rate of the next update: it rises for `warmup_iters` iterations, then falls by half a cosine."""
+        """Return the rate of the coming update: it rises for `warmup_iters`, and falls along half a cosine."""
         settings = self.config.optimization
-        if self.iteration < settings.warmup_iters:
-            return settings.learning_rate * (self.iteration + 1) / settings.warmup_iters
-        length = max(1, settings.num_iterations - settings.warmup_iters)
-        progress = min(1.0, (self.iteration - settings.warmup_iters) / length)
-        share = settings.min_lr_ratio + (1 - settings.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
-        return settings.learning_rate * share
+        progress = min(1.0, self.iteration / settings.num_iterations)
+        decay = settings.min_lr_ratio + (1 - settings.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+        return settings.learning_rate * decay * min(1.0, (self.iteration + 1) / max(1, settings.warmup_iters))
 
-    def compute(self, degraded: np.ndarray, target: np.ndarray, corners: np.ndarray) -> RestorerUpdate:
-        """Run a batch forward and backward: uint8 RGB [n, s, s, 3] twice, and [n, 2] as `face_restorer` takes."""
-        loss, norm, gradients = self._compute(*map(tf.constant, (degraded, target, corners)))
-        return RestorerUpdate({"loss": float(loss), "learning_rate": self.learning_rate()}, float(norm), gradients)
+    def compute(self, lq: np.ndarray, target: np.ndarray, positions: np.ndarray) -> RestorerUpdate:
+        """Run a batch forward and backward; the arguments are those of a `utils.data.face_samples.FaceSample`."""
+        scalars, norm, gradients = self._compute(*map(tf.constant, (lq, target, positions)))
+        named = dict(zip(self.scalar_names, scalars.numpy().tolist(), strict=True))
+        return RestorerUpdate({**named, "learning_rate": self.learning_rate()}, float(norm), gradients)
 
     def apply(self, update: RestorerUpdate) -> None:
-        """Take the optimiser's step."""
+        """Take the optimiser's step and advance the moving average."""
+        settings = self.config.optimization
+        scale = settings.clip_norm / max(update.gradient_norm, settings.clip_norm) if settings.clip_norm else 1.0
+        done = self.iteration + 1
+        decay = min(settings.ema_decay, (done + 1) / (done + EMA_WARMUP))
         # tensors, as TensorFlow would keep one of every Python number it ever saw
-        clip_norm = self.config.optimization.clip_norm
-        scale = clip_norm / max(update.gradient_norm, clip_norm) if clip_norm else 1.0
         self._apply(update.gradients, *(tf.constant(np.float32(number))
-                                        for number in (scale, self.iteration + 1, self.learning_rate())))
+                                        for number in (scale, done, self.learning_rate(), decay)))
         self.iteration += 1
 
-    def _compute_in_graph(self, degraded: tf.Tensor, target: tf.Tensor, corners: tf.Tensor):
-        degraded, target = (tf.cast(faces, tf.float32) / 255 for faces in (degraded, target))
-        params = self.params()
-        kind = tf.bfloat16 if self.config.optimization.bfloat16 else tf.float32
-        with tf.GradientTape() as tape:
-            tape.watch(params)
-            output = face_restorer({name: tf.cast(value, kind) for name, value in params.items()}, degraded, corners)
-            loss = l1_loss(target, output)
-        gradients = tape.gradient(loss, params)
+    def _compute_in_graph(self, lq: tf.Tensor, target: tf.Tensor, positions: tf.Tensor):
+        lq = tf.cast(lq, tf.float32) / 255
+        params = self.params(NETWORK)
+        trained = {name: params[name] for name in self.trained}
+        dtype = tf.bfloat16 if self.config.optimization.bfloat16 else tf.float32
+        loss_weights = self.config.loss
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(trained)
+            output = face_restorer({name: tf.cast(value, dtype) for name, value in {**params, **trained}.items()},
+                                   lq, positions)
+            target, output = (image[:, SCALE * BORDER:-SCALE * BORDER, SCALE * BORDER:-SCALE * BORDER]
+                              for image in (target, output))
+            terms = {"l1": l1_loss(target, output)}
+            if loss_weights.lpips:
+                terms["lpips"] = tf.reduce_mean(lpips(self._lpips, output, target))
+            loss = tf.add_n([getattr(loss_weights, name) * value for name, value in terms.items()])
+        gradients = tape.gradient(loss, trained)
         norm = tf.linalg.global_norm(list(gradients.values()))
-        return loss, norm, gradients
+        return tf.stack([loss, *terms.values()]), norm, gradients
 
-    def _apply_in_graph(self, gradients: dict, scale: tf.Tensor, update: tf.Tensor, learning_rate: tf.Tensor) -> None:
+    def _apply_in_graph(self, gradients: dict, scale: tf.Tensor, update: tf.Tensor, learning_rate: tf.Tensor,
+                        decay: tf.Tensor) -> None:
         settings = self.config.optimization
         for name, gradient in gradients.items():
-            variables = [self.variables[kind, name] for kind in (NETWORK, M, V)]
-            state = adam(AdamState(*variables), scale * gradient, update=update, learning_rate=learning_rate,
+            value, m, v, average = (self.variables[kind, name] for kind in (NETWORK, M, V, AVERAGE))
+            rate = learning_rate * (settings.position_lr_ratio if name == POSITION_WEIGHT else 1.0)
+            state = adam(AdamState(value, m, v), scale * gradient, update=update, learning_rate=rate,
                          beta1=settings.beta1, beta2=settings.beta2, epsilon=settings.epsilon)
-            for variable, value in zip(variables, state, strict=True):
-                variable.assign(value)
+            for variable, new in zip((value, m, v), state, strict=True):
+                variable.assign(new)
+            average.assign(decay * average + (1 - decay) * state.value)
+
+
+def is_frozen(name: str, frozen_blocks: int) -> bool:
+    """Whether a parameter is before or in the first `frozen_blocks` blocks; with 0 none is."""
+    layer, block = name.split("/")[:2]
+    return bool(frozen_blocks) and (layer == "conv_first" or (layer == "body" and int(block) < frozen_blocks))

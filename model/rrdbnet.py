@@ -20,26 +20,15 @@ FULL_SIZE = GeneratorConfig()  # as published
 def rrdbnet_shapes(num_blocks: int = FULL_SIZE.num_blocks, num_features: int = FULL_SIZE.num_features,
                    growth: int = FULL_SIZE.growth) -> dict[str, tuple[int, ...]]:
     """Return name -> shape (HWIO and bias) of every parameter, in the order of the published checkpoint."""
-    channels = {"conv_first": (3, num_features), **trunk_channels(num_blocks, num_features, growth)}
-    for name in ("conv_up1", "conv_up2", "conv_hr"):
-        channels[name] = (num_features, num_features)
-    channels["conv_last"] = (num_features, 3)
-    return convolution_shapes(channels)
-
-
-def trunk_channels(num_blocks: int, num_features: int, growth: int) -> dict[str, tuple[int, int]]:
-    """Return layer -> channels (in, out) of the blocks and of the convolution that ends them."""
-    channels = {}
+    channels = {"conv_first": (3, num_features)}
     for block in range(num_blocks):
         for dense in range(1, DENSE_BLOCKS + 1):
             for layer in range(1, DENSE_LAYERS + 1):
                 out = num_features if layer == DENSE_LAYERS else growth
                 channels[f"body/{block}/rdb{dense}/conv{layer}"] = (num_features + growth * (layer - 1), out)
-    return {**channels, "conv_body": (num_features, num_features)}
-
-
-def convolution_shapes(channels: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, ...]]:
-    """Return name -> shape (HWIO and bias) of 3x3 convolutions from their channels (in, out)."""
+    for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr"):
+        channels[name] = (num_features, num_features)
+    channels["conv_last"] = (num_features, 3)
     shapes: dict[str, tuple[int, ...]] = {}
     for name, (c_in, c_out) in channels.items():
         shapes[f"{name}/weight"] = (3, 3, c_in, c_out)
@@ -66,14 +55,9 @@ def rrdbnet_architecture(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, in
 def init_rrdbnet(seed: int, *, num_blocks: int = FULL_SIZE.num_blocks, num_features: int = FULL_SIZE.num_features,
                  growth: int = FULL_SIZE.growth) -> dict[str, tf.Tensor]:
     """Draw random parameters: He-normal kernels (times 0.1 inside the dense blocks, as in ESRGAN), zero biases."""
-    return draw_params(seed, rrdbnet_shapes(num_blocks, num_features, growth))
-
-
-def draw_params(seed: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tf.Tensor]:
-    """Draw parameters of given shapes, as `init_rrdbnet` does."""
     rng = np.random.default_rng(seed)
     params = {}
-    for name, shape in shapes.items():
+    for name, shape in rrdbnet_shapes(num_blocks, num_features, growth).items():
         if name.endswith("/bias"):
             params[name] = tf.zeros(shape)
         else:
@@ -85,31 +69,37 @@ def rrdbnet(params: Params, images: tf.Tensor) -> tf.Tensor:
     """Upscale images four times.
 
     Args:
-        params: as from `init_rrdbnet`; the number of blocks follows from the names. With bfloat16 parameters the
+        params: as `init_rrdbnet` returns; the number of blocks follows from the names. With bfloat16 parameters the
             convolutions run in bfloat16 while the sums of residuals stay in the type of the images.
         images: [n, h, w, 3] RGB in [0, 1].
 
     Returns:
         [n, 4h, 4w, 3] in the type of the images, not clipped.
     """
-    features = trunk(params, tf.cast(conv2d(params, "conv_first", images), images.dtype))
+    first = tf.cast(conv2d(params, "conv_first", images), images.dtype)
+    return upsample(params, first, residual_blocks(params, first, range(count_blocks(params))))
+
+
+def residual_blocks(params: Params, features: tf.Tensor, blocks: range) -> tf.Tensor:
+    """Run features [n, h, w, c] through some of the blocks: the same shape and type."""
+    for block in blocks:
+        features = _residual_in_residual(params, f"body/{block}", features)
+    return features
+
+
+def upsample(params: Params, first: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
+    """Reconstruct images [n, 4h, 4w, 3] from the first features and those after all blocks, [n, h, w, c] each."""
+    features = first + tf.cast(conv2d(params, "conv_body", features), first.dtype)
     features = leaky_relu(upsampled_conv2d(params, "conv_up1", features))
     features = leaky_relu(upsampled_conv2d(params, "conv_up2", features))
     features = leaky_relu(conv2d(params, "conv_hr", features))
-    return tf.cast(conv2d(params, "conv_last", features), images.dtype)
+    return tf.cast(conv2d(params, "conv_last", features), first.dtype)
 
 
-def trunk(params: Params, features: tf.Tensor, *, scope: str = "") -> tf.Tensor:
-    """Run features [n, h, w, c] through the blocks whose names begin with `scope`: the same shape and type."""
-    first = features
-    for block in range(_num_blocks(params, scope)):
-        features = _residual_in_residual(params, f"{scope}body/{block}", features)
-    return first + tf.cast(conv2d(params, f"{scope}conv_body", features), first.dtype)
-
-
-def _num_blocks(params: Params, scope: str) -> int:
+def count_blocks(names: Mapping[str, object]) -> int:
+    """Count the blocks that parameters belong to."""
     count = 0
-    while f"{scope}body/{count}/rdb1/conv1/weight" in params:
+    while f"body/{count}/rdb1/conv1/weight" in names:
         count += 1
     return count
 

@@ -1,6 +1,7 @@
-"""Train the face restorer `rrdb-face` on aligned faces, or write the weights of a run for use.
+"""Train the face restorer `rrdb-face` on portraits, or write the weights of a run for use.
 
-python scripts/train_face_restorer.py --face_record datasets/aligned_faces512.tfrecord
+python generate_test_faces.py --input_dir PORTRAITS --output_dir FACES --detector mtcnn --restorer none
+python scripts/train_face_restorer.py --photo_dir PORTRAITS --faces FACES/faces.csv
 python scripts/train_face_restorer.py --export my-restorer.npz
 """
 
@@ -25,11 +26,11 @@ from utils.training.session import (
 
 # flags that are short for --set
 SHORTHANDS = {
-    "face_record": ("data.face_record", "tfrecord of aligned faces"),
-    "validation_record": ("data.validation_record", "tfrecord of aligned faces of other people"),
+    "photo_dir": ("data.photo_dir", "folder of portraits"),
+    "faces": ("data.faces", "faces.csv that generate_test_faces.py wrote for them"),
     "iterations": ("optimization.num_iterations", "where training ends"),
-    "init": ("optimization.init", "weights whose blocks it starts from: what test.py takes as --model_dir, a .npz "
-                                  "of a face restorer, `rrdb-face`, or `random`"),
+    "init": ("optimization.init", "weights to start from: what test.py takes as --model_dir, a .npz of a face "
+                                  "restorer, `rrdb-face`, or `random`"),
 }
 
 
@@ -61,7 +62,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; gives the exit status."""
+    """Run the tool and return the exit status."""
     args = parse_args(argv)
     if args.export is not None:
         export(args)

@@ -1,4 +1,4 @@
-"""A folder with a small record of aligned faces, and scripts/train_face_restorer.py over it with the smoke preset."""
+"""A folder with a few portraits, and scripts/train_face_restorer.py over it with the smoke preset."""
 
 import csv
 import os
@@ -6,32 +6,44 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from scripts import train_face_restorer as cli
 from tests.helpers.workplace import picture
-from utils.data.tfrecords import write_image_records
+from utils.face.alignment import reference_points
+from utils.face.detection import BOX_COLUMNS, LANDMARK_COLUMNS
+from utils.image.io import write_png
 from utils.weights.checkpoints import read_tensors
 
 SCRIPT = Path(cli.__file__)
-FACE_SIZE = 64
-# photos of a few pixels are quickly degraded
-SETTINGS = {"data.face_size": FACE_SIZE, "data.patch_size": 64, "jitter.lq_size_range": "16,24",
-            "network.strides": "8,4,2", "network.features": "8,8,6", "network.blocks": "1,1,0",
-            "optimization.bfloat16": "false", "optimization.seed": 3, "run.validation_faces": 1}
+SIZE = 64
+LANDMARKS = reference_points(SIZE)
+BOX = np.array([18.0, 12.0, 46.0, 54.0])
+
+
+def write_portraits(folder, names):
+    """Write pictures of 64x64 pixels and a faces.csv beside the folder, which it returns."""
+    for seed, name in enumerate(names):
+        write_png(folder / name, picture(seed, SIZE, SIZE))
+    path = folder.parent / "faces.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", *BOX_COLUMNS, *LANDMARK_COLUMNS])
+        writer.writerows([name, *BOX, *LANDMARKS.ravel()] for name in names)
+    return path
 
 
 class RestorerWorkplace:
-    """A record of 6 faces, of which the preset keeps 2 for validation."""
+    """Six portraits, of which two are held out, one of these for validation."""
 
     def __init__(self, root):
-        self.root, self.faces = root, root / "aligned.tfrecord"
-        write_image_records(self.faces, (picture(seed, FACE_SIZE, FACE_SIZE) for seed in range(6)), FACE_SIZE)
+        self.root, self.photos = root, root / "photos"
+        self.faces = write_portraits(self.photos, [f"p_{number:03d}.png" for number in range(1, 7)])
 
     def arguments(self, *extra, trial=0, **settings):
-        given = SETTINGS | {key.replace("__", "."): value for key, value in settings.items()}
-        return [*self.place(trial), "--preset", "smoke", "--face_record", str(self.faces),
-                *(f"--set={key}={value}" for key, value in given.items()), *extra]
+        return [*self.place(trial), "--preset", "smoke", "--photo_dir", str(self.photos), "--faces", str(self.faces),
+                *(f"--set={key.replace('__', '.')}={value}" for key, value in settings.items()), *extra]
 
     def place(self, trial=0):
         return ["--run_dir", str(self.root / "runs"), "--trial", str(trial)]
@@ -54,7 +66,7 @@ class RestorerWorkplace:
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def export(self, name, *extra, trial=0):
-        """Export a checkpoint's weights into a file of this name; gives its path."""
+        """Export a checkpoint's weights into a file of this name, and return its path."""
         assert self.main(*self.place(trial), "--export", str(self.root / name), *extra) == 0
         return self.root / name
 

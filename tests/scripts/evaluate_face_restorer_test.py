@@ -8,7 +8,7 @@ import pytest
 import skimage.data
 
 from scripts import evaluate_face_restorer as tool
-from tests.helpers.reference_restorer import identity_restorer
+from tests.helpers.face_restorer import nearest_restorer
 from tests.helpers.small_networks import small_generator
 from utils.errors import UserError
 from utils.evaluation.face_restorer import METHODS, Result
@@ -87,7 +87,7 @@ def test_a_run_writes_table_rows_and_picture(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_png(tmp_path / "in" / "a.png", skimage.data.astronaut())
     write_png(tmp_path / "in" / "empty.png", np.full((128, 128, 3), 128, np.uint8))
-    save_face_restorer(tmp_path / "r.npz", identity_restorer())
+    save_face_restorer(tmp_path / "r.npz", nearest_restorer())
     monkeypatch.setattr("utils.weights.checkpoints.load_super_resolver",
                         lambda *_, **__: SimpleNamespace(generator=small_generator()))
     (tmp_path / "in" / "broken.png").write_bytes(b"no picture")

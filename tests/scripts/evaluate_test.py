@@ -11,7 +11,7 @@ import skimage.data
 
 from scripts import evaluate as tool
 from tests.helpers.portraits import FACE, draw_portrait, texture
-from tests.helpers.reference_restorer import identity_restorer
+from tests.helpers.face_restorer import nearest_restorer
 from tests.helpers.small_networks import small_generator
 from utils.errors import UserError
 from utils.evaluation import runner
@@ -52,7 +52,7 @@ def place(tmp_path, monkeypatch):
     write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(small_generator()))
     base = small_generator()
     write_tf1_checkpoint(tmp_path / "base", checkpoint_tensors(base | {"conv_last/bias": base["conv_last/bias"] + 0.1}))
-    save_face_restorer(tmp_path / "r.npz", identity_restorer())
+    save_face_restorer(tmp_path / "r.npz", nearest_restorer())
     return tmp_path
 
 

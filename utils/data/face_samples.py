@@ -1,164 +1,213 @@
-"""Training samples of a face restorer: aligned faces, varied, degraded as part of a photo, and aligned again.
+"""Training samples of the face restorer: parts of portraits, degraded at the size that faces have in bad photos.
 
-A sample is a function of the seed, its index and the record, so that resumed training sees the same data.
+Every sample is a function of the seed, its number and the photos, so a resumed run gets the same data bit for bit.
 """
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from config import SCALE, DegradationConfig, JitterConfig, RestorerTrainingConfig
-from model.face_restorer import FACE_SIZE
-from utils.data.degradations import degrade, sample_degradation, sample_noise
+from config import SCALE, FaceVariationConfig, RestorerTrainingConfig
+from utils.data.degradations import compress_jpeg, degrade, sample_degradation, sample_noise
 from utils.data.meta_tasks import PREFETCHED, prefetch, stack_items
-from utils.data.tfrecords import Images
-from utils.image.io import LUMA, quantize, to_float
+from utils.errors import require
+from utils.face.alignment import ALIGNED_SIZE, estimate_alignment
+from utils.face.detection import Face, read_boxes
+from utils.face.positions import maps_of
+from utils.image.io import LUMA, quantize, read_image, to_float
+from utils.image.listing import list_images
 
-ORDER, DRAWS, VALIDATION = range(3)  # separate streams of random numbers under one seed
-INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC)  # of the alignment: face preparation's, and training's
+ORDER, DRAWS, VALIDATION = range(3)  # independent random streams of one seed
+MARGIN = 8  # low-quality pixels around a patch that are degraded with it
+FACE_MARGIN = 0.15  # of the face box: what a patch may show beside the face
+BLUR_PROB, BLUR_RANGE = 0.8, (0.3, 2.0)  # before two JPEGs; sigma in pixels
+JPEG_BLOCK = 8  # pixels
+FACE_CENTRE = (256, 280)  # of the aligned crop, around which the alignment is varied
+HALF_PIXEL = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # from pixel centres to pixel edges at whole numbers
+
+
+class Portrait(NamedTuple):
+    """A photo, and the face in it."""
+
+    path: Path
+    face: Face
 
 
 class FaceSample(NamedTuple):
-    """A part of an aligned face as a photo shows it and as it should look: uint8 RGB [s, s, 3].
+    """`lq` uint8 RGB [s, s, 3], `target` float32 [4s, 4s, 3] in [0, 1], `positions` float32 [s, s, 8].
 
-    `corner`: row and column of its first pixel in the whole face, [2] int32. `lq_size`: see `JitterConfig`.
+    In a batch all have one more axis in front.
     """
 
-    degraded: np.ndarray
+    lq: np.ndarray
     target: np.ndarray
-    corner: np.ndarray
-    lq_size: float
+    positions: np.ndarray
 
 
-def draw_face_sample(face: np.ndarray, size: int, patch_size: int, jitter: JitterConfig, degradation: DegradationConfig,
-                     rng: np.random.Generator) -> FaceSample:
-    """Vary an aligned face, put a part of it into a photo, degrade that, and cut the part out again.
+def list_portraits(folder: Path, faces: Path, *, match: str = "", exclude: str = "") -> list[Portrait]:
+    """List the photos of a folder in which a face was found, sorted by name; of several faces the first counts.
 
     Args:
-        face: [h, h, 3] uint8 RGB, aligned; black where the photo it is from ended.
-        size: of the whole aligned face, of which the pair is a part.
-        patch_size: side s of the pair, at most `size`. Its position is drawn; those in the middle are likelier.
-        jitter: how the face is varied.
-        degradation: what is drawn from.
-        rng: of everything that is drawn.
+        folder: of the photos.
+        faces: `faces.csv` of generate_test_faces.py, or the like (`utils.face.detection.read_boxes`).
+        match: only photos in whose names this regular expression is found.
+        exclude: no photo in whose name this one is found; empty: none is excluded.
+
+    Raises:
+        UserError: the folder or the file is missing or faulty, or no photo is left.
     """
-    if face.shape[0] > size:
-        face = cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA)
-    lq_size = math.exp(rng.uniform(*map(math.log, jitter.lq_size_range)))
-    vary = _jitter_matrix(face.shape[0] / size, size, jitter, rng)
-    corner = rng.integers(0, (size - patch_size) // 2 + 1, (2, 2)).sum(axis=0)
-    vary[:2, 2] += vary[:2, :2] @ corner[::-1]
-    face = _vary_colours(to_float(face), jitter, rng)
-    target = _warp(face, vary, patch_size)
-    # the photo: large enough for the tilted patch, in whole pixels of its degraded version
-    tilt, scale = math.radians(rng.uniform(-jitter.tilt, jitter.tilt)), lq_size / size
-    side = math.ceil(patch_size * scale * (abs(math.cos(tilt)) + abs(math.sin(tilt)))) + 1
-    to_lq = _similarity(tilt, scale, (patch_size / 2, patch_size / 2), side / 2 + rng.uniform(-0.5, 0.5, 2))
-    photo = _render(face, vary, to_lq, side * SCALE)
-    drawn = sample_degradation(rng, degradation)
-    lq = degrade(photo, drawn, sample_noise(rng, drawn, degradation))
-    interpolation = INTERPOLATIONS[int(rng.integers(len(INTERPOLATIONS)))]
-    degraded = _warp(lq, to_lq, patch_size, interpolation=interpolation)
-    if rng.random() < 0.5:
-        degraded, target = degraded[:, ::-1], target[:, ::-1]
-        corner[1] = size - patch_size - corner[1]
-    return FaceSample(np.ascontiguousarray(degraded), quantize(np.ascontiguousarray(target)), corner.astype(np.int32),
-                    lq_size)
-
-
-def _similarity(angle: float, scale: float, centre: tuple[float, float], moved_to: np.ndarray) -> np.ndarray:
-    """Return the matrix [3, 3] that turns and scales around `centre` and moves that; pixel edges are whole numbers."""
-    cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
-    matrix = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0, 0, 1]])
-    matrix[:2, 2] = np.asarray(moved_to) - matrix[:2, :2] @ centre
-    return matrix
-
-
-def _jitter_matrix(ratio: float, size: int, jitter: JitterConfig, rng: np.random.Generator) -> np.ndarray:
-    """Draw the map from the pair's crop to the given face, `ratio` times as large."""
-    angle = math.radians(rng.uniform(-jitter.rotation, jitter.rotation))
-    scale = 1 / rng.uniform(*jitter.scale_range)
-    centre = size / 2 + rng.uniform(-jitter.shift, jitter.shift, 2) * size
-    return _similarity(angle, ratio * scale, (size / 2, size / 2), ratio * centre)
-
-
-def _render(face: np.ndarray, vary: np.ndarray, to_lq: np.ndarray, side: int) -> np.ndarray:
-    """Draw the photo [side, side, 3] in which the varied face lies; where that shrinks it, by area means first."""
-    to_x4 = np.diag([SCALE, SCALE, 1.0])
-    to_face = vary @ np.linalg.inv(to_x4 @ to_lq)
-    ratio = math.sqrt(np.linalg.det(to_face[:2, :2]))
-    if ratio > 1:
-        small = max(1, round(face.shape[0] / ratio))
-        to_face = np.diag([small / face.shape[0]] * 2 + [1.0]) @ to_face
-        face = cv2.resize(face, (small, small), interpolation=cv2.INTER_AREA)
-    return _warp(face, to_face, side)
-
-
-def _warp(image: np.ndarray, matrix: np.ndarray, side: int, *, interpolation: int = cv2.INTER_CUBIC) -> np.ndarray:
-    """Sample an image at `matrix` @ each pixel of the result [side, side, 3]; beyond its edge it is mirrored.
-
-    In the matrix the corner of the first pixel is (0, 0); in OpenCV's its centre is.
-    """
-    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    centred = np.linalg.inv(half) @ matrix @ half
-    warped = cv2.warpAffine(image, centred[:2], (side, side), flags=interpolation | cv2.WARP_INVERSE_MAP,
-                            borderMode=cv2.BORDER_REFLECT_101)
-    return np.clip(warped, 0, 1, out=warped) if warped.dtype == np.float32 else warped
-
-
-def _vary_colours(face: np.ndarray, jitter: JitterConfig, rng: np.random.Generator) -> np.ndarray:
-    gamma = math.exp(rng.uniform(-jitter.gamma, jitter.gamma))
-    gains = rng.uniform(1 - jitter.gain, 1 + jitter.gain, 3).astype(np.float32)
-    saturation = 0.0 if rng.random() < jitter.gray_prob else rng.uniform(*jitter.saturation_range)
-    varied = cv2.pow(face, gamma) * gains
-    gray = varied @ LUMA
-    return np.clip(gray[:, :, None] + np.float32(saturation) * (varied - gray[:, :, None]), 0, 1)
-
-
-class FaceBatch(NamedTuple):
-    """Parts of aligned faces: `degraded` and `target` uint8 RGB [n, s, s, 3], `corners` [n, 2] int32."""
-
-    degraded: np.ndarray
-    target: np.ndarray
-    corners: np.ndarray
+    found = read_boxes(faces)
+    portraits = [Portrait(path, found[path.name][0]) for path in list_images(folder, "data.photo_dir")
+                 if found.get(path.name) and re.search(match, path.name)
+                 and not (exclude and re.search(exclude, path.name))]
+    require(bool(portraits), f"{faces} must have faces of photos in {folder}, and data.held_out and data.validation "
+            "must leave some for training and some for validation", "none")
+    return portraits
 
 
 class FaceSource:
-    """Draws batches from a record of aligned faces."""
+    """Draws batches from portraits."""
 
-    def __init__(self, faces: Images, config: RestorerTrainingConfig):
-        """Set up."""
-        self.faces, self.config = faces, config
+    def __init__(self, portraits: Sequence[Portrait], config: RestorerTrainingConfig):
+        """Take the portraits of a training."""
+        self.portraits, self.config = portraits, config
 
-    def batches(self, start: int) -> Iterator[FaceBatch]:
-        """Return batches without end, from iteration `start` on, prepared ahead in other threads."""
+    def batches(self, start: int) -> Iterator[FaceSample]:
+        """Return an endless iterator of batches from iteration `start` on, prefetched in other threads."""
         size = self.config.optimization.batch_size
-        samples = prefetch(lambda number: self.sample(number)[:3], start * size,
-                           num_workers=self.config.data.num_workers)
-        return prefetch(lambda _: FaceBatch(*stack_items(islice(samples, size))), start, num_workers=1,
+        samples = prefetch(self.sample, start * size, num_workers=self.config.data.num_workers)
+        return prefetch(lambda _: FaceSample(*stack_items(islice(samples, size))), start, num_workers=1,
                         num_ahead=PREFETCHED)
 
     def sample(self, number: int) -> FaceSample:
-        """Return sample `number` of an endless sequence that goes through all faces, each time in another order."""
-        config, seed = self.config, self.config.optimization.seed
-        rng = np.random.default_rng([seed, DRAWS, number])
-        degradation = config.mild_degradation if rng.random() < config.data.mild_share else config.degradation
-        return draw_face_sample(self.faces.shuffled(number, (seed, ORDER)), FACE_SIZE, config.data.patch_size,
-                                config.jitter, degradation, rng)
+        """Return a sample of an endless sequence of epochs, each of which has every portrait once."""
+        seed = self.config.optimization.seed
+        epoch, place = divmod(number, len(self.portraits))
+        order = np.random.default_rng([seed, ORDER, epoch]).permutation(len(self.portraits))
+        return draw_face_sample(self.portraits[order[place]], self.config, self.config.data.patch_size,
+                                np.random.default_rng([seed, DRAWS, number]))
 
 
-def draw_validation_faces(faces: Images, config: RestorerTrainingConfig) -> list[FaceSample]:
-    """Draw the validation set, of whole faces: the same for every run with this record, seed and settings.
+def draw_validation_samples(portraits: Sequence[Portrait], config: RestorerTrainingConfig) -> list[FaceSample]:
+    """Draw the validation samples, evenly from the portraits: the same for every run with the same settings."""
+    run, step = config.run, max(1.0, len(portraits) / config.run.validation_faces)
+    return [draw_face_sample(portraits[int(number * step) % len(portraits)], config, run.validation_patch_size,
+                             np.random.default_rng([config.optimization.seed, VALIDATION, number]))
+            for number in range(run.validation_faces)]
 
-    None is degraded mildly. If there are more faces than are wanted, they are taken evenly: those of one person are
-    next to each other.
+
+def draw_face_sample(portrait: Portrait, config: RestorerTrainingConfig, patch_size: int,
+                     rng: np.random.Generator) -> FaceSample:
+    """Resize and turn a portrait, vary its colours, degrade the surroundings of a part of the face, and cut that out.
+
+    Args:
+        portrait: whose face is shown.
+        config: its `variation`, `degradation` and shares of other degradations are drawn from.
+        patch_size: side of the part in low-quality pixels. Where the face is smaller, all of it is in the part.
+        rng: of everything that is drawn.
     """
-    step = max(1.0, faces.count / config.run.validation_faces)
-    streams = [np.random.default_rng([config.optimization.seed, VALIDATION, number])
-               for number in range(config.run.validation_faces)]
-    return [draw_face_sample(faces.read(int(number * step) % faces.count), FACE_SIZE, FACE_SIZE, config.jitter,
-                             config.degradation, rng) for number, rng in enumerate(streams)]
+    photo, variation, side = quantize(read_image(portrait.path).pixels), config.variation, patch_size + MARGIN
+    box = portrait.face.box
+    width = math.exp(rng.uniform(*map(math.log, variation.face_width_range)))
+    scale = min(SCALE * width / (box[2] - box[0]), variation.max_upscale)
+    centre = np.array([_draw_centre(box[axis], box[axis + 2], SCALE * patch_size / scale, rng) for axis in (0, 1)])
+    tilt = math.radians(np.clip(rng.normal(0, variation.tilt), -3 * variation.tilt, 3 * variation.tilt))
+    to_target = _similarity(tilt, scale, centre + 0.5, 2 * side + rng.uniform(-SCALE / 2, SCALE / 2, 2))
+    target = _vary_colours(_render(photo, to_target, SCALE * side), variation, rng)
+    lq = _degrade(target, config, rng)
+    points = _aligned_points(to_target, portrait.face, side, variation, rng)
+    top, left = rng.integers(0, MARGIN + 1, 2)
+    rows, columns = slice(top, top + patch_size), slice(left, left + patch_size)
+    lq, points = lq[rows, columns], points[rows, columns]
+    target = target[SCALE * top:SCALE * (top + patch_size), SCALE * left:SCALE * (left + patch_size)]
+    if rng.random() < 0.5:
+        lq, target = lq[:, ::-1], target[:, ::-1]
+        points = points[:, ::-1] * (-1, 1) + (ALIGNED_SIZE, 0)
+    return FaceSample(np.ascontiguousarray(lq), np.ascontiguousarray(target), maps_of(points))
+
+
+def _draw_centre(low: float, high: float, patch: float, rng: np.random.Generator) -> float:
+    """Draw the centre of a patch in one direction: inside the face with a margin, or around all of it."""
+    margin = FACE_MARGIN * (high - low)
+    ends = sorted((low - margin + patch / 2, high + margin - patch / 2))
+    return rng.uniform(*ends)
+
+
+def _similarity(angle: float, scale: float, centre: Sequence[float], moved_to: Sequence[float]) -> np.ndarray:
+    """Return the matrix [3, 3] that rotates and scales around `centre` and moves that to `moved_to`."""
+    cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
+    matrix = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0, 0, 1]])
+    matrix[:2, 2] = np.asarray(moved_to) - matrix[:2, :2] @ np.asarray(centre)
+    return matrix
+
+
+def _render(photo: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
+    """Warp a photo by a matrix between pixel edges, averaging areas where it shrinks: float32 [side, side, 3]."""
+    scale = math.sqrt(np.linalg.det(matrix[:2, :2]))
+    inverse = np.linalg.inv(matrix)
+    if scale < 1:
+        height, width = (max(1, round(length * scale)) for length in photo.shape[:2])
+        inverse = np.diag([width / photo.shape[1], height / photo.shape[0], 1.0]) @ inverse
+        photo = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA)
+    centred = np.linalg.inv(HALF_PIXEL) @ inverse @ HALF_PIXEL
+    warped = cv2.warpAffine(to_float(photo), centred[:2], (side, side), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+                            borderMode=cv2.BORDER_REFLECT_101)
+    return np.clip(warped, 0, 1, out=warped)
+
+
+def _aligned_points(to_target: np.ndarray, face: Face, side: int, variation: FaceVariationConfig,
+                    rng: np.random.Generator) -> np.ndarray:
+    """Return where in the aligned crop the low-quality pixels lie, as a detector would say: [side, side, 2]."""
+    error = _similarity(math.radians(rng.normal(0, variation.alignment_rotation)),
+                        math.exp(rng.normal(0, variation.alignment_scale)), FACE_CENTRE,
+                        FACE_CENTRE + rng.normal(0, variation.alignment_shift * ALIGNED_SIZE, 2))
+    align = error @ np.vstack([estimate_alignment(face.landmarks), [0, 0, 1]])
+    columns, rows = np.meshgrid(np.arange(side) + 0.5, np.arange(side) + 0.5)
+    pixels = np.stack([SCALE * columns, SCALE * rows, np.ones_like(rows)], axis=-1)
+    return (pixels @ (align @ np.linalg.inv(HALF_PIXEL) @ np.linalg.inv(to_target)).T)[:, :, :2]
+
+
+def _vary_colours(image: np.ndarray, variation: FaceVariationConfig, rng: np.random.Generator) -> np.ndarray:
+    gamma = math.exp(rng.uniform(-variation.gamma, variation.gamma))
+    gains = rng.uniform(1 - variation.gain, 1 + variation.gain, 3).astype(np.float32)
+    saturation = 0.0 if rng.random() < variation.gray_prob else rng.uniform(*variation.saturation_range)
+    varied = cv2.pow(image, gamma) * gains
+    gray = varied @ LUMA
+    varied = np.clip(gray[:, :, None] + np.float32(saturation) * (varied - gray[:, :, None]), 0, 1)
+    return to_float(quantize(varied))
+
+
+def _degrade(image: np.ndarray, config: RestorerTrainingConfig, rng: np.random.Generator) -> np.ndarray:
+    """Shrink an image [4h, 4w, 3] to uint8 [h, w, 3]: clean, by two JPEGs, mildly, or by the two-stage degradation."""
+    data, kind = config.data, rng.random()
+    if kind < data.clean_prob:
+        return _shrink(image)
+    kind -= data.clean_prob
+    if kind < data.jpeg_prob:
+        return _compress_twice(image, data.jpeg_range, rng)
+    mild = kind - data.jpeg_prob < data.mild_prob
+    settings = config.mild_degradation if mild else config.degradation
+    drawn = sample_degradation(rng, settings)
+    return degrade(image, drawn, sample_noise(rng, drawn, settings))
+
+
+def _shrink(image: np.ndarray) -> np.ndarray:
+    size = image.shape[1] // SCALE, image.shape[0] // SCALE
+    return quantize(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+
+
+def _compress_twice(image: np.ndarray, qualities: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+    """Blur perhaps, shrink, and store as JPEG twice; the blocks of the two do not coincide."""
+    if rng.random() < BLUR_PROB:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(*BLUR_RANGE))
+    first, second = (round(rng.uniform(*qualities)) for _ in range(2))
+    top, left = rng.integers(0, JPEG_BLOCK, 2).tolist()
+    once = compress_jpeg(to_float(_shrink(image)), first)
+    padded = cv2.copyMakeBorder(once, top, 0, left, 0, cv2.BORDER_REFLECT_101)
+    return compress_jpeg(to_float(padded), second)[top:, left:]

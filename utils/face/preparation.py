@@ -3,7 +3,7 @@
 The geometry is in `utils/face/alignment.py`: `align_face` makes what a restorer gets, `paste_region` makes Face_HQ.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from utils.face.alignment import (
 )
 from utils.face.detection import BOX_COLUMNS, LANDMARK_COLUMNS, Detector, Face
 from utils.face.pairs import list_faces
-from utils.face.restorers import Restorer
+from utils.face.restorers import Restorer, RrdbFace
 from utils.image.io import Photo, quantize, read_image, write_png
 from utils.image.listing import Source, same_name
 from utils.image.resizing import resize_bicubic
@@ -152,17 +152,21 @@ class FacePreparer:
                        names: list[str]) -> list[np.ndarray | None]:
         """Return the high-quality region of each face, or None where there is no restorer."""
         aligned = np.stack([align_face(samples, target.matrix) for target in targets])
+        restored: Sequence[np.ndarray] = ()
+        regions: list[np.ndarray | None] = [None] * len(targets)
         if self.settings.restored_dir is not None:
             restored = [self._read_restored(name, face) for name, face in zip(names, aligned, strict=True)]
+        elif isinstance(self._restore, RrdbFace):
+            regions = [interruptible(self._restore.restore_region, samples, target.matrix, target.box)
+                       for target in targets]
         elif self._restore is not None:
             restored = interruptible(self._restore, aligned)
-        else:
-            restored = [None] * len(targets)
         if "Aligned" in self.settings.folders:
             for name, face in zip(names, aligned, strict=True):
                 write_png(self._output_dir / "Aligned" / name, face)
-        return [None if face is None else self._paste(photo, target, face)
-                for target, face in zip(targets, restored, strict=True)]
+        if len(restored):
+            regions = [self._paste(photo, target, face) for target, face in zip(targets, restored, strict=True)]
+        return regions
 
     def _read_restored(self, name: str, aligned: np.ndarray) -> np.ndarray:
         """Read a face that another tool restored; `aligned` is what it should have been given."""

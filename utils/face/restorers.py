@@ -14,7 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from config import SCALE
 from utils.errors import UserError, require
+from utils.face.alignment import ALIGNED_SIZE
+from utils.face.positions import position_maps
 from utils.files import read_bytes
 from utils.weights.manifest import find_weights, get_entry, load_manifest
 from utils.weights.npz import read_npz_weights, write_npz_weights
@@ -23,6 +26,8 @@ from utils.weights.state_dicts import load_params
 Restorer = Callable[[np.ndarray], np.ndarray]
 Params = Mapping[str, np.ndarray]
 OWN = ("rrdb-face", "rrdb-face-tone")  # those that come with this repository
+CONTEXT = 16  # pixels around a region that rrdb-face sees
+LARGEST_FACE = 224  # pixels: side of the aligned crop in a photo that rrdb-face sees in full resolution
 FIDELITY = 0.5  # of CodeFormer: 0 gives the best quality, 1 the closest likeness
 
 
@@ -41,17 +46,75 @@ def compile_gpen(params: dict) -> Restorer:
     return partial(_compile(gpen, params, gpen_size(params)), params)
 
 
-def load_rrdb_face(path: Path) -> Restorer:
-    """Load a restorer that scripts/train_face_restorer.py exported."""
-    params = load_face_restorer(path)
-    return partial(compile_face_restorer(params), params)
+class RrdbFace:
+    """`rrdb-face`, which restores a face within its photo, at the photo's own resolution.
+
+    Called as the other restorers it takes aligned faces, four times as large as those that it sees.
+    """
+
+    def __init__(self, params: Params):
+        """Take parameters of a face restorer; it is traced once."""
+        self._params, self._restore = params, compile_face_restorer(params)
+
+    def __call__(self, faces: np.ndarray) -> np.ndarray:
+        """Restore aligned faces [n, s, s, 3], which a smaller version was upscaled to."""
+        size, small = faces.shape[1], faces.shape[1] // SCALE
+        step = ALIGNED_SIZE / small
+        maps = position_maps(np.array([[step, 0, (step - 1) / 2], [0, step, (step - 1) / 2]]), 0, 0, small, small)
+        # the middle of 4x4 pixels is nearly what bicubic or bilinear upscaling was given
+        blocks = np.float32(_resize(faces, SCALE * small)).reshape(-1, small, SCALE, small, SCALE, 3)
+        middle = blocks[:, :, 1:3, :, 1:3].mean(axis=(2, 4))
+        return _resize(np.stack([self._restore(self._params, face, maps) for face in middle]), size)
+
+    def restore_region(self, photo: np.ndarray, matrix: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+        """Restore a region of a photo.
+
+        Args:
+            photo: [h, w, 3] uint8 RGB.
+            matrix: alignment of the face.
+            box: (top, left, height, width) of the region.
+
+        Returns:
+            [4 * height, 4 * width, 3] uint8.
+        """
+        top, left, height, width = box
+        above, before = min(CONTEXT, top), min(CONTEXT, left)
+        part = photo[top - above:top + height + CONTEXT, left - before:left + width + CONTEXT]
+        size = part.shape[1::-1]
+        # a larger face is restored at a smaller size, as other restorers do it
+        shrink = min(1.0, LARGEST_FACE / (ALIGNED_SIZE / np.sqrt(np.linalg.det(np.asarray(matrix)[:, :2]))))
+        small = [max(1, round(length * shrink)) for length in size]
+        steps = np.array(size) / small
+        to_part = np.array([[steps[0], 0, left - before + (steps[0] - 1) / 2],
+                            [0, steps[1], top - above + (steps[1] - 1) / 2], [0, 0, 1]])
+        maps = position_maps(matrix @ to_part, 0, 0, *small[::-1])
+        restored = self._restore(self._params, cv2.resize(part, small, interpolation=cv2.INTER_AREA), maps)
+        if shrink < 1:
+            restored = cv2.resize(restored, [SCALE * length for length in size], interpolation=cv2.INTER_CUBIC)
+        return restored[SCALE * above:SCALE * (above + height), SCALE * before:SCALE * (before + width)]
 
 
-def compile_face_restorer(params: Params) -> Callable[[Params, np.ndarray], np.ndarray]:
-    """Make a restorer that takes parameters first: these, or others of the same architecture."""
-    from model.face_restorer import FACE_SIZE, face_restorer
+def compile_face_restorer(params: Params) -> Callable[[Params, np.ndarray, np.ndarray], np.ndarray]:
+    """Compile `model.face_restorer` for parameters like these, once for all sizes.
 
-    return _compile(face_restorer, params, FACE_SIZE)
+    Returns:
+        A function of parameters, a part of a photo [h, w, 3] of 0 to 255 and its position maps [h, w, 8], which
+        returns uint8 [4h, 4w, 3].
+    """
+    import tensorflow as tf
+
+    from model.face_restorer import NUM_POSITION_MAPS, face_restorer
+
+    specs = {name: tf.TensorSpec(value.shape, tf.float32) for name, value in params.items()}
+    run = tf.function(face_restorer, autograph=False, input_signature=[
+        specs, tf.TensorSpec([1, None, None, 3], tf.float32),
+        tf.TensorSpec([1, None, None, NUM_POSITION_MAPS], tf.float32)])
+
+    def restore(params: Params, part: np.ndarray, maps: np.ndarray) -> np.ndarray:
+        images = run(params, tf.constant(np.float32(part)[None] / 255), tf.constant(maps[None]))
+        return np.rint(np.clip(images[0].numpy(), 0, 1) * 255).astype(np.uint8)
+
+    return restore
 
 
 def _compile(network: Callable, params: Params, size: int) -> Callable[[Params, np.ndarray], np.ndarray]:
@@ -85,6 +148,11 @@ def _resize(faces: np.ndarray, size: int) -> np.ndarray:
         return faces
     interpolation = cv2.INTER_AREA if size < faces.shape[1] else cv2.INTER_CUBIC
     return np.stack([cv2.resize(face, (size, size), interpolation=interpolation) for face in faces])
+
+
+def load_rrdb_face(path: Path) -> RrdbFace:
+    """Load a restorer that scripts/train_face_restorer.py exported."""
+    return RrdbFace(load_face_restorer(path))
 
 
 def _of_manifest(load: Callable[[Path], Restorer], name: str, weights_dir: Path | None) -> Restorer:

@@ -1,32 +1,31 @@
-"""A training run of the face restorer: its state, its validation, and how it is assembled."""
+"""A training run of the face restorer: its checkpoints, its validation, and how it is put together."""
 
-import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from config import RANDOM, RestorerTrainingConfig
-from model.face_restorer import init_face_restorer
+from config import RANDOM, SCALE, RestorerTrainingConfig
+from model.face_restorer import add_positions, face_restorer_architecture, init_face_restorer
 from model.layers import Params
-from model.restorer_trainer import M, RestorerTrainer, V
-from utils.data.face_samples import FaceSample, FaceSource, draw_validation_faces
-from utils.data.tfrecords import divide_record
+from model.restorer_trainer import AVERAGE, BORDER, NETWORK, M, RestorerTrainer, V
+from utils.data.face_samples import FaceSample, FaceSource, draw_validation_samples, list_portraits
 from utils.errors import UserError
 from utils.face.restorers import OWN, compile_face_restorer, load_face_restorer
-from utils.metrics.fidelity import psnr_y, ssim
+from utils.image.io import quantize, to_float
+from utils.image.resizing import resize_to
+from utils.metrics.fidelity import psnr_y
+from utils.metrics.lpips import load_lpips, make_lpips_distance
 from utils.training.log import Panel, losses_panel
 from utils.training.restorer_configuration import NETWORK_SETTINGS, RESTORER_TRAINING
 from utils.training.run import Run
-from utils.training.state import Checkpoints, StateLayout
+from utils.training.state import AVERAGE_SCOPE, Checkpoints, StateLayout
 from utils.weights.checkpoints import OPTIMIZER_SLOTS, load_super_resolver, read_tensors
 from utils.weights.manifest import find_weights
 
 SCOPE = "FaceRestorer/"
-# the part of an aligned face that detectors' boxes cover on average: rows, columns
-FACE_REGION = (slice(100, 432), slice(136, 376))
-SMALL = 96  # pixels: aligned crops of fewer in the degraded photo, faces of about 45, are scored apart
+SUFFIXES = {NETWORK: "", M: OPTIMIZER_SLOTS[0], V: OPTIMIZER_SLOTS[1], AVERAGE: ""}
 
 
 class RestorerLayout(StateLayout):
@@ -37,65 +36,45 @@ class RestorerLayout(StateLayout):
     init_only_settings = ("optimization.init",)
 
     def variable_name(self, key: tuple[str, str]) -> str:
-        """Return the name in a checkpoint of a variable."""
+        """Return the name of a variable in a checkpoint."""
         kind, name = key
-        return SCOPE + name + {M: OPTIMIZER_SLOTS[0], V: OPTIMIZER_SLOTS[1]}.get(kind, "")
-
-
-class RestorerValidation(NamedTuple):
-    """`scores` maps names to means over the faces; `pictures` maps names to float32 RGB [h, w, 3] in [0, 1]."""
-
-    scores: dict[str, float]
-    pictures: dict[str, np.ndarray]
+        return AVERAGE_SCOPE * (kind == AVERAGE) + SCOPE + name + SUFFIXES[kind]
 
 
 class RestorerValidator:
-    """Scores states of the network on the same faces.
+    """Scores the network on fixed samples: `psnr` (luma), `lpips`, and `brightness`, the mean error in units of 1/255.
 
-    `psnr_input` and `ssim_input` are of the degraded faces, `psnr` and `ssim` (Y) of the restored ones, on the face
-    region; `psnr_small` is of small faces alone. `sharpness` is how much neighbours differ, relative to the truth.
+    `psnr_bicubic` and `lpips_bicubic` are those of a bicubic upscale, for comparison. LPIPS needs its weights.
     """
 
-    columns = ("psnr_input", "psnr", "psnr_small", "ssim_input", "ssim", "sharpness")
-
-    def __init__(self, faces: list[FaceSample], num_pictures: int):
-        """Take whole faces, and how many of them are shown."""
-        self._faces, self._num_pictures = faces, num_pictures
+    def __init__(self, samples: list[FaceSample], num_pictures: int, distance: Callable | None):
+        """Take the samples, how many of them are shown, and LPIPS of two images (None: without)."""
+        self.columns = ["psnr_bicubic", "psnr", *["lpips_bicubic", "lpips"] * (distance is not None), "brightness"]
+        self._samples, self._num_pictures, self._distance = samples, num_pictures, distance
         self._restore = None  # compiled once, at the first use
 
-    def evaluate(self, params: Params) -> RestorerValidation:
-        """Score the network's parameters."""
-        if self._restore is None:
-            self._restore = compile_face_restorer(params)
+    def evaluate(self, params: Params) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Return mean scores by name, and pictures, float32 RGB [h, w, 3] in [0, 1], by name."""
+        self._restore = self._restore or compile_face_restorer(params)
         rows, pictures = [], {}
-        for number, face in enumerate(self._faces):
-            restored = self._restore(params, face.degraded[None])[0]
-            rows.append(_score(face, restored))
+        for number, sample in enumerate(self._samples):
+            restored = self._restore(params, sample.lq, sample.positions)
+            bicubic = quantize(resize_to(to_float(sample.lq), *sample.target.shape[:2], "bicubic"))
+            rows.append(self._score(bicubic, restored, quantize(sample.target)))
             if number < self._num_pictures:
-                shown = np.concatenate([face.degraded, restored, face.target], axis=1)
-                pictures[f"face_{number}"] = shown.astype(np.float32) / 255
-        return RestorerValidation({name: _mean([row[name] for row in rows]) for name in self.columns},
-                                  pictures)
+                shown = (to_float(bicubic), to_float(restored), sample.target)
+                pictures[f"face_{number}"] = np.concatenate(shown, axis=1)
+        return {name: float(np.mean([row[name] for row in rows])) for name in self.columns}, pictures
 
-
-def _mean(values: list[float]) -> float:
-    """Return the mean of those that are not NaN; NaN if there are none."""
-    known = [value for value in values if not math.isnan(value)]
-    return float(np.mean(known)) if known else math.nan
-
-
-def _score(face: FaceSample, restored: np.ndarray) -> dict[str, float]:
-    degraded, restored, target = (image[FACE_REGION] for image in (face.degraded, restored, face.target))
-    psnr, roughness = psnr_y(restored, target), _roughness(target)
-    return {"psnr_input": psnr_y(degraded, target), "psnr": psnr,
-            "psnr_small": psnr if face.lq_size < SMALL else np.nan,
-            "ssim_input": ssim(degraded, target), "ssim": ssim(restored, target),
-            "sharpness": _roughness(restored) / roughness if roughness else np.nan}
-
-
-def _roughness(image: np.ndarray) -> float:
-    gray = image.astype(np.float32).mean(axis=2)
-    return float(np.abs(np.diff(gray, axis=0)).mean() + np.abs(np.diff(gray, axis=1)).mean())
+    def _score(self, *images: np.ndarray) -> dict[str, float]:
+        inside = slice(SCALE * BORDER, -SCALE * BORDER)
+        bicubic, restored, target = (image[inside, inside] for image in images)
+        scores = {"psnr_bicubic": psnr_y(bicubic, target), "psnr": psnr_y(restored, target),
+                  "brightness": float(restored.mean() - target.mean())}
+        if self._distance is not None:
+            scores |= {name: self._distance(to_float(image), to_float(target))
+                       for name, image in (("lpips_bicubic", bicubic), ("lpips", restored))}
+        return scores
 
 
 class RestorerRun(Run):
@@ -115,88 +94,78 @@ class RestorerRun(Run):
         """
         super().__init__(folder, trainer, source.batches(trainer.iteration), validator, checkpoints,
                          num_iterations=trainer.config.optimization.num_iterations,
-                         columns=[*trainer.scalar_names, "learning_rate", "gradient_norm"],
-                         records=[source.faces.records])
+                         columns=[*trainer.scalar_names, "learning_rate", "gradient_norm"], records=[])
 
     def score(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Score the present network."""
+        """Score the moving average."""
         return self._validator.evaluate(self.trainer.params())
 
     def panels(self) -> list[Panel]:
-        """Show PSNR, SSIM and sharpness of the validation faces, and the losses."""
+        """Return diagrams of the validation's PSNR and LPIPS, and of the losses."""
         column = self.validation.column
-        return [Panel("validation: PSNR-Y of the face region",
-                      {"degraded": column("psnr_input"), "restored": column("psnr")}, "dB"),
-                Panel("validation: SSIM and sharpness", {
-                    "SSIM, degraded": column("ssim_input"), "SSIM, restored": column("ssim"),
-                    "sharpness of the restored relative to the truth": column("sharpness")}),
-                losses_panel(self.training, ("loss",))]
+        return [Panel("validation: PSNR-Y", {"bicubic": column("psnr_bicubic"), "restored": column("psnr")}, "dB"),
+                Panel("validation: LPIPS (lower is better)", {"restored": column("lpips")}),
+                losses_panel(self.training, ("loss", "l1", "lpips"))]
 
 
 def start_params(config: RestorerTrainingConfig, weights_dir: Path | None) -> dict[str, tf.Tensor]:
-    """Draw the network; take the blocks of its coarsest scale from an RRDBNet, or all of it from a face restorer.
-
-    Of a deeper RRDBNet the first blocks are taken.
+    """Return the weights to start from: drawn, a face restorer's, or those of an RRDBNet.
 
     Raises:
         UserError: weights are missing or do not fit.
     """
     init = config.optimization.init
-    params = init_face_restorer(config.optimization.seed, config.network)
     if init == RANDOM:
-        return params
+        return init_face_restorer(config.optimization.seed, config.network)
     if init in OWN or init.endswith(".npz"):
         [path] = find_weights(init).values() if init in OWN else [Path(init)]
-        found = load_face_restorer(path)
-        wanted = list(params)
+        params = load_face_restorer(path)
     else:
-        scope = f"{config.network.strides[0]}/"
-        found = {scope + name: value for name, value in load_super_resolver(init, weights_dir=weights_dir
-                                                                             ).generator.items()}
-        wanted = [name for name in params if name.startswith((f"{scope}body/", f"{scope}conv_body/"))]
-    if not wanted:
-        raise UserError(f"{init} gives its blocks to the coarsest scale, and there network.blocks has none. Give it "
-                        "some, or give --init random.")
-    wrong = [name for name in wanted if name not in found or found[name].shape != params[name].shape]
-    if wrong:
-        raise UserError(f"{init} does not fit the configuration's network: there {wrong[0]} is missing or of another "
-                        "shape. Change network.strides, network.features and network.blocks, or give --init random.")
-    return {**params, **{name: tf.convert_to_tensor(found[name]) for name in wanted}}
+        params = add_positions(load_super_resolver(init, weights_dir=weights_dir).generator)
+    found = face_restorer_architecture({name: tuple(value.shape) for name, value in params.items()})
+    if found != config.network:
+        raise UserError(f"{init} has another architecture than the configuration: {found}. Set network.num_blocks, "
+                        "network.num_features and network.growth to these, or give --init random.")
+    return {name: tf.convert_to_tensor(value) for name, value in params.items()}
 
 
 def assemble_restorer(folder: Path, config: RestorerTrainingConfig, *, start: int, checkpoints: Checkpoints,
                       weights_dir: Path | None) -> RestorerRun:
-    """Assemble a run: open the records, load the network, restore a checkpoint.
+    """Put a run together: list the portraits, load the networks, restore a checkpoint.
 
     Args:
         folder: of the run.
         config: of the run.
-        start: iteration of the checkpoint to go on from; 0 to begin.
+        start: iteration of the checkpoint to resume from; 0 to begin.
         checkpoints: of the run.
         weights_dir: where downloaded weights are looked up.
 
     Raises:
-        UserError: for whatever is missing or does not fit.
+        UserError: something is missing or does not fit.
     """
     data = config.data
-    faces, kept = divide_record(data.face_record, data.validation_record, data.face_size, data)
+    portraits = list_portraits(Path(data.photo_dir), Path(data.faces), exclude=data.held_out)
+    kept = list_portraits(Path(data.photo_dir), Path(data.faces), match=data.validation)
+    lpips = load_lpips(weights_dir, alternative="Or train without: --set loss.lpips=0.") if config.loss.lpips else None
     # a checkpoint brings the weights; those that the run began with may be gone by now
     params = init_face_restorer(0, config.network) if start else start_params(config, weights_dir)
-    trainer = RestorerTrainer(config, params)
+    trainer = RestorerTrainer(config, params, lpips)
     if start:
         checkpoints.restore(start, trainer)
     checkpoints.resume_at(start)
-    validator = RestorerValidator(draw_validation_faces(kept, config), config.run.image_faces)
-    return RestorerRun(folder, trainer, FaceSource(faces, config), validator, checkpoints)
+    validator = RestorerValidator(draw_validation_samples(kept, config), config.run.image_faces,
+                                  make_lpips_distance(lpips) if lpips is not None else None)
+    return RestorerRun(folder, trainer, FaceSource(portraits, config), validator, checkpoints)
 
 
 def checkpoint_params(prefix: Path) -> dict[str, np.ndarray]:
-    """Read the network's parameters from a checkpoint of a run.
+    """Read the moving average of the network's parameters from a checkpoint of a run.
 
     Raises:
         UserError: it cannot be read, or is of another program.
     """
-    tensors = read_tensors(prefix, lambda name: name.startswith(SCOPE) and not name.endswith(OPTIMIZER_SLOTS))
+    scope = AVERAGE_SCOPE + SCOPE
+    tensors = read_tensors(prefix, lambda name: name.startswith(scope))
     if not tensors:
         raise UserError(f"{prefix} holds no face restorer. Give --run_dir and --trial of a run that trains one.")
-    return {name.removeprefix(SCOPE): value for name, value in tensors.items()}
+    return {name.removeprefix(scope): value for name, value in tensors.items()}

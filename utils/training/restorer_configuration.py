@@ -1,11 +1,11 @@
 """The configuration of the face restorer's training."""
 
-from itertools import pairwise
+import re
 
-from config import RESTORER_PRESETS, RestorerTrainingConfig
-from utils.errors import require
-from utils.face.alignment import ALIGNED_SIZE
+from config import RESTORER_PRESETS, SCALE, RestorerTrainingConfig
+from utils.errors import UserError, require
 from utils.training.configuration import (
+    SMALLEST_LPIPS_SIZE,
     Kind,
     check_between,
     check_decay,
@@ -14,40 +14,49 @@ from utils.training.configuration import (
     check_not_negative,
     check_positive,
     check_run,
+    get_value,
 )
 
 # a checkpoint fits no other values of these
-NETWORK_SETTINGS = ("network.strides", "network.features", "network.blocks")
+NETWORK_SETTINGS = ("network.num_blocks", "network.num_features", "network.growth")
+SMALLEST_PATCH = 8  # low-quality pixels: the loss leaves out the border
 
 
 def check_restorer_config(config: RestorerTrainingConfig) -> None:
     """Check every range; a UserError states the rule that is broken and the value."""
-    check_positive(config, "optimization.num_iterations", "optimization.batch_size",
-                   "optimization.learning_rate", "optimization.epsilon", "data.face_size", "run.validation_faces")
-    check_not_negative(config, "optimization.warmup_iters", "optimization.clip_norm", "optimization.seed",
-                       "data.num_validation", "data.num_workers", "run.image_faces",
-                       "jitter.rotation", "jitter.tilt", "jitter.gamma")
+    check_positive(config, *NETWORK_SETTINGS, "optimization.num_iterations", "optimization.batch_size",
+                   "optimization.learning_rate", "optimization.epsilon", "optimization.position_lr_ratio",
+                   "run.validation_faces", "variation.max_upscale")
+    check_not_negative(config, "optimization.warmup_iters", "optimization.frozen_blocks", "optimization.clip_norm",
+                       "optimization.seed", "loss.l1", "loss.lpips", "data.num_workers", "run.image_faces",
+                       "variation.tilt", "variation.alignment_rotation", "variation.alignment_scale",
+                       "variation.alignment_shift", "variation.gamma")
     check_run(config)
     check_degradation("degradation", config.degradation)
     check_degradation("mild_degradation", config.mild_degradation)
-    check_between("data.mild_share", config.data.mild_share, 0, 1)
-    strides, features, blocks = config.network.strides, config.network.features, config.network.blocks
-    require(strides[-1] > 1 and ALIGNED_SIZE % strides[0] == 0
-            and all(2 * fine == coarse for coarse, fine in pairwise(strides)),
-            f"network.strides must be powers of two from {ALIGNED_SIZE} to 2, each half of the one before", strides)
-    require(len(features) == len(strides) and min(features) > 0 and not any(number % 2 for number in features),
-            "network.features must be one positive even number per stride", features)
-    require(len(blocks) == len(strides) and min(blocks) >= 0, "network.blocks must be one number per stride", blocks)
-    check_decay(config, "optimization.beta1", "optimization.beta2")
-    check_between("optimization.min_lr_ratio", config.optimization.min_lr_ratio, 0, 1)
-    patch = config.data.patch_size
-    coarsest = strides[0]
-    require(coarsest <= patch <= ALIGNED_SIZE and patch % coarsest == 0,
-            f"data.patch_size must be divisible by the coarsest stride, {coarsest}, and at most {ALIGNED_SIZE}", patch)
-    for name, least, most in (("scale_range", 0.1, 10), ("saturation_range", 0, 10), ("lq_size_range", 16, 1024)):
-        check_interval(f"jitter.{name}", getattr(config.jitter, name), least, most)
-    for name, most in (("shift", 0.5), ("gain", 0.9), ("gray_prob", 1)):
-        check_between(f"jitter.{name}", getattr(config.jitter, name), 0, most)
+    data, optimization = config.data, config.optimization
+    require(data.clean_prob + data.jpeg_prob + data.mild_prob <= 1,
+            "data.clean_prob, data.jpeg_prob and data.mild_prob must add up to at most 1",
+            (data.clean_prob, data.jpeg_prob, data.mild_prob))
+    for key in ("data.clean_prob", "data.jpeg_prob", "data.mild_prob", "variation.gray_prob", "variation.gain",
+                "optimization.min_lr_ratio"):
+        check_between(key, get_value(config, key), 0, 1)
+    check_decay(config, "optimization.beta1", "optimization.beta2", "optimization.ema_decay")
+    for key, least, most in (("variation.face_width_range", 4, 1024), ("variation.saturation_range", 0, 10),
+                             ("data.jpeg_range", 1, 100)):
+        check_interval(key, get_value(config, key), least, most)
+    require(optimization.frozen_blocks <= config.network.num_blocks, "optimization.frozen_blocks must be at most "
+            "network.num_blocks", optimization.frozen_blocks)
+    require(config.loss.l1 > 0, "loss.l1 must be positive: LPIPS alone leaves colours free", config.loss.l1)
+    for key in ("data.patch_size", "run.validation_patch_size"):
+        least = SMALLEST_PATCH + SMALLEST_LPIPS_SIZE // SCALE * bool(config.loss.lpips)
+        require(get_value(config, key) >= least, f"{key} must be at least {least}", get_value(config, key))
+    for key in ("data.held_out", "data.validation"):
+        try:
+            re.compile(get_value(config, key))
+        except re.error as error:
+            raise UserError(f"{key} must be a regular expression ({error}). Received: {get_value(config, key)}."
+                            ) from error
 
 
 RESTORER_TRAINING = Kind(RestorerTrainingConfig(), RESTORER_PRESETS, check_restorer_config,

@@ -12,13 +12,14 @@ import utils.face.restorers as module
 import utils.weights.state_dicts as weights
 from model.face_restorer import face_restorer
 from model.gpen import GpenArchitecture, gpen, gpen_params_from_torch
+from tests.helpers.face_restorer import nearest_restorer, small_restorer
 from tests.helpers.reference_faces import reference_gpen_state
-from tests.helpers.reference_restorer import small_restorer
 from tests.helpers.small_networks import small_generator
 from utils.errors import UserError
-from utils.face.alignment import estimate_alignment, reference_points
+from utils.face.alignment import estimate_alignment
+from utils.face.positions import position_maps
 from utils.face.restorers import (
-    compile_face_restorer,
+    RrdbFace,
     load_face_restorer,
     open_restorer,
     restorer_label,
@@ -34,50 +35,83 @@ def faces():
     return np.stack([photo, photo[::-1], photo.swapaxes(0, 1)])
 
 
-@pytest.mark.parametrize("width", [24, 80, 160])
-def test_rrdb_face_restores_noisy_blurred_faces_from_24_to_160_pixels(width):
-    """The astronaut's face, whose box is 83 pixels wide: as a photo of that size shows it, and aligned."""
-    photo, landmarks = skimage.data.astronaut(), np.array([[203.4, 102.1], [247.4, 103.8], [224.9, 128.3],
-                                                           [206.6, 142.1], [243.4, 142.8]])
-    scale = width / 83
-    truth = cv2.warpAffine(photo, estimate_alignment(landmarks), (512, 512), flags=cv2.INTER_CUBIC)
-    small = cv2.resize(cv2.GaussianBlur(photo, (0, 0), 0.5 + 0.5 / scale), None, fx=scale, fy=scale,
-                       interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+@pytest.mark.parametrize("width", [24, 40, 60])
+def test_rrdb_face_restores_noisy_blurred_faces_within_their_photo(width):
+    """The astronaut's face, whose box is 83 pixels wide, as a photo of another size shows it."""
+    scale, photo = width / 83, skimage.data.astronaut()
+    landmarks = np.array([[203.4, 102.1], [247.4, 103.8], [224.9, 128.3], [206.6, 142.1], [243.4, 142.8]])
+    size = (round(512 * scale), round(512 * scale))
+    truth = cv2.resize(photo, (4 * size[0], 4 * size[1]), interpolation=cv2.INTER_CUBIC)
+    small = cv2.resize(cv2.GaussianBlur(photo, (0, 0), 0.5 + 0.5 / scale), size, interpolation=cv2.INTER_AREA)
     noisy = quantize(((small + np.random.default_rng(0).normal(0, 30, small.shape)) / 255).astype(np.float32))
-    aligned = cv2.warpAffine(noisy, estimate_alignment((landmarks + 0.5) * scale - 0.5), (512, 512))
-    [restored] = open_restorer("rrdb-face", None)(aligned[None])
-    left, top = (reference_points().min(axis=0) - 60).astype(int)
-    right, bottom = (reference_points().max(axis=0) + 60).astype(int)
-    face = slice(top, bottom), slice(left, right)
-    assert psnr_y(restored[face], truth[face]) > psnr_y(aligned[face], truth[face]) + 0.5
+    matrix = estimate_alignment((landmarks + 0.5) * scale - 0.5)
+    top, left, height, width = (round(side * scale) for side in (63, 181, 108, 83))
+    restored = open_restorer("rrdb-face", None).restore_region(noisy, matrix, (top, left, height, width))
+    face = slice(4 * top, 4 * (top + height)), slice(4 * left, 4 * (left + width))
+    bicubic = cv2.resize(noisy, truth.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    assert psnr_y(restored, truth[face]) > psnr_y(bicubic[face], truth[face]) + 1
 
 
-def test_faces_of_training_are_enlarged_restored_and_shrunk(faces):
-    """They are float32, and a little outside of 0 to 255 where cubic upsampling overshot."""
-    params, lq = small_restorer(), faces[:1, ::8, ::8].astype(np.float32)
-    [small] = [cv2.resize(face, (256, 256), interpolation=cv2.INTER_CUBIC) for face in lq]
-    assert small.min() < -1
-    assert small.max() > 256
-    restored = compile_face_restorer(params)(params, small[None])
-    enlarged = cv2.resize(small, (512, 512), interpolation=cv2.INTER_CUBIC)
-    output = face_restorer({name: tf.constant(value) for name, value in params.items()}, enlarged[None] / 255)
-    output = np.rint(np.clip(output, 0, 1) * 255)
-    expected = output.reshape(256, 2, 256, 2, 3).mean(axis=(1, 3))
-    assert (restored.shape, restored.dtype) == ((1, 256, 256, 3), np.uint8)
-    assert np.abs(restored[0] - expected).max() <= 1
-    assert np.abs(expected - small).mean() > 5
+def run_network(params, part, maps):
+    """Return the network's output, clipped and in units of 1/255."""
+    output = face_restorer({name: tf.constant(value) for name, value in params.items()},
+                           tf.constant(part[None] / np.float32(255)), tf.constant(maps[None]))[0]
+    return np.clip(output, 0, 1) * 255
+
+
+MATRIX = np.array([[3.0, 0.4, -20], [-0.4, 3.0, 10]])
+
+
+@pytest.mark.parametrize(("box", "seen"), [((30, 40, 20, 24), (14, 24, 52, 56)), ((0, 4, 20, 24), (0, 0, 36, 44))])
+def test_a_region_is_restored_with_16_pixels_around_it_inside_the_photo(faces, box, seen):
+    restored = RrdbFace(small_restorer()).restore_region(faces[0], MATRIX, box)
+    top, left, height, width = seen
+    part = faces[0, top:top + height, left:left + width].astype(np.float32)
+    output = run_network(small_restorer(), part, position_maps(MATRIX, *seen))
+    above, before = 4 * (box[0] - top), 4 * (box[1] - left)
+    expected = output[above:above + 80, before:before + 96]
+    assert (restored.shape, restored.dtype) == ((80, 96, 3), np.uint8)
+    assert np.abs(restored - expected).max() < 0.6
+
+
+def test_a_region_lies_where_an_upscaled_photo_has_it(faces):
+    restored = RrdbFace(nearest_restorer()).restore_region(faces[0], MATRIX, (30, 40, 20, 24))
+    np.testing.assert_array_equal(restored, np.repeat(np.repeat(faces[0, 30:50, 40:64], 4, 0), 4, 1))
+
+
+def test_a_large_face_is_restored_at_a_smaller_size(faces):
+    """The aligned crop covers 448 pixels of the photo: it is seen at 224."""
+    matrix = np.array([[512 / 448, 0, 0], [0, 512 / 448, 0]])
+    smooth = cv2.GaussianBlur(faces[0], (0, 0), 6)
+    restored = RrdbFace(nearest_restorer()).restore_region(smooth, matrix, (100, 120, 201, 180))
+    expected = cv2.resize(smooth, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)[400:1204, 480:1200]
+    assert restored.shape == expected.shape
+    assert np.abs(restored.astype(int) - expected).mean() < 2
+
+
+@pytest.mark.parametrize("size", [256, 512])
+def test_aligned_faces_are_restored_from_what_they_were_upscaled_from(faces, size):
+    """As float32 a little outside of 0 to 255, as cubic upsampling leaves them."""
+    small = faces[:2, ::2048 // size, ::2048 // size].astype(np.float32)
+    upscaled = np.stack([cv2.resize(face, (size, size), interpolation=cv2.INTER_CUBIC) for face in small])
+    restored = RrdbFace(small_restorer())(upscaled)
+    step = 2048 / size
+    maps = position_maps(np.array([[step, 0, (step - 1) / 2], [0, step, (step - 1) / 2]]), 0, 0, *small.shape[1:3])
+    assert (restored.shape, restored.dtype) == ((2, size, size, 3), np.uint8)
+    for face, found in zip(small, restored, strict=True):
+        assert np.abs(found - run_network(small_restorer(), face, maps)).mean() < 0.5
 
 
 def test_the_repositorys_restorer_and_one_of_a_file_are_the_network_of_the_file(faces, monkeypatch, tmp_path):
     save_face_restorer(tmp_path / "x.npz", small_restorer())
-    expected = compile_face_restorer(small_restorer())(load_face_restorer(tmp_path / "x.npz"), faces[:1])
+    expected = RrdbFace(load_face_restorer(tmp_path / "x.npz"))(faces[:1, :64, :64])
     monkeypatch.setattr(module, "find_weights", lambda name, folder: {name: tmp_path / "x.npz"})
     for restorer in (open_restorer("rrdb-face", None), open_restorer(str(tmp_path / "x.npz"), None)):
-        assert np.abs(restorer(faces[:1]).astype(int) - expected).max() <= 1
+        np.testing.assert_array_equal(restorer(faces[:1, :64, :64]), expected)
 
 
 @pytest.mark.parametrize("arrays", [
-    {}, small_generator(), {"4/conv_in/weight": np.zeros(()), "2/conv_in/weight": np.zeros((3, 3, 12, 6))},
+    {}, small_generator(), {"conv_first/weight": np.zeros(()), "conv_position/weight": np.zeros((3, 3, 8, 6))},
     {name: value for name, value in small_restorer().items() if name != "conv_last/bias"},
     small_restorer() | {"conv_last/bias": np.full_like(small_restorer()["conv_last/bias"], np.nan)}],
     ids=["nothing", "RRDBNet", "scalar", "incomplete", "not finite"])
