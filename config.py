@@ -321,7 +321,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "meta.init": "metaf2n-small", "loss.lpips": 0.0, "loss.gan": 0.0, "loss.mask": 0.01, "loss.unadapted": 0.3,
         "degradation.tone_prob": 0.5, "degradation.tone_gamma": 0.4, "degradation.tone_gain_range": (0.8, 1.1),
         "data.samples_per_task": 2, "data.face_patch_size": 96, "data.scene_patch_size": 96, "data.scene_size": 320,
-        "data.restorer": "rrdb-face-tone", "run.log_every": 50, "run.validate_every": 500, "run.validation_tasks": 24,
+        "data.restorer": "rrdb-face", "run.log_every": 50, "run.validate_every": 500, "run.validation_tasks": 24,
         "run.validation_patches": 8, "run.validation_scene_size": 192, "run.save_every": 250, "run.keep_every": 0,
     },
     # seconds per run: uses every part, learns nothing

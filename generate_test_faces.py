@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     finding.add_argument("--box_margin", type=float, default=0.0, help="share of the box's side added all around")
     restoring = parser.add_argument_group("restoring them")
     restoring.add_argument("--restorer", default="gpen-512",
-                           help="gpen-512, gpen-256; rrdb-face and rrdb-face-tone, which need no download; a file: "
+                           help="gpen-512, gpen-256; rrdb-face, which needs no download; a file: "
                                 ".onnx of any face restorer, .pth of GPEN, .npz of train_face_restorer.py; none: write "
                                 "Face_LQ/ and Aligned/, to be restored by any other tool")
     restoring.add_argument("--codeformer_fidelity", type=float, default=FIDELITY,

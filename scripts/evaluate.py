@@ -69,7 +69,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     networks = parser.add_argument_group("networks")
     networks.add_argument("--model", default="metaf2n-small", help="what is evaluated, as --model_dir of test.py")
     networks.add_argument("--base", default="realesrgan", help="what it is compared with, likewise")
-    networks.add_argument("--restorer", default="rrdb-face-tone", help="of the faces, as of generate_test_faces.py")
+    networks.add_argument("--restorer", default="rrdb-face", help="of the faces, as of generate_test_faces.py")
     networks.add_argument("--codeformer_fidelity", type=float, default=FIDELITY,
                           help="of a .onnx with such an input: 0 for quality, 1 for likeness")
     networks.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS),

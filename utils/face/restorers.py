@@ -25,8 +25,7 @@ from utils.weights.state_dicts import load_params
 
 Restorer = Callable[[np.ndarray], np.ndarray]
 Params = Mapping[str, np.ndarray]
-OWN = ("rrdb-face", "rrdb-face-tone")  # those that come with this repository
-CONTEXT = 16  # pixels around a region that rrdb-face sees
+CONTEXT = 12  # pixels around a region that rrdb-face sees
 LARGEST_FACE = 224  # pixels: side of the aligned crop in a photo that rrdb-face sees in full resolution
 FIDELITY = 0.5  # of CodeFormer: 0 gives the best quality, 1 the closest likeness
 
@@ -162,7 +161,7 @@ def _of_manifest(load: Callable[[Path], Restorer], name: str, weights_dir: Path 
 
 RESTORERS: dict[str, Callable[[str, Path | None], Restorer]] = {
     **dict.fromkeys(("gpen-512", "gpen-256"), partial(_of_manifest, load_gpen)),
-    **dict.fromkeys(OWN, partial(_of_manifest, load_rrdb_face))}
+    "rrdb-face": partial(_of_manifest, load_rrdb_face)}
 FILE_RESTORERS: dict[str, Callable[[Path, float], Restorer]] = {
     ".npz": lambda path, _: load_rrdb_face(path), ".onnx": load_onnx,
     **dict.fromkeys((".pth", ".pt", ".ckpt", ".safetensors"), lambda path, _: load_gpen(path))}
@@ -197,7 +196,7 @@ def check_restorer(name: str, *, fidelity: float = FIDELITY, others: Sequence[st
 
 def restorer_label(name: str, fidelity: float = FIDELITY) -> str:
     """Return what a restorer is called in reports: files with the beginning of their hash, as they may be replaced."""
-    if name in OWN:
+    if name == "rrdb-face":
         [file] = get_entry(load_manifest(), name).file_sets[0].files
         return f"{name} {file.sha256[:8]}"
     if Path(name).suffix.lower() not in FILE_RESTORERS:

@@ -12,7 +12,7 @@ from model.layers import Params
 from model.restorer_trainer import AVERAGE, BORDER, NETWORK, M, RestorerTrainer, V
 from utils.data.face_samples import FaceSample, FaceSource, draw_validation_samples, list_portraits
 from utils.errors import UserError
-from utils.face.restorers import OWN, compile_face_restorer, load_face_restorer
+from utils.face.restorers import compile_face_restorer, load_face_restorer
 from utils.image.io import quantize, to_float
 from utils.image.resizing import resize_to
 from utils.metrics.fidelity import psnr_y
@@ -117,8 +117,8 @@ def start_params(config: RestorerTrainingConfig, weights_dir: Path | None) -> di
     init = config.optimization.init
     if init == RANDOM:
         return init_face_restorer(config.optimization.seed, config.network)
-    if init in OWN or init.endswith(".npz"):
-        [path] = find_weights(init).values() if init in OWN else [Path(init)]
+    if init == "rrdb-face" or init.endswith(".npz"):
+        [path] = find_weights(init).values() if init == "rrdb-face" else [Path(init)]
         params = load_face_restorer(path)
     else:
         params = add_positions(load_super_resolver(init, weights_dir=weights_dir).generator)
