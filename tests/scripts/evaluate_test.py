@@ -10,8 +10,8 @@ import pytest
 import skimage.data
 
 from scripts import evaluate as tool
-from tests.helpers.portraits import FACE, draw_portrait, texture
 from tests.helpers.face_restorer import nearest_restorer
+from tests.helpers.portraits import FACE, draw_portrait, texture
 from tests.helpers.small_networks import small_generator
 from utils.errors import UserError
 from utils.evaluation import runner

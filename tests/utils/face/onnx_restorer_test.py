@@ -1,6 +1,5 @@
 """Face restorers as ONNX files, against models of known effect."""
 
-import cv2
 import numpy as np
 import onnx
 import pytest
