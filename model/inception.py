@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from model.layers import Params, check_shapes, fold_batch_norm, variance_scaling
+from model.layers import Params, check_shapes, fold_batch_norm
 
 Pool = Callable[..., tf.Tensor]
 INPUT_SIZE = 299  # pixels, both sides
@@ -111,13 +111,6 @@ def inception_params_from_torch(state: Mapping[str, np.ndarray]) -> dict[str, tf
         weight, bias = fold_batch_norm(state[f"{torch_name}.conv.weight"], *norm, epsilon=BATCH_NORM_EPSILON)
         params[f"{name}/weight"], params[f"{name}/bias"] = tf.constant(weight), tf.constant(bias)
     return params
-
-
-def init_inception(seed: int) -> dict[str, tf.Tensor]:
-    """Draw He-normal kernels and zero biases, to measure time and memory with: such features mean nothing."""
-    rng = np.random.default_rng(seed)
-    return {name: tf.zeros(shape) if name.endswith("/bias") else variance_scaling(rng, shape)
-            for name, shape in inception_shapes().items()}
 
 
 def pool3(params: Params, images: tf.Tensor) -> tf.Tensor:

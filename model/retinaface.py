@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from model.layers import Params, check_shapes, conv2d, fold_batch_norm, upsample_nearest, variance_scaling
+from model.layers import Params, check_shapes, conv2d, fold_batch_norm, upsample_nearest
 from model.resnet import BATCH_NORM_EPSILON, EXPANSION, STAGES, resnet50, resnet50_shapes
 
 MEAN_BGR = (104.0, 117.0, 123.0)  # in range 255
@@ -115,23 +115,6 @@ def _norm_of(conv: str) -> str | None:
     if last == "conv1x1":
         return None
     return f"{parent}." + ("1" if last == "0" else last.replace("conv", "bn"))
-
-
-def init_retinaface(seed: int) -> dict[str, tf.Tensor]:
-    """Draw random parameters, to measure time and memory with: He-normal kernels and zero biases.
-
-    The first layer's are scaled for inputs in range 255, the last ones of each residual block so that sums of blocks
-    stay in range.
-    """
-    rng = np.random.default_rng(seed)
-    params = {}
-    for name, shape in retinaface_shapes().items():
-        if name.endswith("/bias"):
-            params[name] = tf.zeros(shape)
-        else:
-            gain = 2e-4 if name == "body/conv1/weight" else 0.2 if name.endswith("/conv3/weight") else 2.0
-            params[name] = variance_scaling(rng, shape, gain)
-    return params
 
 
 def retinaface(params: Params, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

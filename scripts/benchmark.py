@@ -22,7 +22,7 @@ from utils.tensorflow_setup import start_tensorflow
 
 PARTS = {part.__name__: part for part in (
     inference.forward, inference.bfloat16, inference.adaptation, inference.overhead, inference.tiling,
-    faces.retinaface, faces.gpen, faces.restorers, training.gradients, training.degradation, inference.memory)}
+    faces.restorers, training.gradients, training.degradation, inference.memory)}
 SLOW_PARTS = ("memory",)  # minutes
 
 

@@ -50,18 +50,6 @@ def generator_operations(params: dict, height: int, width: int) -> float:
                                     for name, value in weights.items())
 
 
-def graph_operations(network: Callable, params: dict, shape: tuple[int, ...]) -> float:
-    """Return TensorFlow's count of the multiplications and additions of a network for inputs of one shape."""
-    import tensorflow as tf
-
-    tf.get_logger().setLevel("ERROR")  # the profiler warns of its age at every use
-    profiler = tf.compat.v1.profiler
-    graph = tf.function(lambda images: network(params, images)).get_concrete_function(
-        tf.TensorSpec(shape, tf.float32)).graph
-    options = profiler.ProfileOptionBuilder(profiler.ProfileOptionBuilder.float_operation()).with_empty_output().build()
-    return profiler.profile(graph, options=options).total_float_ops
-
-
 def psnr(left: np.ndarray, right: np.ndarray) -> float:
     """Return the PSNR of images in [0, 1], in dB."""
     return float(-10 * np.log10(np.mean((np.clip(left, 0, 1) - np.clip(right, 0, 1)) ** 2)))

@@ -2,13 +2,10 @@
 
 import re
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from config import TrainingConfig
-from model.meta_learner import Networks
 from model.rrdbnet import rrdbnet_shapes
 from scripts import benchmark
 from scripts.benchmarks import timing, training
@@ -40,22 +37,6 @@ def test_peak_memory_is_counted_in_the_units_of_the_system(monkeypatch, platform
     monkeypatch.setattr(timing.sys, "platform", platform)
     monkeypatch.setattr(resource, "getrusage", lambda who: type("Usage", (), {"ru_maxrss": 3 * 2**20}))
     assert timing.peak_memory() == gib
-
-
-def test_operations_of_a_meta_training_task_are_counted_by_hand():
-    """One 1x1 convolution per network: 2 * inputs * outputs per position of its output."""
-    def array(*shape):
-        return np.empty(shape)
-
-    networks = Networks({"conv_first/weight": array(1, 1, 3, 5), "conv_last/weight": array(1, 1, 5, 3)},
-                        {"conv1/kernel": array(1, 1, 6, 1), "conv1/bias": array(1)},
-                        {"conv0/weight": array(1, 1, 3, 2), "conv2/weight": array(1, 1, 2, 7)}, None,
-                        {"conv1/weight": array(1, 1, 3, 4), "lin1/weight": array(4)})
-    config = replace(TrainingConfig(), data=replace(TrainingConfig().data, face_patch_size=32, scene_patch_size=64))
-    generator = {8: 2 * 15 * (8**2 + 32**2), 16: 2 * 15 * (16**2 + 64**2)}  # the last layer has four times the side
-    expected = (9 * generator[8] + 3 * generator[16] + 7 * (2 * 6 * 64**2 + 2 * 14 * 16**2) + 3 * 2 * 12 * 16**2
-                + 3 * 2 * 6 * 32**2)
-    assert training.training_operations(networks, config) == expected
 
 
 def test_every_quick_part_prints_its_figures(tmp_path, capsys, monkeypatch):
