@@ -63,9 +63,9 @@ def list_portraits(folder: Path, faces: Path, *, match: str = "", exclude: str =
         UserError: the folder or the file is missing or faulty, or no photo is left.
     """
     found = read_boxes(faces)
-    portraits = [Portrait(path, found[path.name][0]) for path in list_images(folder, "data.photo_dir")
-                 if found.get(path.name) and re.search(match, path.name)
-                 and not (exclude and re.search(exclude, path.name))]
+    portraits = [Portrait(photo.path, found[photo.name][0]) for photo in list_images(folder, "data.photo_dir")
+                 if found.get(photo.name) and re.search(match, photo.name)
+                 and not (exclude and re.search(exclude, photo.name))]
     require(bool(portraits), f"{faces} must have faces of photos in {folder}, and data.held_out and data.validation "
             "must leave some for training and some for validation", "none")
     return portraits
