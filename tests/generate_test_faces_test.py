@@ -16,8 +16,8 @@ import generate_test_faces as cli
 import utils.face.restorers
 from scripts import merge_reports
 from scripts.make_demo import degrade
+from tests.helpers.face_restorer import nearest_restorer, small_restorer
 from tests.helpers.face_workplace import BOX, LANDMARKS, FaceWorkplace
-from tests.helpers.reference_restorer import identity_restorer, small_restorer
 from tests.helpers.small_networks import small_generator, small_masknet
 from tests.helpers.workplace import ROOT, fails
 from tests.helpers.workplace import cli as test_cli
@@ -112,9 +112,10 @@ def test_faulty_landmarks_and_photos_are_errors_of_theirs_alone(place, capsys):
 def test_a_file_of_ones_own_restores_and_a_replaced_one_does_so_again(place, capsys):
     place.add_face()
     own = place.root / "own.npz"
-    save_face_restorer(own, identity_restorer())
+    save_face_restorer(own, nearest_restorer())
     assert place.run(restorer=str(own)) == 0
     before = place.read("Face_HQ")
+    np.testing.assert_array_equal(quantize(before), skimage.data.astronaut()[63:171, 181:264].repeat(4, 0).repeat(4, 1))
     [row] = place.rows()
     assert row["restorer"].startswith("own.npz ")
     assert place.run("--skip_existing", restorer=str(own)) == 0
