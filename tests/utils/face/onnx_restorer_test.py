@@ -3,13 +3,15 @@
 import numpy as np
 import onnx
 import pytest
+import tensorflow as tf
 from onnx import TensorProto, helper, numpy_helper
 
 import generate_test_faces
 import main
 from scripts import evaluate, evaluate_face_restorer
+from tests.helpers.face_workplace import FaceWorkplace
 from utils.errors import UserError
-from utils.face.restorers import open_restorer
+from utils.face.restorers import RESTORERS, open_restorer
 from utils.training.configuration import META_TRAINING, resolve_config
 from utils.training.setup import make_restorer
 
@@ -45,6 +47,21 @@ def test_models_get_rgb_planes_of_minus_one_to_one_and_any_number_of_faces_is_re
     write_model(path, factor=factor.transpose(2, 0, 1), batch=batch, size=size)
     restored = open_restorer(str(path), None)(faces)
     assert np.abs(restored - ((faces / 127.5 - 1) * factor + 1) * 127.5).max() <= 0.501
+
+
+def test_face_hq_is_that_of_the_same_network_in_tensorflow_to_a_level(path, tmp_path, monkeypatch):
+    network = tf.function(lambda faces: tf.cast(tf.round(0.5 * tf.cast(faces, tf.float32) + 63.75), tf.uint8))
+    monkeypatch.setitem(RESTORERS, "gpen-512", lambda name, weights_dir: lambda faces: network(faces).numpy())
+    write_model(path, size=512, batch=1)
+    found = []
+    for name in ("gpen-512", str(path)):
+        place = FaceWorkplace(tmp_path / f"place {len(found)}")
+        place.add_photo()
+        place.add_face()
+        assert place.run(restorer=name) == 0
+        found.append(place.read("Face_HQ"))
+    assert np.abs(found[0] - found[1]).max() <= 1.01 / 255
+    assert found[0].std() > 0.05
 
 
 def test_faces_are_resized_to_the_models_size_and_back(path):
