@@ -7,7 +7,7 @@ from pathlib import Path
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
 from utils.errors import FatalError, UserError, require
-from utils.face.detection import open_detector, read_boxes
+from utils.face.detection import MIN_CONFIDENCE, open_detector, read_boxes
 from utils.face.pairs import NO_PHOTO, list_faces
 from utils.face.preparation import FACE_COLUMNS, FINISHED, FacePreparer, PreparationSettings
 from utils.face.restorers import FIDELITY, check_restorer, open_restorer, restorer_label
@@ -41,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                          help="mtcnn needs no download; face-alignment needs requirements-face-alignment.txt")
     finding.add_argument("--boxes", type=Path,
                          help="for --detector boxes: CSV with the columns of faces.csv, or JSON, of any other tool")
-    finding.add_argument("--min_confidence", type=float, default=0.9, help="only faces with a higher score")
+    finding.add_argument("--min_confidence", type=float, default=MIN_CONFIDENCE, help="only faces with a higher score")
     finding.add_argument("--min_face_size", type=int, default=0, help="smaller side of the box, in pixels")
     finding.add_argument("--max_faces", type=int, help="per photo: the best ones (default: all)")
     finding.add_argument("--box_margin", type=float, default=0.0, help="share of the box's side added all around")

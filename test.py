@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from config import SCALE, AdaptationConfig, UpscalingConfig
-from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, note_once, run_cli, shown_name
+from utils.console import EXIT_USER_ERROR, ArgumentParser, counted, note_once, run_cli, shown_name
 from utils.errors import UserError, require
 from utils.face.pairs import FaceFolder, check_face
 from utils.files import check_writable
@@ -19,7 +19,9 @@ from utils.tensorflow_setup import cpu_has_bfloat16, start_tensorflow
 
 # columns of the report; between them loss_0 ... loss_N, the inner loss before the first and after each of N steps
 BEFORE_LOSSES = ("file", "status", "width", "height", "faces", "patches", "mask_mean", "mask_min", "mask_max")
-AFTER_LOSSES = ("learning_rates", "seconds_adaptation", "seconds_upscaling", "seconds_total", "tiles", "reason")
+AFTER_LOSSES = ("learning_rates", "seconds_adaptation", "seconds_upscaling", "seconds_total", "tiles", "pasted",
+                "reason")
+FINISHED = ("adapted", "loss rose", "base")  # statuses of photos with a result
 ADAPTATION, UPSCALING = AdaptationConfig(), UpscalingConfig()
 
 
@@ -55,6 +57,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     adapting.add_argument("--safeguard", choices=("off", "backtrack"), default="off",
                           help="backtrack: halve a step that makes the loss of held-out patches worse, up to "
                                f"{ADAPTATION.max_halvings} times, then do not take it")
+    adapting.add_argument("--check_faces", choices=("error", "warn", "off"), default="error",
+                          help="where a face in Face_LQ is not cut from its photo: the photo fails, or is warned of")
+    pasting = parser.add_argument_group("pasting")
+    pasting.add_argument("--paste_faces", action="store_true", help="paste the faces of Face_HQ into the results")
+    pasting.add_argument("--face_weight", type=float, default=1.0, help="of pasted faces, from 0 to 1")
     computing = parser.add_argument_group("computation")
     computing.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32",
                            help="of the convolutions when upscaling; adaptation is always float32")
@@ -78,6 +85,7 @@ def _check_and_convert(args: argparse.Namespace) -> None:
     require(args.fine_tune_num >= 0, "--fine_tune_num must be at least 0", args.fine_tune_num)
     require(args.learning_rate > 0 and math.isfinite(args.learning_rate), "--learning_rate must be positive",
             args.learning_rate)
+    require(0 <= args.face_weight <= 1, "--face_weight must lie between 0 and 1", args.face_weight)
     require(args.seed >= 0, "--seed must be at least 0", args.seed)
     require(args.memory_gib > 0, "--memory_gib must be positive", args.memory_gib)
     require(args.tile_overlap >= 0, "--tile_overlap must be at least 0", args.tile_overlap)
@@ -98,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     every_photo = list_photos(args.input_dir, recursive=args.recursive, apart=[args.output_dir])
     photos = every_photo[index::count]
     faces = None
-    if args.fine_tune_num:
+    if args.fine_tune_num or args.paste_faces:
         faces = FaceFolder(args.face_dir, [photo.key for photo in every_photo], recursive=args.recursive)
         if faces.unused:
             note_once(describe_unused(faces.unused, str(args.face_dir)))
@@ -163,40 +171,23 @@ def _restore_photos(args: argparse.Namespace, photos: list[Source], there: list[
     pipeline = _build(args, faces) if todo else None
     losses = [f"loss_{step}" for step in range(args.fine_tune_num + 1)] if args.fine_tune_num else []
     outcomes = Counter({"there already": len(there)})
-    tiles = [_expected_tiles(args, photo) for photo in todo]
-    with (Report(report_path, [*BEFORE_LOSSES, *losses, *AFTER_LOSSES],
-                 keep=("adapted", "base") if args.skip_existing else (),
-                 order=[photo.name for photo in photos]) as report,
-          Progress(sum(tiles), description="photos", unit="tile") as progress):
+    with Report(report_path, [*BEFORE_LOSSES, *losses, *AFTER_LOSSES], keep=FINISHED if args.skip_existing else (),
+                order=[photo.name for photo in photos]) as report:
         report.add_present(photo.name for photo in there)
         if todo:
-            from utils.inference.restoration import restore_photos
+            from utils.inference.batch import restore_all
 
-            end = 0
-            rows = restore_photos(pipeline, todo, lambda what, count: progress.update(count, what))
-            for photo, expected, row in zip(todo, tiles, rows, strict=True):
-                report.add(row)
-                outcomes[row["status"]] += 1
-                if row["status"] == "error":
-                    progress.write(f"error: {shown_name(photo.name)}: {' '.join(row['reason'].splitlines())}")
-                elif row["status"] == "adapted" and row.get("reason"):
-                    progress.write(f"note: {shown_name(photo.name)}: {row['reason']}")
-                end += expected
-                progress.update(end - progress.n, shown_name(photo.name))  # photos that failed or needed fewer
+            outcomes += restore_all(pipeline, todo, report.add)
     if not photos:
         print("no photo falls into shard {}/{}".format(*args.shard))
         return 0
+    without_faces = outcomes.pop("without faces", 0)
     summary = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
-    print(f"{len(photos)} photo{'s' * (len(photos) != 1)}: {summary}. Report: {report.path}")
+    print(f"{counted(len(photos), 'photo')}: {summary}. Report: {report.path}")
+    if without_faces:
+        question = ": were they made for these photos?" if without_faces == len(todo) else ""
+        print(f"{without_faces} of {counted(len(todo), 'photo')} have no faces in {args.face_dir}{question}")
     return EXIT_USER_ERROR if outcomes["error"] else 0
-
-
-def _expected_tiles(args: argparse.Namespace, photo: Source) -> int:
-    try:
-        height, width = image_size(photo.path)
-    except UserError:
-        return 1
-    return (2 if args.save_comparison and args.fine_tune_num else 1) * _count_tiles(args, height, width)
 
 
 def _build(args: argparse.Namespace, faces: FaceFolder | None):
@@ -227,6 +218,7 @@ def _build(args: argparse.Namespace, faces: FaceFolder | None):
     upscaling = UpscalingConfig(tile_size=args.tile_size, tile_overlap=args.tile_overlap, memory_gib=args.memory_gib)
     return PhotoPipeline(resolver, faces, args.output_dir, PipelineSettings(
         adaptation, upscaling, no_face=args.no_face, backtrack=args.safeguard == "backtrack",
+        check_faces=args.check_faces, face_weight=args.face_weight if args.paste_faces else 0.0,
         save_comparison=args.save_comparison, strip_metadata=args.strip_metadata))
 
 

@@ -5,19 +5,17 @@ python scripts/download_weights.py realesrgan lpips
 """
 
 import argparse
-import functools
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, run_cli
-from utils.weights.download import DownloadError, fetch
-from utils.weights.manifest import Entry, FileSet, get_entry, how_to_get, load_manifest, status
+from utils.weights.download import fetch_entry, is_there, say
+from utils.weights.manifest import Entry, get_entry, how_to_get, load_manifest, status
 
 ROW = "{:17} {:38} {:23} {:>7}  {}"  # of the table
 MB = 1_000_000
-say = functools.partial(print, flush=True)  # in step with the progress bars on standard error
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -67,48 +65,6 @@ def show(entries: list[Entry], weights_dir: Path | None, *, asked: list[Entry] |
     for entry in missing:
         say(f"{entry.name} is not there. {how_to_get(entry, weights_dir)}")
     return EXIT_USER_ERROR if missing else 0
-
-
-def is_there(entry: Entry, weights_dir: Path | None) -> bool:
-    """Return whether a file_set of an entry is complete."""
-    return any(found.complete for found in status(entry, weights_dir))
-
-
-def fetch_entry(entry: Entry, weights_dir: Path | None, *, force: bool) -> str:
-    """Fetch the first file_set of an entry that can be had; return where from, empty when that failed."""
-    fetchable = not (entry.manual or entry.in_repository)
-    if is_there(entry, weights_dir) and not (force and fetchable):
-        return "already there"
-    if not fetchable:
-        say(f"{entry.name}: {how_to_get(entry, weights_dir)}")
-        return ""
-    folder = entry.directory(weights_dir)
-    for name, state in (item for found in status(entry, weights_dir) for item in found.states.items()):
-        if state.faulty:
-            say(f"{entry.name}: {folder / name}: {state.value}")
-    for file_set in entry.file_sets:
-        if labels := fetch_files(entry.name, file_set, folder):
-            say(f"{entry.name}: done. Licence: {entry.licence}")
-            return ", ".join(dict.fromkeys(labels))
-    return ""
-
-
-def fetch_files(entry_name: str, file_set: FileSet, folder: Path) -> list[str]:
-    """Fetch every file of a file_set from the first source that works; return the sources, none when a file failed."""
-    labels, remaining = [], file_set.files
-    for source in file_set.sources:
-        files = tuple(file for file in remaining if source.provides(file.name))
-        if not files:
-            continue
-        say(f"{entry_name}: {' + '.join(file.name for file in files)} ({file_set.description}) from {source.label}")
-        try:
-            fetch(source, files, folder)
-        except DownloadError as error:
-            say(f"{source.label} failed: {error}")
-            continue
-        labels.append(source.label)
-        remaining = tuple(file for file in remaining if file not in files)
-    return [] if remaining else labels
 
 
 def print_table(entries: list[Entry], weights_dir: Path | None, sources: dict[str, str]) -> None:

@@ -17,8 +17,9 @@ from config import SCALE
 from utils.console import ArgumentParser, run_cli
 from utils.data.degradations import compress_jpeg
 from utils.errors import UserError
+from utils.face.pairs import locate_face
 from utils.image.io import quantize, read_image, to_float, write_png
-from utils.image.panels import compose_comparison, compose_row, locate_face
+from utils.image.panels import compose_comparison, compose_row
 from utils.image.resizing import resize_bicubic
 from utils.metrics.fidelity import psnr_y, ssim
 from utils.tensorflow_setup import start_tensorflow
@@ -64,7 +65,7 @@ def summarize(folder: Path, results: Path, lpips: Callable[[np.ndarray, np.ndarr
     photos = {"bicubic": quantize(resize_bicubic(low_quality, *truth.shape[:2]))}
     photos |= {label: _read(results / name) for label, name in RUNS.items()}
     _print_scores("photo", photos, truth, lpips)
-    top, left, height, width = place
+    top, left, height, width = place = tuple(SCALE * side for side in place)
     box = np.s_[top:top + height, left:left + width]
     restored = quantize(read_image(folder / "Face_HQ" / f"{STEM}_0.png").pixels)
     faces = {"bicubic": photos["bicubic"][box], "restored face": restored}

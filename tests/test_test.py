@@ -50,7 +50,7 @@ def test_a_result_depends_on_the_photo_and_the_seed_not_on_company_or_shard(plac
     calls, original = [], utils.weights.checkpoints.load_super_resolver
     monkeypatch.setattr(utils.weights.checkpoints, "load_super_resolver",
                         lambda *args, **kwargs: calls.append(args) or original(*args, **kwargs))
-    place.add_photo("middle.png", seed=2, faces=2, face_size=40)
+    place.add_photo("middle.png", seed=2, height=50, width=60, faces=2, face_size=40)
     place.run(out=tmp_path / "alone")
     place.run("--seed", "1", out=tmp_path / "seed")
     place.add_photo("after.png", seed=3, height=17, width=40)
@@ -165,8 +165,9 @@ def test_a_step_that_raises_the_loss_is_said_and_one_that_ruins_the_photo_fails(
     original = SuperResolver.adapt
     monkeypatch.setattr(SuperResolver, "adapt", lambda *args, **given: original(*args, **given)._replace(losses=losses))
     assert place.run() == 0
-    assert "0.12" in place.report()["a.png"]["reason"]
-    assert "note: a.png: " in capsys.readouterr().err
+    row = place.report()["a.png"]
+    assert (row["status"], "0.12" in row["reason"]) == ("loss rose", True)
+    assert "warning: a.png: " in capsys.readouterr().err
     losses[1] = 0.31
     assert place.run("--overwrite") == 2
     assert place.report()["a.png"]["status"] == "error"

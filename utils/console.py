@@ -103,6 +103,11 @@ def shown_name(name: str) -> str:
     return name if len(name) <= 60 else f"{name[:40]}...{name[-17:]}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return `1 photo`, `2 photos`."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 class _HelpFormatter(argparse.HelpFormatter):
     """States the default of every flag that has one."""
 
@@ -133,10 +138,10 @@ class _LineWriter(io.StringIO):
 class Progress(tqdm):
     """A bar on standard error, as a context manager; where that is no terminal, a line every 10 seconds."""
 
-    def __init__(self, total: int, *, description: str, unit: str = "it", initial: int = 0):
+    def __init__(self, total: int, *, description: str, unit: str = "it", initial: int = 0, unit_scale: bool = False):
         output = {"dynamic_ncols": True} if sys.stderr.isatty() else {
             "file": _LineWriter(), "bar_format": LOG_FORMAT, "mininterval": LOG_INTERVAL}
-        super().__init__(total=total, desc=description, unit=unit, initial=initial,
+        super().__init__(total=total, desc=description, unit=unit, initial=initial, unit_scale=unit_scale,
                          miniters=0,  # shows a note before the next step is finished
                          smoothing=0,  # such notes would distort a moving average
                          **output)

@@ -52,13 +52,15 @@ class Workplace:
         (root / "data" / "Face_HQ").mkdir()
 
     def add_photo(self, name, seed=0, height=24, width=30, faces=1, face_size=18):
-        write(self.lq / name, picture(seed, height, width))
+        photo, face_size = picture(seed, height, width), min(face_size, height, width)
+        write(self.lq / name, photo)
         for index in range(faces):
-            self.add_face(f"{Path(name).stem}_{index}.png", seed=10 * seed + index, size=face_size)
+            self.add_face(f"{Path(name).stem}_{index}.png", seed=10 * seed + index, size=face_size,
+                          lq=photo[-face_size - index:height - index, -face_size - index:width - index])
 
-    def add_face(self, name, *, seed=0, size=18, hq_size=None):
+    def add_face(self, name, *, seed=0, size=18, hq_size=None, lq=None):
         hq_size = hq_size or 4 * size
-        write(self.root / "data" / "Face_LQ" / name, picture(seed, size, size))
+        write(self.root / "data" / "Face_LQ" / name, picture(seed, size, size) if lq is None else lq)
         write(self.root / "data" / "Face_HQ" / name, picture(seed, hq_size, hq_size))
 
     def arguments(self, *extra, out=None):

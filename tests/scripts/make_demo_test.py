@@ -12,9 +12,8 @@ import generate_test_faces
 from scripts import make_demo
 from scripts.make_demo import build, degrade, summarize
 from utils.errors import UserError
-from utils.face.pairs import FaceFolder
+from utils.face.pairs import FaceFolder, locate_face
 from utils.image.io import quantize, read_image, to_float, write_png
-from utils.image.panels import locate_face
 from utils.image.resizing import resize_bicubic
 from utils.metrics.fidelity import psnr_y
 

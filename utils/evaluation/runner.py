@@ -11,28 +11,30 @@ from model.super_resolver import SuperResolver
 from utils.errors import FatalError, UserError
 from utils.evaluation.faces import LEGACY, ORACLE, RESTORED
 from utils.evaluation.variants import BICUBIC, MODEL, VARIANTS
-from utils.face.pairs import FaceFolder, FacePair
-from utils.image.io import quantize, read_image, write_png
+from utils.face.pairs import FaceFolder, PhotoFace
+from utils.image.io import Photo, quantize, read_image, write_png
 from utils.image.listing import Source
 from utils.image.resizing import resize_bicubic
-from utils.inference.restoration import PhotoPipeline, PipelineSettings
+from utils.inference.restoration import LOSS_ROSE, PhotoPipeline, PipelineSettings
 from utils.report import Report
 
 RESULT_COLUMNS = ("file", "variant", "status", "seconds", "faces_of", "faces", "patches", "mask_mean", "mask_min",
                   "mask_max", *(f"loss_{step}" for step in range(6)), "learning_rates", "reason")
-STATUSES = ("done", "base", "adapted", "error")  # of a result
+STATUSES = ("done", "base", "adapted", LOSS_ROSE, "error")  # of a result
 
 
 class OtherFaces:
     """A folder of faces in which every photo finds those of its partner; none if it has none."""
 
     def __init__(self, faces: FaceFolder, partners: Mapping[str, str]):
-        self.folder = faces.folder
         self._faces, self._partners = faces, partners
 
-    def pairs(self, stem: str) -> list[FacePair]:
+    def faces_of(self, source: Source, photo: Photo, on_progress: Callable[[str], None]) -> list[PhotoFace]:
         """Return the faces of the photo's partner."""
-        return self._faces.pairs(self._partners[stem]) if stem in self._partners else []
+        if source.key not in self._partners:
+            return []
+        partner = self._partners[source.key] + source.path.suffix
+        return self._faces.faces_of(Source(partner, source.path), photo, on_progress)
 
 
 def find_partners(num_faces: Mapping[str, int], people: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -25,6 +25,7 @@ WORKER = Path(__file__).resolve().parent / "face_alignment_worker.py"
 BOX_COLUMNS = ("x0", "y0", "x1", "y1")
 LANDMARK_COLUMNS = tuple(f"{point}_{axis}" for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
                          for axis in "xy")
+MIN_CONFIDENCE = 0.9
 LARGEST_COORDINATE = 1e6  # pixels
 
 
@@ -40,7 +41,7 @@ Detector = Callable[[np.ndarray, str], list[Face]]
 
 
 @contextlib.contextmanager
-def open_detector(name: str, *, min_confidence: float, weights_dir: Path | None = None,
+def open_detector(name: str, *, min_confidence: float = MIN_CONFIDENCE, weights_dir: Path | None = None,
                   boxes: Path | None = None) -> Iterator[Detector]:
     """Open a detector; it returns faces above `min_confidence` in [0, 1], by falling score, then by position.
 

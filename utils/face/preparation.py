@@ -24,16 +24,17 @@ from utils.face.alignment import (
     paste_region,
 )
 from utils.face.detection import BOX_COLUMNS, LANDMARK_COLUMNS, Detector, Face
-from utils.face.pairs import list_faces
+from utils.face.pairs import BOX_PIXELS, PhotoFace, list_faces
+from utils.face.patches import Patches
 from utils.face.restorers import Restorer, RrdbFace
-from utils.image.io import Photo, quantize, read_image, write_png
+from utils.image.io import Photo, quantize, read_image, to_float, write_png
 from utils.image.listing import Source, same_name
 from utils.image.resizing import resize_bicubic
 
 BATCH = 4  # faces restored at a time: a batch of GPEN-512 takes about 2 GiB
 CONTEXT = 2  # pixels around a region that its bicubic upscale looks at
-FACE_COLUMNS = ("file", "index", "status", *BOX_COLUMNS, *LANDMARK_COLUMNS, "score", "width", "height", "detector",
-           "restorer", "reason")
+FACE_COLUMNS = ("file", "index", "status", *BOX_COLUMNS, *LANDMARK_COLUMNS, "score", *BOX_PIXELS, "detector",
+                "restorer", "reason")
 FINISHED = ("ok", "no face", "too small", "outside", "too many")  # all but "error"
 LARGEST_BOX = 32767 // SCALE  # pixels: OpenCV warps to no larger images
 ALIGNED_TOLERANCE = 4.0  # of 255: crops in Aligned/ that differ by more, in the mean, are of another face
@@ -97,6 +98,32 @@ class FacePreparer:
         Faces are numbered by falling score, then by position. Faces an earlier run wrote for this photo are removed.
         """
         photo = read_image(source.path)
+        targets, restored, rows = self._find(source, photo, on_progress)
+        names = [f"{source.key}_{target.index}.png" for target in targets]
+        for earlier in self._earlier.pop(same_name(source.key), []):
+            if earlier not in [self._output_dir / "Aligned" / name for name in names]:
+                earlier.unlink(missing_ok=True)
+        for name, target, hq in zip(names, targets, restored, strict=True):
+            top, left, height, width = target.box
+            lq = quantize(photo.pixels[top:top + height, left:left + width], bit_depth=photo.bit_depth)
+            if hq is not None:
+                write_png(self._output_dir / "Face_HQ" / name, hq)
+            write_png(self._output_dir / "Face_LQ" / name, lq)
+        return rows or [{"file": source.name, "status": "no face", "detector": self.settings.detector}]
+
+    def faces_of(self, source: Source, photo: Photo, on_progress: Callable[[str], None]) -> list[PhotoFace]:
+        """Find and restore the faces of a photo, without writing them; those with faulty landmarks are left out."""
+        targets, restored, _ = self._find(source, photo, on_progress)
+        faces = []
+        for (index, _, box, matrix), hq in zip(targets, restored, strict=True):
+            top, left, height, width = box
+            lq = photo.pixels[top:top + height, left:left + width]
+            faces.append(PhotoFace(f"{source.key}_{index}", Patches(lq[None], to_float(hq)[None]), box, matrix))
+        return faces
+
+    def _find(self, source: Source, photo: Photo,
+              on_progress: Callable[[str], None]) -> tuple[list[_Target], list[np.ndarray | None], list[dict]]:
+        """Find the faces of a photo; return those that are wanted, their restored regions, and rows of all faces."""
         samples = quantize(photo.pixels)
         on_progress("detecting")
         faces = interruptible(self._detect, photo.pixels, source.name)
@@ -108,16 +135,7 @@ class FacePreparer:
         for start in range(0, len(targets), BATCH):
             on_progress(f"face {start + 1} of {len(targets)}")
             restored += self._restore_batch(photo, samples, targets[start:start + BATCH], names[start:start + BATCH])
-        for earlier in self._earlier.pop(same_name(source.key), []):
-            if earlier not in [self._output_dir / "Aligned" / name for name in names]:
-                earlier.unlink(missing_ok=True)
-        for name, target, hq in zip(names, targets, restored, strict=True):
-            top, left, height, width = target.box
-            lq = quantize(photo.pixels[top:top + height, left:left + width], bit_depth=photo.bit_depth)
-            if hq is not None:
-                write_png(self._output_dir / "Face_HQ" / name, hq)
-            write_png(self._output_dir / "Face_LQ" / name, lq)
-        return rows or [{"file": source.name, "status": "no face", "detector": self.settings.detector}]
+        return targets, restored, rows
 
     def _choose(self, file: str, faces: list[Face], size: tuple[int, int]) -> tuple[list[_Target], list[dict]]:
         """Decide which faces are written; every face gets a row."""
@@ -131,7 +149,7 @@ class FacePreparer:
             if box is None:
                 row.update(status="outside", reason="the box does not meet the photo")
                 continue
-            row.update(width=box[3], height=box[2])
+            row.update(zip(BOX_PIXELS, box, strict=True))
             if max(box[2:]) > LARGEST_BOX:
                 row.update(status="error", reason=f"the box is larger than {LARGEST_BOX} pixels")
             elif min(box[2:]) < settings.min_face_size:

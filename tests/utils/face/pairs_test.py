@@ -1,13 +1,21 @@
 """Which faces belong to a photo."""
 
 import unicodedata
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import skimage.data
 
 from utils.errors import UserError
-from utils.face.pairs import FaceFolder, FacePair, read_face
-from utils.image.io import write_png
+from utils.face.alignment import reference_points
+from utils.face.detection import LANDMARK_COLUMNS
+from utils.face.pairs import FaceFolder, FacePair, locate_face, read_face
+from utils.face.preparation import FACE_COLUMNS
+from utils.image.io import to_float, write_png
+from utils.image.listing import Source
+from utils.report import Report
 
 
 def make_folder(root, *names, lq=(), hq=(), stems=None):
@@ -102,3 +110,54 @@ def test_partner_of_another_size_is_named(tmp_path, height, width):
         read_face(FacePair(tmp_path / "lq.png", tmp_path / "hq.png"))
     for part in (tmp_path / "lq.png", tmp_path / "hq.png", "20x12", f"{width}x{height}"):
         assert str(part) in str(caught.value)
+
+
+@pytest.mark.parametrize(("top", "left", "height", "width"), [
+    (0, 0, 10, 12), (7, 31, 20, 9), (40, 55, 10, 5), (0, 0, 50, 60), (49, 59, 1, 1), (0, 0, 1, 60)])
+def test_exact_crop_is_found(top, left, height, width):
+    image = np.random.default_rng(0).random((50, 60, 3), dtype=np.float32)
+    crop = image[top:top + height, left:left + width].copy()
+    assert locate_face(image, crop) == (top, left, height, width)
+
+
+@pytest.mark.parametrize("quality", [50, 95])
+def test_face_is_found_in_a_photo_that_was_recompressed(quality):
+    photo = cv2.resize(skimage.data.astronaut(), (160, 160), interpolation=cv2.INTER_AREA)
+    recompressed = cv2.imdecode(cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    face = to_float(photo[20:53, 57:82])
+    assert locate_face(to_float(recompressed), face) == (20, 57, 33, 25)
+    assert locate_face(to_float(photo[:, ::-1].copy()), face) is None
+
+
+def test_stranger_is_not_found():
+    rng = np.random.default_rng(0)
+    image, stranger = rng.random((50, 60, 3), dtype=np.float32), rng.random((12, 10, 3), dtype=np.float32)
+    assert locate_face(image, stranger) is None
+    assert locate_face(image, image[10:30, 10:30, ::-1].copy()) is None
+    assert locate_face(image, np.zeros((51, 10, 3), np.float32)) is None  # larger than the photo
+    assert locate_face(image, np.zeros((10, 61, 3), np.float32)) is None
+
+
+def test_box_of_the_report_counts_where_it_shows_the_face_and_the_face_is_searched_for_otherwise(tmp_path):
+    photo = np.zeros((40, 50, 3), np.uint8)
+    photo[::2] = 200  # the same at every other row: only the report tells which one it is
+    for folder, scale in (("Face_LQ", 1), ("Face_HQ", 4)):
+        write_png(tmp_path / folder / "a_0.png", np.repeat(photo[10:20, 5:20], scale, axis=0).repeat(scale, axis=1))
+    landmarks = dict(zip(LANDMARK_COLUMNS, reference_points(64).ravel(), strict=True))
+    with Report(tmp_path / "faces.csv", FACE_COLUMNS, digits=17) as report:
+        report.add({"file": "a.jpg", "index": 0, "status": "ok", "top": 10, "left": 5, "height": 10, "width": 15,
+                    **landmarks})
+
+    def read(image):
+        [face] = FaceFolder(tmp_path, {"a"}).faces_of(Source("a.jpg", Path("a.jpg")), None, None)
+        return face.located(to_float(image))
+
+    face = read(photo)
+    assert face.box == (10, 5, 10, 15)
+    np.testing.assert_allclose(face.matrix, [[8, 0, 0], [0, 8, 0]], atol=1e-9)  # from 64 to 512 pixels
+    photo[10:20, 5:20] = 99
+    face = read(photo)
+    assert (face.box, face.matrix) == ((0, 0, 10, 15), None)
+    assert read(photo[9:21, 4:21]).box is None
+    (tmp_path / "faces.csv").write_text("file,status\r\na.jpg,ok\r\n")  # of another tool
+    assert read(photo).box == (0, 0, 10, 15)

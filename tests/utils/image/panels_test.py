@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.image.panels import LABEL_HEIGHT, MARGIN, PANEL, compose_comparison, compose_exact, locate_face
+from utils.image.panels import LABEL_HEIGHT, MARGIN, PANEL, compose_comparison, compose_exact
 
 
 def photo(height, width, seed=0):
@@ -67,30 +67,6 @@ def test_all_versions_show_the_same_places():
     for index in (2, 3):
         np.testing.assert_array_equal(parts(one)[index] // 2 + 100, parts(two)[index])
         assert (parts(three)[index] == 9).all()
-
-
-@pytest.mark.parametrize(("top", "left", "height", "width"), [
-    (0, 0, 10, 12), (7, 31, 20, 9), (40, 55, 10, 5), (0, 0, 50, 60), (49, 59, 1, 1), (0, 0, 1, 60)])
-def test_exact_crop_is_found_on_the_four_times_larger_grid(top, left, height, width):
-    image = np.random.default_rng(0).random((50, 60, 3), dtype=np.float32)
-    crop = image[top:top + height, left:left + width].copy()
-    assert locate_face(image, crop) == (4 * top, 4 * left, 4 * height, 4 * width)
-
-
-def test_crop_that_went_through_jpeg_is_found():
-    small = cv2.GaussianBlur(photo(90, 120), (0, 0), 2)
-    _, data = cv2.imencode(".jpg", small[20:60, 30:70], [cv2.IMWRITE_JPEG_QUALITY, 80])
-    crop = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert locate_face(small.astype(np.float32) / 255, crop.astype(np.float32) / 255) == (80, 120, 160, 160)
-
-
-def test_stranger_is_not_found():
-    rng = np.random.default_rng(0)
-    image, stranger = rng.random((50, 60, 3), dtype=np.float32), rng.random((12, 10, 3), dtype=np.float32)
-    assert locate_face(image, stranger) is None
-    assert locate_face(image, image[10:30, 10:30, ::-1].copy()) is None
-    assert locate_face(image, np.zeros((51, 10, 3), np.float32)) is None  # larger than the photo
-    assert locate_face(image, np.zeros((10, 61, 3), np.float32)) is None
 
 
 def test_exact_versions_are_shown_pixel_for_pixel_row_by_row():

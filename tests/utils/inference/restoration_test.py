@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-import utils.inference.restoration as module
+import utils.inference.batch as module
 from utils.errors import DiskFullError, UserError
 from utils.image.listing import Source
-from utils.inference.restoration import restore_photos
+from utils.inference.batch import restore_photos
 
 
 class Stages:
