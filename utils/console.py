@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import functools
 import io
 import os
@@ -123,8 +124,12 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Raise a UserError for a wrong command line."""
-        raise UserError(f"{message}. See {self.prog} --help.")
+        """Raise a UserError for a wrong command line, with the flags that unknown ones resemble."""
+        flags = [flag for flag in message.split() if flag.startswith("--") and "unrecognized" in message]
+        close = [match for flag in flags
+                 for match in difflib.get_close_matches(flag.split("=")[0], self._option_string_actions, n=1)]
+        guess = f" Did you mean {' '.join(close)}?" if close else ""
+        raise UserError(f"{message}.{guess} See {self.prog} --help.")
 
 
 class _LineWriter(io.StringIO):
