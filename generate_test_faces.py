@@ -5,7 +5,7 @@ import contextlib
 from collections import Counter
 from pathlib import Path
 
-from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
+from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, counted, run_cli, shown_name
 from utils.errors import FatalError, UserError, require
 from utils.face.detection import MIN_CONFIDENCE, open_detector, read_boxes
 from utils.face.pairs import NO_PHOTO, list_faces
@@ -17,6 +17,7 @@ from utils.image.listing import FACE_FOLDERS, Source, add_recursive, list_photos
 from utils.report import Report, claim_report, report_name
 from utils.tensorflow_setup import start_tensorflow
 
+OUTCOMES = {"ok": "face", "no face": "photo without a face"}  # of the summary, by status
 DETECTORS = ("retinaface", "mtcnn", "face-alignment", "boxes")
 
 
@@ -86,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     every_photo = list_photos(args.input_dir, recursive=args.recursive,
                               apart=[args.output_dir, *[args.restored_dir] * (args.restored_dir is not None)])
     keys = [photo.key for photo in every_photo]
+    if args.output_dir.resolve() in {photo.path.parent.resolve() for photo in every_photo}:
+        raise UserError(f"--output_dir must be another folder than the photos'. Received: {args.output_dir}.")
     folders = [args.output_dir / name for name in ("Face_LQ", "Face_HQ")]
     faces = {folder: list_faces(folder, keys, recursive=args.recursive) for folder in folders if folder.is_dir()}
     for folder, listing in faces.items():
@@ -137,7 +140,7 @@ def _prepare_photos(args: argparse.Namespace, settings: PreparationSettings, pho
             order=[photo.name for photo in photos], digits=17))
         done = {photo for photo in photos if preparer.is_done(photo.key, report.earlier(photo.name))}
         report.add_present(photo.name for photo in photos if photo in done)
-        outcomes = Counter({"photos there already": len(done)})
+        outcomes = Counter({"photo there already": len(done)})
         todo = [photo for photo in photos if photo not in done]
         progress = stack.enter_context(Progress(len(todo), description="photos", unit="photo"))
         for photo in todo:
@@ -149,17 +152,22 @@ def _prepare_photos(args: argparse.Namespace, settings: PreparationSettings, pho
             except UserError as error:
                 rows = [{"file": photo.name, "status": "error", "reason": str(error)}]
             for row in rows:
-                outcomes[{"ok": "faces", "no face": "photos without a face"}.get(row["status"], row["status"])] += 1
+                outcomes[OUTCOMES.get(row["status"], row["status"])] += 1
                 if row["status"] == "error":
                     progress.write(f"error: {name}: {' '.join(row['reason'].splitlines())}")
             report.add(*rows)
             progress.update(1, name)
-    summary = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
-    print(f"{len(photos)} photo{'s' * (len(photos) != 1)}: {summary}. Report: {report.path}")
-    if "Face_HQ" not in settings.folders and outcomes["faces"]:
+    summary = ", ".join(_described(count, outcome) for outcome, count in outcomes.items() if count)
+    print(f"{counted(len(photos), 'photo')}: {summary}. Report: {report.path}")
+    if "Face_HQ" not in settings.folders and outcomes["face"]:
         print(f"Restore the faces in {args.output_dir / 'Aligned'} (keep names and size), then run the same command "
               "with --restored_dir and their folder.")
     return EXIT_USER_ERROR if outcomes["error"] else 0
+
+
+def _described(count: int, outcome: str) -> str:
+    noun, *rest = outcome.split(" ", 1)
+    return " ".join([counted(count, noun), *rest]) if noun in ("face", "photo") else f"{count} {outcome}"
 
 
 if __name__ == "__main__":

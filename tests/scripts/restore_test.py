@@ -25,6 +25,10 @@ from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 FACE = Face(np.array(BOX) / 4, np.array(LANDMARKS) / 4, 0.99)  # of the degraded astronaut
 
 
+def open_inverter(name, weights_dir):
+    return lambda faces: 255 - faces
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with a checkpoint; `faces` maps names of photos to what the detector finds."""
@@ -35,7 +39,7 @@ def place(tmp_path, monkeypatch):
         yield lambda photo, file: [FACE] if "astronaut" in file else []
 
     monkeypatch.setattr(cli, "open_detector", open_detector)
-    monkeypatch.setitem(utils.face.restorers.RESTORERS, "rrdb-face", lambda name, weights_dir: lambda faces: 255 - faces)
+    monkeypatch.setitem(utils.face.restorers.RESTORERS, "rrdb-face", open_inverter)
     write_png(tmp_path / "in" / "astronaut.png", degrade(skimage.data.astronaut()))
     return tmp_path
 
@@ -50,7 +54,7 @@ def names(place, out="out"):
 
 def test_the_result_is_that_of_both_tools_one_after_the_other(tmp_path, monkeypatch):
     place = FaceWorkplace(tmp_path)
-    monkeypatch.setitem(utils.face.restorers.RESTORERS, "rrdb-face", lambda name, weights_dir: lambda faces: 255 - faces)
+    monkeypatch.setitem(utils.face.restorers.RESTORERS, "rrdb-face", open_inverter)
     write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(small_generator(), small_masknet()))
     place.add_photo(samples=degrade(skimage.data.astronaut()))
     assert run(tmp_path, tmp_path / "LQ", out="one") == 0

@@ -64,6 +64,15 @@ def test_wrong_command_line_raises_one_line_that_names_the_flag(arguments):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("flag", "suggested"), [("--cuont", True), ("--cuont=3", True), ("--other", False)])
+def test_an_unknown_flag_that_resembles_one_is_told_which(flag, suggested):
+    parser = ArgumentParser("A tool.")
+    parser.add_argument("--count", type=int)
+    with pytest.raises(UserError) as caught:
+        parser.parse_args([flag])
+    assert ("--count?" in str(caught.value)) == suggested
+
+
 def test_help_states_the_defaults(capsys):
     parser = ArgumentParser("A tool.")
     parser.add_argument("--count", default=3, help="how many")

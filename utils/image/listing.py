@@ -111,7 +111,12 @@ def list_images(folder: Path, option: str, *, recursive: bool = False, apart: Co
 
 
 def list_photos(folder: Path, *, recursive: bool = False, apart: Collection[Path] = ()) -> list[Source]:
-    """List the images of --input_dir as `list_images`; a UserError also if two would have one result."""
+    """List the images of --input_dir as `list_images`, or the only one that it names.
+
+    Raises a UserError also if two would have one result.
+    """
+    if folder.is_file():
+        return [Source(folder.name, folder)]
     photos = list_images(folder, "--input_dir", recursive=recursive, apart=apart)
     _by_key(photos, folder)
     return photos

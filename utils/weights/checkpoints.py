@@ -34,6 +34,7 @@ BASE_SCOPE = "BASE/"  # in our .npz, before the name of the weights from which i
 DIFFERENCE_FORMAT = np.uint8(1)
 OPTIMIZER_SLOTS = ("/Adam", "/Adam_1")
 CHECKPOINT_ENDINGS = (".index", ".data-00000-of-00001", ".meta")
+RUN_CHECKPOINTS, NUMBERED = "checkpoints", re.compile(r"\d+$")  # in the folder of a run, and their names
 REALESRGAN = "realesrgan"
 SUPER_RESOLVERS = (REALESRGAN, "metaf2n")  # beginnings of the names of super-resolvers in the weights manifest
 WHERE_TO_GET_ONE = ("Put a MetaF2N checkpoint there (pretrained_models/README.md says where they are), or give "
@@ -172,14 +173,20 @@ def first_line(error: Exception) -> str:
 def find_checkpoint(path: Path | str) -> Path:
     """Return the prefix of a checkpoint.
 
-    `path` is that, one of its files, or a folder with a `checkpoint` file or exactly one checkpoint.
+    `path` is that, one of its files, a folder with a `checkpoint` file or exactly one checkpoint, or the folder of a
+    run of main.py, whose latest one counts.
     """
     path = Path(path)
+    if (path / RUN_CHECKPOINTS).is_dir():
+        path = path / RUN_CHECKPOINTS
     if path.is_dir():
         state = tf.train.get_checkpoint_state(str(path)) if is_utf8(path) else None
         latest = state and Path(state.model_checkpoint_path)
         marked = latest and latest.with_name(f"{latest.name}.index").exists()
         prefixes = [latest] if marked else [index.with_suffix("") for index in sorted(path.glob("*.index"))]
+        numbered = [(int(match[0]), prefix.name) for prefix in prefixes if (match := NUMBERED.search(prefix.name))]
+        if path.name == RUN_CHECKPOINTS and numbered:
+            return path / max(numbered)[1]
         if len(prefixes) > 1:
             listed = ", ".join(prefix.name for prefix in prefixes[:5])
             raise UserError(f"the folder {path} holds several checkpoints ({listed}): name one, as {prefixes[0]}.")

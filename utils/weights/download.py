@@ -27,9 +27,7 @@ from utils.weights.manifest import (
     PackageSource,
     UrlSource,
     WeightFile,
-    get_entry,
     how_to_get,
-    load_manifest,
     sha256_of,
     status,
     verify,
@@ -69,16 +67,15 @@ def is_there(entry: Entry, weights_dir: Path | None) -> bool:
 
 
 def load_or_fetch(load: Callable[[], Loaded], weights_dir: Path | None) -> Loaded:
-    """Call a function that loads weights; fetch those of the manifest that it misses."""
-    fetched = ""
+    """Call a function that loads weights; fetch those of the manifest that it misses, and call it again."""
+    fetched = []
     while True:
         try:
             return load()
         except MissingWeightsError as error:
-            entry = get_entry(load_manifest(), error.name)
-            if entry.in_repository or error.name == fetched or not fetch_entry(entry, weights_dir):
+            if error.entry in fetched or error.entry.in_repository or not fetch_entry(error.entry, weights_dir):
                 raise
-            fetched = error.name
+            fetched.append(error.entry)
 
 
 def fetch_entry(entry: Entry, weights_dir: Path | None, *, force: bool = False) -> str:

@@ -22,11 +22,11 @@ HASH_CHUNK = 1 << 20  # bytes read at once
 
 
 class MissingWeightsError(UserError):
-    """Weights of the manifest, `name`, are missing or damaged."""
+    """The weights of an `entry` of the manifest are missing or damaged."""
 
-    def __init__(self, name: str, message: str):
+    def __init__(self, entry: "Entry", message: str):
         super().__init__(message)
-        self.name = name
+        self.entry = entry
 
 
 class State(str, enum.Enum):
@@ -170,7 +170,7 @@ def find_weights(name: str, weights_dir: Path | str | None = None) -> dict[str, 
         if entry.given_by:
             by_path = f" Or use this file as it is, by its path: {entry.given_by.format(file=file)}"
     alternative = f" {entry.alternative} needs no download." if entry.alternative else ""
-    raise MissingWeightsError(name, f"{problem} ({entry.description}; needed by {', '.join(entry.needed_by)}). "
+    raise MissingWeightsError(entry, f"{problem} ({entry.description}; needed by {', '.join(entry.needed_by)}). "
                               f"{how_to_get(entry, weights_dir)}.{by_path}{alternative}".rstrip("."))
 
 

@@ -10,6 +10,7 @@ import pytest
 from tests.helpers.picture_files import encode, smooth
 from utils.errors import UserError
 from utils.image.listing import (
+    Source,
     add_source_options,
     group_images,
     list_chosen,
@@ -48,6 +49,18 @@ def test_images_are_listed_by_name_whatever_the_case_of_their_ending(tmp_path):
     (tmp_path / "jpeg").write_bytes(encode(smooth(8, 8), "JPEG"))  # content counts where the ending says nothing
     (tmp_path / "linked.png").symlink_to(tmp_path / "10.png")
     assert names(list_photos(tmp_path)) == sorted([*images, "jpeg", "linked.png"])
+
+
+def test_input_dir_may_be_a_file(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "b.jpg").touch()
+    assert list_photos(tmp_path / "a.jpg") == [Source("a.jpg", tmp_path / "a.jpg")]
+
+
+def test_a_folder_without_images_says_what_is_there(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "notes.txt").write_text("text")
+    fails(list_photos, tmp_path, names=(str(tmp_path), "sub", "notes.txt"))
 
 
 def test_whatever_is_not_used_is_counted_in_one_note(tmp_path, capsys):

@@ -309,6 +309,12 @@ def test_variables_are_read_by_their_full_names_sorted_and_in_their_types(tmp_pa
     assert found["c"] == b"text"
 
 
+def test_the_folder_of_a_run_gives_its_latest_checkpoint(tmp_path):
+    for name in ("average-1000", "average-20", "model-1000", "model-900"):
+        write_tf1_checkpoint(tmp_path / "trial_8" / "checkpoints" / name, {"x": np.zeros(1, np.float32)})
+    assert find_checkpoint(tmp_path / "trial_8") == tmp_path / "trial_8" / "checkpoints" / "model-1000"
+
+
 def test_a_folder_with_several_checkpoints_gives_the_one_its_state_file_names(tmp_path):
     names = ("average-2", "model-1", "model.v1.2")
     for name in names:

@@ -67,6 +67,15 @@ def test_a_missing_file_is_named_with_what_needs_it_and_the_command_that_gets_it
     assert "--net " not in str(caught.value)
 
 
+@pytest.mark.parametrize(("name", "alternative"), [
+    ("retinaface", "--detector mtcnn"), ("gpen-512", "--restorer rrdb-face"), ("realesrgan", "metaf2n-small")])
+def test_what_is_missing_is_named_with_what_needs_no_download(name, alternative, tmp_path):
+    with pytest.raises(UserError) as caught:
+        find_weights(name, tmp_path)
+    assert caught.value.entry == MANIFEST[name]
+    assert alternative in str(caught.value)
+
+
 @pytest.mark.parametrize("body", [BODY[:3], BODY[::-1]])
 def test_another_file_under_the_managed_name_is_not_used_and_the_message_says_how_to_use_it(entry, tmp_path, body):
     (tmp_path / "net.pth").write_bytes(body)
