@@ -70,7 +70,8 @@ def test_flags_of_printed_commands_exist(document):
     assert not unknown
 
 
-@pytest.mark.parametrize("tool", ["generate_test_faces.py", "test.py", "main.py", "calculate_metrics.py"])
+@pytest.mark.parametrize("tool", [
+    "scripts/restore.py", "generate_test_faces.py", "test.py", "main.py", "calculate_metrics.py"])
 def test_the_flag_table_is_that_of_the_tool(tool):
     section = (ROOT / "docs" / "cli.md").read_text().split(f"## {tool}\n")[1].split("\n## ")[0]
     described = {flag for cell in re.findall(r"^\| ([^|]*)\|", section, re.MULTILINE)
