@@ -184,7 +184,7 @@ def _restore_photos(args: argparse.Namespace, photos: list[Source], there: list[
     without_faces = outcomes.pop("without faces", 0)
     summary = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
     print(f"{counted(len(photos), 'photo')}: {summary}. Report: {report.path}")
-    if without_faces:
+    if without_faces and faces:
         question = ": were they made for these photos?" if without_faces == len(todo) else ""
         print(f"{without_faces} of {counted(len(todo), 'photo')} have no faces in {args.face_dir}{question}")
     return EXIT_USER_ERROR if outcomes["error"] else 0

@@ -103,6 +103,7 @@ class PhotoPipeline:
         with _memory_errors():
             params, status = self._resolver.generator, "base"
             faces = self._find_faces(loaded, row, on_progress) if self._uses_faces else []
+            row["faces"] = len(faces)
             if self._uses_faces and not faces:
                 if settings.no_face == "skip":
                     row.update(status="skipped", reason="no face")
@@ -147,7 +148,7 @@ class PhotoPipeline:
         """Return a photo's faces, with their boxes where these are used; check that they are this photo's."""
         settings, path = self._settings, loaded.source.path
         faces = self._faces.faces_of(loaded.source, loaded.photo, lambda what: on_progress(what, 0))
-        row["faces"] = len(faces)
+        row["faces"] = len(faces)  # also of a photo that fails here
         if not faces and settings.no_face == "error":
             raise UserError(f"no face of {path} was found. Make it with generate_test_faces.py, or use --no_face base.")
         if settings.check_faces == "off" and not settings.face_weight:
