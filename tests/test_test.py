@@ -124,7 +124,7 @@ def test_dry_run_writes_nothing_and_lists_faults(place, capsys):
 
 def test_a_comparison_shows_three_versions_and_its_failure_does_not_cost_the_result(place):
     place.add_photo("a.png", height=40, width=40)
-    write_png(place.lq / "a.png", picture(0, 40, 40), source=Photo(np.zeros(0), icc_profile=SRGB))
+    write_png(place.lq / "a.png", picture(0, 40, 40)[:, :, ::-1], source=Photo(np.zeros(0), icc_profile=SRGB))
     place.out.mkdir()
     (place.out / "comparison").write_text("in the way")
     assert place.run("--save_comparison") == 0
