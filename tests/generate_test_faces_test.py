@@ -153,7 +153,7 @@ def test_faces_csv_can_be_given_back_as_boxes(place):
 
 def test_recursive_keeps_the_tree_from_faces_to_results_reports_and_metrics(place):
     """With all that is written below the folder of photos; one name in two subfolders is no conflict."""
-    place.out = place.root / "LQ"
+    place.out = place.root / "LQ" / "made"
     names = ["astronaut.png", "inner/astronaut.png", "inner/b/c.png"]
     for name in names[1:]:
         place.add_photo(name, samples=skimage.data.astronaut()[:256, 100:356])
@@ -173,7 +173,7 @@ def test_recursive_keeps_the_tree_from_faces_to_results_reports_and_metrics(plac
             path.unlink()
     write_tf1_checkpoint(place.root / "model", checkpoint_tensors(small_generator(), small_masknet()))
     results = place.out / "Res"
-    arguments = ["--input_dir", str(place.out), "--output_dir", str(results), "--recursive"]
+    arguments = ["--input_dir", str(place.root / "LQ"), "--output_dir", str(results), "--recursive"]
 
     def restore(*flags):
         assert test_cli.main([*arguments, "--face_dir", str(place.out), "--model_dir", str(place.root / "model"),

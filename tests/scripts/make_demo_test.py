@@ -56,7 +56,8 @@ def detail(face):
 def test_the_restored_face_has_the_detail_of_the_truth(demo, ground_truth, low_quality):
     [pair] = FaceFolder(demo).pairs("astronaut")
     face_hq = stored(pair.hq)
-    top, left, height, width = locate_face(to_float(low_quality), read_image(pair.lq).pixels)
+    place = locate_face(to_float(low_quality), read_image(pair.lq).pixels)
+    top, left, height, width = (4 * side for side in place)
     region = np.s_[top:top + height, left:left + width]
     bicubic = quantize(resize_bicubic(to_float(low_quality), 512, 512))[region]
     ratios = [detail(to_float(face)) / detail(to_float(ground_truth[region])) for face in (bicubic, face_hq)]
