@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
-from PIL import Image
+from PIL import Image, ImageCms
 
 import scripts.restore as cli
 import utils.face.restorers
@@ -114,12 +114,12 @@ def test_a_folder_of_many_kinds_keeps_what_each_photo_is(place, capsys, monkeypa
 def test_format_name_and_size_are_as_asked(place, flags, name, size):
     exif = Image.Exif()
     exif[271] = "Maker"
-    profile = (skimage.data.astronaut().tobytes()[:16] + b"RGB " + bytes(200))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(picture(1, 20, 30)).save(place / "a.JPEG", exif=exif, icc_profile=profile)
     assert run(place, "-i", place / "a.JPEG", *flags) == 0
     assert names(place) == [name]
     with Image.open(place / "out" / name) as image:
-        assert image.size == size
+        assert (image.size, image.info["icc_profile"]) == (size, profile)
         assert image.getexif()[271] == "Maker"
         assert image.format == {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[name.split(".")[1]]
     assert run(place, place / "a.JPEG", *flags, "--strip_metadata", "--overwrite") == 0

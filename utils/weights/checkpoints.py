@@ -107,10 +107,11 @@ def _read_npz(file: Path, weights_dir: Path | str | None) -> dict[str, np.ndarra
         if version != DIFFERENCE_FORMAT:
             raise ValueError(f"it is of format {version}")
         generator = decode_difference(difference, load_base(base, weights_dir))
-    except MissingWeightsError:
-        raise
     except ValueError as error:
-        raise UserError(f"{file} cannot be added to {printable(' + '.join(bases))}: {error}") from error
+        text = f"{file} cannot be added to {printable(' + '.join(bases))}: {error}"
+        if isinstance(error, MissingWeightsError):
+            raise MissingWeightsError(error.entry, text) from error
+        raise UserError(text) from error
     return checkpoint_tensors(generator, mask)
 
 
