@@ -13,9 +13,9 @@ from utils.face.pairs import FaceFolder, check_face
 from utils.files import check_writable
 from utils.image.io import add_pixel_limit, image_size
 from utils.image.listing import COMPARISON, Source, add_recursive, describe_unused, list_photos, parse_shard
-from utils.inference.tiling import choose_tile_size, count_tiles
+from utils.inference.tiling import choose_tiling, estimate_seconds
 from utils.report import Report, claim_report, report_name
-from utils.tensorflow_setup import cpu_has_bfloat16, start_tensorflow
+from utils.tensorflow_setup import cpu_has_bfloat16, free_memory_gib, start_tensorflow
 
 # columns of the report; between them loss_0 ... loss_N, the inner loss before the first and after each of N steps
 BEFORE_LOSSES = ("file", "status", "width", "height", "faces", "patches", "mask_mean", "mask_min", "mask_max")
@@ -70,7 +70,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     computing.add_argument("--tile_size", default="auto",
                            help="side of a tile in LQ pixels; 0: never tile; auto: tile when --memory_gib demands it")
     computing.add_argument("--tile_overlap", type=int, default=UPSCALING.tile_overlap, help="in LQ pixels")
-    computing.add_argument("--memory_gib", type=float, default=UPSCALING.memory_gib, help="limit for automatic tiling")
+    computing.add_argument("--memory_gib", type=float, help="limit for automatic tiling (default: half of the free)")
     computing.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES). For "
                                          "several, run one process per GPU, each with its --shard")
     args = parser.parse_args(argv)
@@ -87,7 +87,7 @@ def _check_and_convert(args: argparse.Namespace) -> None:
             args.learning_rate)
     require(0 <= args.face_weight <= 1, "--face_weight must lie between 0 and 1", args.face_weight)
     require(args.seed >= 0, "--seed must be at least 0", args.seed)
-    require(args.memory_gib > 0, "--memory_gib must be positive", args.memory_gib)
+    require(args.memory_gib is None or args.memory_gib > 0, "--memory_gib must be positive", args.memory_gib)
     require(args.tile_overlap >= 0, "--tile_overlap must be at least 0", args.tile_overlap)
     require(args.tile_size == "auto" or args.tile_size.isdecimal(), "--tile_size must be a number or auto",
             args.tile_size)
@@ -142,26 +142,29 @@ def _check_outputs(args: argparse.Namespace, photos: list[Source]) -> set[Path]:
 
 def _list_plan(args: argparse.Namespace, photos: list[Source], faces: FaceFolder | None) -> int:
     """Print what a run would do to each photo, and return the exit status."""
-    faulty = 0
-    print(f"{'photo':40} {'size':>12} {'result':>12} {'faces':>5} {'tiles':>5}")
+    faulty, work, upscaling = 0, 0.0, _upscaling(args)
+    print(f"{'photo':40} {'size':>12} {'result':>12} {'faces':>5} {'tiles':>5} {'overlap':>7} {'memory':>9}")
     for photo in photos:
         try:
             height, width = image_size(photo.path)
             pairs = faces.pairs(photo.key) if faces else []
             for pair in pairs:
                 check_face(pair)
+            tiling = choose_tiling(height, width, upscaling)
+            work += height * width * (1 + tiling.extra_work)
             print(f"{shown_name(photo.name):40} {f'{width}x{height}':>12} {f'{width * SCALE}x{height * SCALE}':>12} "
-                  f"{len(pairs):5} {_count_tiles(args, height, width):5}")
+                  f"{len(pairs):5} {tiling.num_tiles:5} {tiling.extra_work:7.0%} {tiling.memory_gib(8):5.1f} GiB")
         except UserError as error:
             faulty += 1
             print(f"{shown_name(photo.name):40} error: {error}")
-    print(f"{len(photos)} in all, {faulty} faulty as far as names and headers tell. Nothing was written.")
+    print(f"{len(photos)} in all, {faulty} faulty as far as names and headers tell. Upscaling takes about "
+          f"{estimate_seconds(work) / 60:.1f} minutes on this CPU. Nothing was written.")
     return EXIT_USER_ERROR if faulty else 0
 
 
-def _count_tiles(args: argparse.Namespace, height: int, width: int) -> int:
-    tile_size = choose_tile_size(height, width, tile_size=args.tile_size, memory_gib=args.memory_gib)
-    return count_tiles(height, width, tile_size, args.tile_overlap)
+def _upscaling(args: argparse.Namespace) -> UpscalingConfig:
+    return UpscalingConfig(tile_size=args.tile_size, tile_overlap=args.tile_overlap,
+                           memory_gib=args.memory_gib or free_memory_gib() / 2)
 
 
 def _restore_photos(args: argparse.Namespace, photos: list[Source], there: list[Source], faces: FaceFolder | None,
@@ -215,9 +218,8 @@ def _build(args: argparse.Namespace, faces: FaceFolder | None):
     resolver = SuperResolver(weights.generator, weights.mask, precision=args.precision, xla=args.xla)
     adaptation = AdaptationConfig(learning_rate=args.learning_rate, num_steps=args.fine_tune_num,
                                   patch_size=args.patch_size, patches_per_face=args.patch_num_per_img, seed=args.seed)
-    upscaling = UpscalingConfig(tile_size=args.tile_size, tile_overlap=args.tile_overlap, memory_gib=args.memory_gib)
     return PhotoPipeline(resolver, faces, args.output_dir, PipelineSettings(
-        adaptation, upscaling, no_face=args.no_face, backtrack=args.safeguard == "backtrack",
+        adaptation, _upscaling(args), no_face=args.no_face, backtrack=args.safeguard == "backtrack",
         check_faces=args.check_faces, face_weight=args.face_weight if args.paste_faces else 0.0,
         save_comparison=args.save_comparison, strip_metadata=args.strip_metadata))
 

@@ -20,7 +20,7 @@ from utils.face.restorers import check_restorer, open_restorer
 from utils.files import check_writable
 from utils.image.io import add_pixel_limit
 from utils.image.listing import Source, add_recursive, list_images, result_name, same_name
-from utils.tensorflow_setup import cpu_has_bfloat16, start_tensorflow
+from utils.tensorflow_setup import cpu_has_bfloat16, free_memory_gib, start_tensorflow
 from utils.weights.download import load_or_fetch
 
 FORMATS = ("png", "jpg", "webp", "same")
@@ -57,14 +57,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     restoring.add_argument("--device", default="auto", help="auto, cpu, or the number of a GPU")
     restoring.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
                            help="auto: bfloat16 on CPUs that have it, otherwise float32")
-    restoring.add_argument("--memory_gib", type=float, default=UpscalingConfig.memory_gib,
-                           help="above which photos are upscaled in tiles")
+    restoring.add_argument("--memory_gib", type=float,
+                           help="above which photos are upscaled in tiles (default: half of what is free)")
     args = parser.parse_args(argv)
     require(args.inputs or args.input, "name photos or folders, as: restore.py photo.jpg -o OUT", "no INPUT")
     require(1 <= args.outscale <= SCALE, "--outscale must lie between 1 and 4", args.outscale)
     require(1 <= args.quality <= 100, "--quality must lie between 1 and 100", args.quality)
     require(0 <= args.face_weight <= 1, "--face_weight must lie between 0 and 1", args.face_weight)
-    require(args.memory_gib > 0, "--memory_gib must be positive", args.memory_gib)
+    require(args.memory_gib is None or args.memory_gib > 0, "--memory_gib must be positive", args.memory_gib)
     require(Path(args.suffix).name == args.suffix, "--suffix must not hold folders", args.suffix)
     require(args.device in DEVICES or args.device.isdecimal(), "--device is auto, cpu or a number", args.device)
     require(not (args.overwrite and args.skip_existing), "--overwrite and --skip_existing exclude each other", "both")
@@ -137,7 +137,7 @@ def build(args: argparse.Namespace, stack: contextlib.ExitStack):
         FacePreparer(detector, restorer, args.output_dir, PreparationSettings(args.detector, args.restorer)),
         args.output_dir,
         PipelineSettings(AdaptationConfig(num_steps=int(weights.meta_trained)),
-                         UpscalingConfig(memory_gib=args.memory_gib), backtrack=True,
+                         UpscalingConfig(memory_gib=args.memory_gib or free_memory_gib() / 2), backtrack=True,
                          face_weight=0.0 if args.no_paste else args.face_weight, save_comparison=args.compare,
                          compare_unadapted=False, outscale=args.outscale, image_format=args.format,
                          name_suffix=args.suffix, quality=args.quality, strip_metadata=args.strip_metadata))

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from types import ModuleType
 
+import psutil
+
 from utils.console import note_once
 from utils.errors import require
 
@@ -79,6 +81,11 @@ def release_memory() -> None:
     """Return freed memory to the system where the C library keeps it (glibc): 20 to 160 MB after a gradient step."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # other C libraries; Windows has no CDLL(None)
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def free_memory_gib() -> float:
+    """Return the memory that processes can still take without swapping, in GiB."""
+    return psutil.virtual_memory().available / 2**30
 
 
 def cpu_has_bfloat16() -> bool | None:

@@ -18,7 +18,7 @@ import tensorflow as tf
 from config import SCALE, AdaptationConfig, UpscalingConfig
 from model.layers import Params
 from model.super_resolver import SuperResolver
-from utils.console import interruptible
+from utils.console import interruptible, note_once
 from utils.errors import DiskFullError, UserError
 from utils.face.pairs import PhotoFace
 from utils.face.patches import batch_patches, hold_out, sample_patches
@@ -27,7 +27,7 @@ from utils.image.listing import COMPARISON, Source, photo_rng, result_name
 from utils.image.panels import compose_comparison
 from utils.image.resizing import resize_bicubic, resize_to
 from utils.inference.pasting import can_be_pasted, paste_faces
-from utils.inference.tiling import choose_tile_size, count_tiles, upscale
+from utils.inference.tiling import choose_tiling, upscale
 from utils.tensorflow_setup import release_memory
 
 OnProgress = Callable[[str, float], None]  # what is being done, the share of the photo finished since the last call
@@ -197,9 +197,11 @@ class PhotoPipeline:
     def _upscale(self, params: Params, photo: Photo, row: dict, on_progress: OnProgress) -> np.ndarray:
         """Upscale a photo: integers [4h, 4w, c] of its own depth and channels."""
         config = self._settings.upscaling
-        height, width = photo.pixels.shape[:2]
-        tile_size = choose_tile_size(height, width, tile_size=config.tile_size, memory_gib=config.memory_gib)
-        row["tiles"] = count_tiles(height, width, tile_size, config.tile_overlap)
+        tiling = choose_tiling(*photo.pixels.shape[:2], config, bit_depth=photo.bit_depth)
+        row["tiles"] = tiling.num_tiles
+        if config.tile_size is None and (needed := tiling.memory_gib(photo.bit_depth)) > config.memory_gib:
+            note_once(f"{row['file']} takes at least {needed:.1f} GiB of memory, more than the {config.memory_gib:.1f} "
+                      "of --memory_gib")
         finished, count = 0, row["tiles"] * (1 + (self._settings.save_comparison and self._settings.compare_unadapted))
 
         def on_tile() -> None:
@@ -214,8 +216,8 @@ class PhotoPipeline:
             return quantize(rows, bit_depth=photo.bit_depth, gray=photo.gray)
 
         forward = self._resolver.upscaler(params)
-        samples = upscale(lambda tile: interruptible(forward, tile), photo.pixels, tile_size=tile_size,
-                          overlap=config.tile_overlap, quantize=to_integers, on_tile=on_tile)
+        samples = upscale(lambda tile: interruptible(forward, tile), photo.pixels, tiling, quantize=to_integers,
+                          on_tile=on_tile)
         if photo.pixels.mean() > max(DARK, samples.mean() / np.iinfo(samples.dtype).max / BLACK):
             raise UserError(f"the result for {row['file']} is black. Lower --learning_rate, or use --safeguard "
                             "backtrack or --precision float32.")

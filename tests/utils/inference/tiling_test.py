@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from config import SCALE
+from config import SCALE, UpscalingConfig
+from model.rrdbnet import rrdbnet_shapes
 from utils.image.io import quantize
 from utils.inference.tiling import (
-    BYTES_OF_PROCESS,
-    BYTES_PER_PIXEL,
+    MULTIPLY_ADDS_PER_PIXEL,
     STRIP,
-    UPSCALING,
+    Tiling,
     blending_windows,
-    choose_tile_size,
-    count_tiles,
+    choose_tiling,
+    estimate_seconds,
     tile_starts,
     upscale,
 )
@@ -30,6 +30,10 @@ def picture(height, width, seed=0):
 def repeat_pixels(batch):
     """An upscaler that looks at one pixel alone."""
     return batch.repeat(4, axis=1).repeat(4, axis=2)
+
+
+def square_tiles(image, side, overlap):
+    return choose_tiling(*image.shape[:2], UpscalingConfig(tile_size=side, tile_overlap=overlap))
 
 
 def blur_and_repeat(batch):
@@ -79,9 +83,11 @@ def test_any_tiling_of_a_pointwise_upscaler_is_exact(height, width, tile, overla
         calls.append(batch.shape)
         return repeat_pixels(batch)
 
-    result = upscale(forward, image, tile_size=tile, overlap=overlap)
+    tiling = square_tiles(image, tile, overlap)
+    result = upscale(forward, image, tiling)
     np.testing.assert_allclose(result, repeat_pixels(image[None])[0], rtol=0, atol=1e-6)
-    assert len(calls) == count_tiles(height, width, tile, overlap)
+    assert len(calls) == tiling.num_tiles
+    assert sum(batch[1] * batch[2] for batch in calls) == pytest.approx(height * width * (1 + tiling.extra_work))
     assert set(calls) == {(1, min(height, tile or height), min(width, tile or width), 3)}
 
 
@@ -90,9 +96,9 @@ def test_tiles_agree_with_the_whole_where_their_borders_are_not_used(tile, overl
     """The unused quarter of each overlap is one pixel or more, which is how far the zero padding reaches here."""
     image = picture(50, 61)
     whole = blur_and_repeat(image[None])[0]
-    tiled = upscale(blur_and_repeat, image, tile_size=tile, overlap=overlap)
+    tiled = upscale(blur_and_repeat, image, square_tiles(image, tile, overlap))
     np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-6)
-    assert np.abs(upscale(blur_and_repeat, image, tile_size=16, overlap=0) - whole).max() > 0.05  # borders show
+    assert np.abs(upscale(blur_and_repeat, image, square_tiles(image, 16, 0)) - whole).max() > 0.05  # borders show
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(0, 0), (16, 12)])
@@ -103,30 +109,61 @@ def test_rows_are_quantised_once_each_and_in_order(tile, overlap):
         bands.append(rows.copy())
         return quantize(rows)
 
-    result = upscale(blur_and_repeat, image, tile_size=tile, overlap=overlap, quantize=record)
-    whole = upscale(blur_and_repeat, image, tile_size=tile, overlap=overlap)
+    result = upscale(blur_and_repeat, image, square_tiles(image, tile, overlap), quantize=record)
+    whole = upscale(blur_and_repeat, image, square_tiles(image, tile, overlap))
     np.testing.assert_array_equal(np.concatenate(bands), whole)
     np.testing.assert_array_equal(result, quantize(whole))
     assert max(len(band) for band in bands) <= STRIP  # several copies of a strip, never of a large photo
 
 
-@pytest.mark.parametrize("side", [(300, 400), (5000, 20000)])
-def test_automatic_tiles_grow_with_the_memory_and_keep_to_it(side):
-    height, width = side
-    sizes = {memory: choose_tile_size(*side, tile_size=None, memory_gib=memory) or 10**9
-             for memory in (0.01, *np.arange(0.5, 64, 0.5), 5000)}
-    assert list(sizes.values()) == sorted(sizes.values())
-    assert sizes[0.01] == UPSCALING.smallest_tile
-    assert sizes[5000] == 10**9
-    for memory, tile in sizes.items():
-        # 192 bytes per pixel of the photo: 16 pixels of 3 samples of 2 bytes, as the result and as its file
-        needed = BYTES_OF_PROCESS + height * width * 192 + min(tile, height) * min(tile, width) * BYTES_PER_PIXEL
-        assert needed <= memory * 2**30 or tile == UPSCALING.smallest_tile
-        assert tile % 16 == 0
+def test_tiles_of_two_sides_add_up():
+    image = picture(50, 61)
+    result = upscale(blur_and_repeat, image, Tiling(50, 61, 20, 43, 8))
+    np.testing.assert_allclose(result, blur_and_repeat(image[None])[0], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("side", "tile", "memory", "expected"), [
-    ((300, 400), 399, 4.0, 399), ((300, 400), 400, 4.0, 0), ((4000, 4000), 0, 0.1, 0), ((4000, 4000), 64, 64, 64),
-    ((100, 100), None, 0.1, 0), ((128, 128), None, 4.0, 0), ((3, 5000), None, 4.0, 0)])
-def test_given_tile_is_kept_unless_it_covers_the_photo(side, tile, memory, expected):
-    assert choose_tile_size(*side, tile_size=tile, memory_gib=memory) == expected
+@pytest.mark.parametrize("side", [(300, 400), (128, 128), (3, 5000), (1500, 4000)])
+def test_automatic_tiles_take_less_work_with_more_memory_and_keep_to_it(side):
+    work, least = [], choose_tiling(*side, UpscalingConfig(memory_gib=0.01)).memory_gib(8)
+    for memory in (0.01, 1, 2, 2.5, 3, 4, 6, 8, 16, 5000):
+        tiling = choose_tiling(*side, UpscalingConfig(memory_gib=memory))
+        assert tiling.memory_gib(8) <= max(memory, least)
+        assert min(tiling.tile_height, tiling.tile_width) >= min(*side, 128)
+        work.append(tiling.extra_work)
+    assert work == sorted(work, reverse=True)
+    assert work[-1] == 0  # the whole photo at once
+
+
+def test_a_photo_of_12_megapixels_takes_36_tiles_within_8_gib():
+    """554 rows and 720 columns: 6 x 6 tiles of those sides overlap by 64."""
+    tiling = choose_tiling(3000, 4000, UpscalingConfig(memory_gib=8.0))
+    assert tiling == Tiling(3000, 4000, 554, 720, 64)
+    assert tiling.num_tiles == 36
+    assert tiling.extra_work == pytest.approx(36 * 554 * 720 / 12e6 - 1)
+    assert tiling.extra_work < 0.35
+
+
+def test_memory_that_the_result_alone_takes_makes_no_smaller_tiles():
+    """5184x3888: three copies of the result are 2.7 GiB, whatever the tiles are."""
+    small, large = (choose_tiling(3888, 5184, UpscalingConfig(memory_gib=memory)) for memory in (0.1, 4.0))
+    assert small == large
+    assert small.memory_gib(8) == pytest.approx((1.7e9 + 3 * 3888 * 5184 * 48) / 2**30)
+    assert small.memory_gib(16) > 1.5 * small.memory_gib(8)
+    assert small.num_tiles < 400
+
+
+@pytest.mark.parametrize(("side", "tile", "expected"), [
+    ((300, 400), 399, (300, 399)), ((300, 400), 400, (300, 400)), ((4000, 4000), 0, (4000, 4000)),
+    ((4000, 4000), 64, (64, 64))])
+def test_given_tile_is_kept_whatever_the_memory(side, tile, expected):
+    tiling = choose_tiling(*side, UpscalingConfig(tile_size=tile, tile_overlap=8, memory_gib=0.1))
+    assert (tiling.tile_height, tiling.tile_width) == expected
+
+
+def test_work_of_a_pixel_is_that_of_the_generator():
+    """Multiplications of each convolution, times the output pixels per low-quality pixel."""
+    shapes = rrdbnet_shapes()
+    finer = {"conv_up1": 4, "conv_up2": 16, "conv_hr": 16, "conv_last": 16}
+    total = sum(np.prod(shape) * finer.get(name.split("/")[0], 1) for name, shape in shapes.items() if len(shape) == 4)
+    assert pytest.approx(total, rel=0.005) == MULTIPLY_ADDS_PER_PIXEL
+    assert estimate_seconds(2e6) > estimate_seconds(1e6) / 2 > 0
