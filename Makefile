@@ -5,9 +5,8 @@ PYTHON ?= python3
 ARGS ?=
 EVALUATION_ARGS ?=
 
-DEMO_ARGS = --input_dir datasets/demo/LQ --face_dir datasets/demo --overwrite
-OWN_MODEL = --model_dir metaf2n-x4plus
-DEMO_FACES = --input_dir datasets/demo/LQ --output_dir datasets/demo --detector mtcnn --restorer rrdb-face --overwrite
+DEMO_PHOTOS = datasets/demo/LQ datasets/demo/photos
+REALESRGAN = --model_dir realesrgan --no_paste --precision float32 --overwrite
 
 # print a command as one would type it in one's own environment, and run it in .venv
 define run
@@ -22,13 +21,11 @@ help:  ## show this list
 	@echo 'usage: make [PYTHON=python3.11] TARGET'
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  %-10s %s\n", $$1, $$2 }'
 
-demo: .venv/.installed  ## restore a degraded portrait by Real-ESRGAN, un-adapted and adapted, and compare
+demo: .venv/.installed  ## restore two photos, and compare with Real-ESRGAN
 	$(call run,scripts/download_weights.py realesrgan lpips)
 	$(call run,scripts/make_demo.py)
-	$(call run,generate_test_faces.py $(DEMO_FACES))
-	$(call run,test.py $(DEMO_ARGS) --model_dir realesrgan --output_dir results/demo/realesrgan --fine_tune_num 0)
-	$(call run,test.py $(DEMO_ARGS) $(OWN_MODEL) --output_dir results/demo/unadapted --fine_tune_num 0)
-	$(call run,test.py $(DEMO_ARGS) $(OWN_MODEL) --output_dir results/demo/adapted)
+	$(call run,scripts/restore.py $(DEMO_PHOTOS) -o results/demo/ours --overwrite)
+	$(call run,scripts/restore.py $(DEMO_PHOTOS) -o results/demo/realesrgan $(REALESRGAN))
 	$(call run,scripts/make_demo.py --summary)
 
 results: .venv/.installed  ## measure what adaptation gains; EVALUATION_ARGS="--portraits DIR --scenes DIR" for more photos

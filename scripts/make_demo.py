@@ -16,20 +16,20 @@ import numpy as np
 from config import SCALE
 from utils.console import ArgumentParser, run_cli
 from utils.data.degradations import compress_jpeg
-from utils.errors import UserError
-from utils.face.pairs import locate_face
 from utils.image.io import quantize, read_image, to_float, write_png
-from utils.image.panels import compose_comparison, compose_row
+from utils.image.panels import compose_row
 from utils.image.resizing import resize_bicubic
 from utils.metrics.fidelity import psnr_y, ssim
 from utils.tensorflow_setup import start_tensorflow
 
-STEM = "astronaut"
+STEM, HEAD_STEM = "astronaut", "astronaut_head"
 BLUR_SIGMA = 1.6  # HQ pixels: a slightly unsharp lens
 NOISE_SIGMA = 3.0  # of 255, on the small photo: a camera at medium sensitivity
 JPEG_QUALITY = 80
 NOISE_SEED = 0
-RUNS = {"Real-ESRGAN": "realesrgan", "un-adapted": "unadapted", "adapted": "adapted"}  # label -> folder of the results
+HEAD = np.s_[16:208, 128:320]  # in the ground truth; it is shown, and is the photo that is not degraded
+FACE = np.s_[64:164, 176:256]  # is scored, too
+RESULTS = {"Real-ESRGAN": "realesrgan", "ours": "ours"}  # label -> folder
 
 
 def degrade(photo: np.ndarray) -> np.ndarray:
@@ -42,43 +42,39 @@ def degrade(photo: np.ndarray) -> np.ndarray:
 
 
 def build(folder: Path) -> None:
-    """Write GT and LQ below `folder`."""
+    """Write the portrait to GT, degraded to LQ, and its head as it is to photos, below `folder`."""
     import skimage.data
 
     ground_truth = skimage.data.astronaut()
     write_png(folder / "GT" / f"{STEM}.png", ground_truth)
     write_png(folder / "LQ" / f"{STEM}.png", degrade(ground_truth))
+    write_png(folder / "photos" / f"{HEAD_STEM}.png", ground_truth[HEAD])
     print(f"demo data: {folder}")
 
 
 def summarize(folder: Path, results: Path, lpips: Callable[[np.ndarray, np.ndarray], float]) -> None:
-    """Print the scores of all results and of their face, and write pictures of both.
+    """Print the scores of all results on the degraded portrait and of its face, and write pictures.
 
-    `folder` has the demo's data and the faces that `generate_test_faces.py` wrote, `results` the folders in RUNS.
+    `folder` has the demo's data, `results` the folders in RESULTS.
     """
-    low_quality = read_image(folder / "LQ" / f"{STEM}.png").pixels
-    place = locate_face(low_quality, read_image(folder / "Face_LQ" / f"{STEM}_0.png").pixels)
-    if place is None:
-        raise UserError(f"the face in {folder / 'Face_LQ'} is not from {folder / 'LQ'}. Run: make demo.")
+    truth, degraded = _read(folder / "GT"), read_image(folder / "LQ" / f"{STEM}.png").pixels
+    versions = {"photo (bicubic)": quantize(resize_bicubic(degraded, *truth.shape[:2]))}
+    versions |= {label: _read(results / name) for label, name in RESULTS.items()}
+    _print_scores("degraded portrait", versions, truth, lpips)
+    _print_scores("its face", {label: image[FACE] for label, image in versions.items()}, truth[FACE], lpips)
+    versions["ground truth"] = truth
+    write_png(results / "comparison.png", compose_row({label: image[HEAD] for label, image in versions.items()}))
 
-    truth = _read(folder / "GT")
-    photos = {"bicubic": quantize(resize_bicubic(low_quality, *truth.shape[:2]))}
-    photos |= {label: _read(results / name) for label, name in RUNS.items()}
-    _print_scores("photo", photos, truth, lpips)
-    top, left, height, width = place = tuple(SCALE * side for side in place)
-    box = np.s_[top:top + height, left:left + width]
-    restored = quantize(read_image(folder / "Face_HQ" / f"{STEM}_0.png").pixels)
-    faces = {"bicubic": photos["bicubic"][box], "restored face": restored}
-    _print_scores("face the network was adapted to", faces, truth[box], lpips)
-
-    write_png(results / "comparison.png", compose_comparison(photos | {"ground truth": truth}, face=place))
-    write_png(results / "face.png", compose_row(faces | {"ground truth": truth[box]}))
-    print(f"\npictures: {results / 'comparison.png'}, {results / 'face.png'}\n"
-          "un-adapted, adapted: metaf2n-x4plus; its results on other photos: pretrained_models/metaf2n-x4plus.md")
+    photo = read_image(folder / "photos" / f"{HEAD_STEM}.png").pixels
+    upscaled = resize_bicubic(photo, *(SCALE * side for side in photo.shape[:2]))
+    versions = {"photo (bicubic)": quantize(upscaled)}
+    versions |= {label: _read(results / name, HEAD_STEM) for label, name in RESULTS.items()}
+    write_png(results / "photo.png", compose_row(versions))
+    print(f"\npictures: {results / 'comparison.png'}, {results / 'photo.png'}")
 
 
-def _read(folder: Path) -> np.ndarray:
-    return quantize(read_image(folder / f"{STEM}.png").pixels)
+def _read(folder: Path, stem: str = STEM) -> np.ndarray:
+    return quantize(read_image(folder / f"{stem}.png").pixels)
 
 
 def _print_scores(title: str, versions: dict[str, np.ndarray], truth: np.ndarray,

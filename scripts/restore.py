@@ -128,17 +128,19 @@ def build(args: argparse.Namespace, stack: contextlib.ExitStack):
 
     folder = args.weights_dir
     weights = load_or_fetch(lambda: load_super_resolver(args.model_dir, weights_dir=folder), folder)
-    detector = load_or_fetch(lambda: stack.enter_context(open_detector(args.detector, weights_dir=folder)), folder)
-    restorer = load_or_fetch(lambda: open_restorer(args.restorer, folder), folder)
+    face_weight, preparer = 0.0 if args.no_paste else args.face_weight, None
+    if weights.meta_trained or face_weight:
+        detector = load_or_fetch(lambda: stack.enter_context(open_detector(args.detector, weights_dir=folder)), folder)
+        restorer = load_or_fetch(lambda: open_restorer(args.restorer, folder), folder)
+        preparer = FacePreparer(detector, restorer, args.output_dir, PreparationSettings(args.detector, args.restorer))
     has_bfloat16 = not gpus and cpu_has_bfloat16()
     precision = args.precision if args.precision != "auto" else "bfloat16" if has_bfloat16 else "float32"
     return PhotoPipeline(
         SuperResolver(weights.generator, weights.mask, precision=precision),
-        FacePreparer(detector, restorer, args.output_dir, PreparationSettings(args.detector, args.restorer)),
-        args.output_dir,
+        preparer, args.output_dir,
         PipelineSettings(AdaptationConfig(num_steps=int(weights.meta_trained)),
                          UpscalingConfig(memory_gib=args.memory_gib or free_memory_gib() / 2), backtrack=True,
-                         face_weight=0.0 if args.no_paste else args.face_weight, save_comparison=args.compare,
+                         face_weight=face_weight, save_comparison=args.compare,
                          compare_unadapted=False, outscale=args.outscale, image_format=args.format,
                          name_suffix=args.suffix, quality=args.quality, strip_metadata=args.strip_metadata))
 

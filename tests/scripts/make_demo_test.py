@@ -1,7 +1,5 @@
 """The demo: its degradation, its face as generate_test_faces.py restores it, and its scores."""
 
-import shutil
-
 import cv2
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from skimage.metrics import peak_signal_noise_ratio
 import generate_test_faces
 from scripts import make_demo
 from scripts.make_demo import build, degrade, summarize
-from utils.errors import UserError
+from utils.face.detection import open_detector
 from utils.face.pairs import FaceFolder, locate_face
 from utils.image.io import quantize, read_image, to_float, write_png
 from utils.image.resizing import resize_bicubic
@@ -66,26 +64,37 @@ def test_the_restored_face_has_the_detail_of_the_truth(demo, ground_truth, low_q
     assert psnr_y(face_hq, ground_truth[region]) > psnr_y(bicubic, ground_truth[region]) - 1
 
 
-def test_summary_prints_the_scores_of_every_version(demo, tmp_path, capsys, ground_truth):
-    for level, name in enumerate(make_demo.RUNS.values()):
+def test_summary_prints_the_scores_of_every_version(tmp_path, capsys, ground_truth):
+    build(tmp_path / "demo")
+    head = stored(tmp_path / "demo" / "photos" / "astronaut_head.png")
+    np.testing.assert_array_equal(head, ground_truth[make_demo.HEAD])
+    for level, name in enumerate(make_demo.RESULTS.values()):
         noise = np.random.default_rng(level).normal(0, 4 + level, ground_truth.shape)
         write_png(tmp_path / name / "astronaut.png", quantize((ground_truth / 255 + noise / 255).astype(np.float32)))
-    summarize(demo, tmp_path, lambda image, reference: np.abs(image - reference).mean())
+        write_png(tmp_path / name / "astronaut_head.png", head.repeat(4, axis=0).repeat(4, axis=1))
+    summarize(tmp_path / "demo", tmp_path, lambda image, reference: np.abs(image - reference).mean())
     lines = capsys.readouterr().out.splitlines()
-    for label, name in make_demo.RUNS.items():
-        [scores] = [line[len(label):].split() for line in lines if line.startswith(label + " ")]
+    for label, name in make_demo.RESULTS.items():
+        of_photo, of_face = ([float(score) for score in line[len(label):].split()] for line in lines
+                             if line.startswith(label + " "))
         image = stored(tmp_path / name / "astronaut.png").astype(float)
-        luma, true_luma = (np.rint(16 + one @ (65.481, 128.553, 24.966) / 255) for one in (image, ground_truth))
-        assert float(scores[0]) == pytest.approx(10 * np.log10(255**2 / ((luma - true_luma)**2).mean()), abs=0.006)
-        assert 0.5 < float(scores[1]) < 1
-        assert float(scores[2]) == pytest.approx(np.abs(image - ground_truth).mean() / 255, abs=6e-5)
-    assert sum(line.startswith("bicubic ") for line in lines) == 2  # the photo and its face
-    assert read_image(tmp_path / "comparison.png").pixels.shape[1] == 5 * 480 + 4 * 6
-    assert read_image(tmp_path / "face.png").pixels.shape[1] == 3 * 480 + 2 * 6
+        for scores, region in ((of_photo, np.s_[:]), (of_face, make_demo.FACE)):
+            luma, true_luma = (np.rint(16 + one[region] @ (65.481, 128.553, 24.966) / 255)
+                               for one in (image, ground_truth))
+            assert scores[0] == pytest.approx(10 * np.log10(255**2 / ((luma - true_luma)**2).mean()), abs=0.006)
+            assert 0.5 < scores[1] < 1
+            assert scores[2] == pytest.approx(np.abs(image - ground_truth)[region].mean() / 255, abs=6e-5)
+    assert sum(line.startswith("photo (bicubic) ") for line in lines) == 2  # the portrait and its face
+    assert read_image(tmp_path / "comparison.png").pixels.shape[1] == 4 * 480 + 3 * 6
+    assert read_image(tmp_path / "photo.png").pixels.shape[1] == 3 * 480 + 2 * 6
 
 
-def test_a_face_of_another_photo_is_named(demo, tmp_path):
-    shutil.copytree(demo, tmp_path / "demo")
-    write_png(tmp_path / "demo" / "Face_LQ" / "astronaut_0.png", skimage.data.astronaut()[:20, :20])
-    with pytest.raises(UserError, match="Face_LQ"):
-        summarize(tmp_path / "demo", tmp_path, lambda image, reference: 0.0)
+def test_the_face_that_is_scored_is_that_of_the_portrait(low_quality):
+    """The region covers the face that MTCNN finds, and is hardly larger."""
+    with open_detector("mtcnn") as detect:
+        [face] = detect(to_float(low_quality), "astronaut")
+    left, top, right, bottom = 4 * face.box
+    rows, columns = make_demo.FACE
+    overlap = ((min(bottom, rows.stop) - max(top, rows.start)) * (min(right, columns.stop) - max(left, columns.start)))
+    union = (bottom - top) * (right - left) + (rows.stop - rows.start) * (columns.stop - columns.start) - overlap
+    assert overlap / union > 0.7
