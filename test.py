@@ -21,7 +21,7 @@ from utils.tensorflow_setup import cpu_has_bfloat16, free_memory_gib, start_tens
 BEFORE_LOSSES = ("file", "status", "width", "height", "faces", "patches", "mask_mean", "mask_min", "mask_max")
 AFTER_LOSSES = ("learning_rates", "seconds_adaptation", "seconds_upscaling", "seconds_total", "tiles", "pasted",
                 "reason")
-FINISHED = ("adapted", "loss rose", "base")  # statuses of photos with a result
+FINISHED = ("adapted", "loss rose", "not adapted")  # statuses of photos with a result
 ADAPTATION, UPSCALING = AdaptationConfig(), UpscalingConfig()
 
 
@@ -45,7 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     files.add_argument("--shard", default="0/1", help="i/n: only part i of n of the folder, i from 0")
     files.add_argument("--dry_run", action="store_true", help="list what would be done and stop")
     files.add_argument("--save_comparison", action="store_true",
-                       help="also write comparison/<name>.png: bicubic, un-adapted and adapted side by side")
+                       help="also write comparison/<name>.png: bicubic, not adapted and adapted side by side")
     adapting = parser.add_argument_group("adaptation")
     adapting.add_argument("--patch_size", type=int, default=ADAPTATION.patch_size, help="HQ pixels, divisible by 4")
     adapting.add_argument("--patch_num_per_img", type=int, default=ADAPTATION.patches_per_face, help="per face")
@@ -53,7 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     adapting.add_argument("--learning_rate", type=float, default=ADAPTATION.learning_rate, help="of those steps")
     adapting.add_argument("--seed", type=int, default=ADAPTATION.seed, help="of the patch positions")
     adapting.add_argument("--no_face", choices=("base", "skip", "error"), default="base",
-                          help="photos without a face: upscale un-adapted, leave out, or count as failed")
+                          help="photos without a face: upscale without adaptation, leave out, or count as failed")
     adapting.add_argument("--safeguard", choices=("off", "backtrack"), default="off",
                           help="backtrack: halve a step that makes the loss of held-out patches worse, up to "
                                f"{ADAPTATION.max_halvings} times, then do not take it")

@@ -89,7 +89,7 @@ def test_photos_without_a_face_are_upscaled_unadapted_left_out_or_count_as_faile
     assert [place.run("--no_face", choice, out=tmp_path / choice) for choice in ("base", "skip", "error")] == [0, 0, 2]
     rows = [place.report(out=tmp_path / choice)["1.png"] for choice in ("base", "skip", "error")]
     assert [(row["status"], "no face" in row["reason"]) for row in rows] == [
-        ("base", True), ("skipped", True), ("error", True)]
+        ("not adapted", True), ("skipped", True), ("error", True)]
     assert "1.png" in capsys.readouterr().err
     assert [sorted(place.results(tmp_path / choice)) for choice in ("skip", "error")] == [["10.png"]] * 2
     assert place.report(out=tmp_path / "base")["10.png"]["faces"] == "3"
@@ -101,7 +101,7 @@ def test_backtracking_refuses_a_step_that_is_far_too_long(place, tmp_path):
     place.add_photo("a.png")
     assert place.run("--safeguard", "backtrack", "--learning_rate", "1e4", out=tmp_path / "safe") == 0
     row = place.report(out=tmp_path / "safe")["a.png"]
-    assert (row["status"], row["learning_rates"], row["loss_1"]) == ("base", "0", row["loss_0"])
+    assert (row["status"], row["learning_rates"], row["loss_1"]) == ("not adapted", "0", row["loss_0"])
     place.run("--fine_tune_num", "0", out=tmp_path / "base")
     assert place.results(tmp_path / "safe") == place.results(tmp_path / "base")
 

@@ -168,3 +168,16 @@ def test_a_wrong_command_is_one_line_and_writes_nothing(tmp_path, capsys, argume
     given = [argument.format(**{name: tmp_path / name for name in ("in", "other")}) for argument in arguments]
     fails(capsys, lambda: cli.main(["-o", str(tmp_path / "out"), *given]), message=message)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_face_with_impossible_landmarks_is_named_and_left_out(place, monkeypatch, capsys):
+    faulty = Face(FACE.box, FACE.landmarks[[0] * 5], 0.99)
+
+    @contextlib.contextmanager
+    def open_detector(name, **_):
+        yield lambda photo, file: [faulty]
+
+    monkeypatch.setattr(cli, "open_detector", open_detector)
+    assert run(place, place / "in") == 0
+    assert "astronaut.png" in capsys.readouterr().err
+    assert names(place) == ["astronaut.png"]

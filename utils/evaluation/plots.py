@@ -14,7 +14,8 @@ from utils.tensorflow_setup import load_pyplot
 
 PANEL_INCHES = (4.2, 4.0)  # inches
 GAIN_METRIC, GAIN_BASELINE = "psnr_y", "unadapted"
-PICTURES = ("bicubic", "base", "unadapted", "adapted", "other-faces")
+PICTURES = {"bicubic": "bicubic", "base": "", "unadapted": "not adapted", "adapted": "adapted",
+            "other-faces": "other faces"}  # variant -> label; the base network has its name
 PICTURES_PER_ROW = 3
 
 
@@ -47,11 +48,11 @@ def write_pictures(path: Path, photos: Mapping[str, tuple[Path, str]], base: str
     blocks = []
     for label, (folder, stem) in photos.items():
         truth, versions = quantize(read_image(folder / "GT" / f"{stem}.png").pixels), {}
-        for name in PICTURES:
+        for name, description in PICTURES.items():
             with contextlib.suppress(UserError):  # missing, or named when results are scored
                 image = quantize(read_image(folder / name / f"{stem}.png").pixels)
                 if image.shape == truth.shape:
-                    versions[f"{label}: {base if name == 'base' else name}"] = image
+                    versions[f"{label}: {description or base}"] = image
         blocks.append(compose_exact({**versions, f"{label}: ground truth": truth}, columns=PICTURES_PER_ROW))
     width = max((block.shape[1] for block in blocks), default=0)
     padded = [np.pad(block, ((0, 0), (0, width - block.shape[1]), (0, 0)), constant_values=255) for block in blocks]

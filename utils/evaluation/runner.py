@@ -15,12 +15,12 @@ from utils.face.pairs import FaceFolder, PhotoFace
 from utils.image.io import Photo, quantize, read_image, write_png
 from utils.image.listing import Source
 from utils.image.resizing import resize_bicubic
-from utils.inference.restoration import LOSS_ROSE, PhotoPipeline, PipelineSettings
+from utils.inference.restoration import ADAPTED, LOSS_ROSE, NOT_ADAPTED, PhotoPipeline, PipelineSettings
 from utils.report import Report
 
 RESULT_COLUMNS = ("file", "variant", "status", "seconds", "faces_of", "faces", "patches", "mask_mean", "mask_min",
                   "mask_max", *(f"loss_{step}" for step in range(6)), "learning_rates", "reason")
-STATUSES = ("done", "base", "adapted", LOSS_ROSE, "error")  # of a result
+STATUSES = ("done", ADAPTED, LOSS_ROSE, NOT_ADAPTED, "error")  # of a result
 
 
 class OtherFaces:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from config import SCALE
-from utils.console import interruptible
+from utils.console import interruptible, note_once
 from utils.errors import UserError
 from utils.face.alignment import (
     ALIGNED_SIZE,
@@ -112,8 +112,11 @@ class FacePreparer:
         return rows or [{"file": source.name, "status": "no face", "detector": self.settings.detector}]
 
     def faces_of(self, source: Source, photo: Photo, on_progress: Callable[[str], None]) -> list[PhotoFace]:
-        """Find and restore the faces of a photo, without writing them; those with faulty landmarks are left out."""
-        targets, restored, _ = self._find(source, photo, on_progress)
+        """Find and restore the faces of a photo, without writing them; a note names those that cannot be aligned."""
+        targets, restored, rows = self._find(source, photo, on_progress)
+        for row in rows:
+            if row["status"] == "error":
+                note_once(f"{source.name}: a face is left out: {row['reason']}")
         faces = []
         for (index, _, box, matrix), hq in zip(targets, restored, strict=True):
             top, left, height, width = box

@@ -10,7 +10,7 @@ from utils.console import Progress, shown_name
 from utils.errors import FatalError, UserError
 from utils.image.io import image_size
 from utils.image.listing import Source
-from utils.inference.restoration import LOSS_ROSE, OnProgress, PhotoPipeline
+from utils.inference.restoration import ADAPTED, LOSS_ROSE, OnProgress, PhotoPipeline
 
 WITHOUT_FACES = "without faces"
 READ_AHEAD_LIMIT = 4_000_000  # pixels: decoding takes 40 bytes each, which --memory_gib does not count
@@ -39,7 +39,7 @@ def restore_all(pipeline: PhotoPipeline, photos: Sequence[Source],
             reason = " ".join(row.get("reason", "").splitlines())
             if row["status"] == "error":
                 progress.write(f"error: {shown_name(photo.name)}: {reason}")
-            elif reason and row["status"] in ("adapted", LOSS_ROSE):
+            elif reason and row["status"] in (ADAPTED, LOSS_ROSE):
                 progress.write(f"warning: {shown_name(photo.name)}: {reason}")
             finished += sizes[len(done) - 1]
             progress.update(finished - progress.n)  # rounding, and photos that failed

@@ -35,7 +35,7 @@ EXPLODED = 3.0  # times the loss before adaptation: the photo is ruined (0.1 in 
 EXPLODED_LEAST = 0.02  # loss that is small enough whatever it was before
 MAX_WEIGHED_SIDE = 256  # of a whole face that MaskNet weighs, in low-quality pixels: that takes about 1 GiB
 DARK, BLACK = 0.02, 0.1  # mean of a photo, and share of it below which the result's is an error
-LOSS_ROSE = "loss rose"  # status in place of `adapted`
+ADAPTED, LOSS_ROSE, NOT_ADAPTED = "adapted", "loss rose", "not adapted"  # statuses of a photo with a result
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class PhotoPipeline:
         """Adapt to a photo that was read, upscale it and write the result; nothing is written after a UserError."""
         started, photo, settings = time.perf_counter(), loaded.photo, self._settings
         with _memory_errors():
-            params, status = self._resolver.generator, "base"
+            params, status = self._resolver.generator, NOT_ADAPTED
             faces = self._find_faces(loaded, row, on_progress) if self._uses_faces else []
             row["faces"] = len(faces)
             if self._uses_faces and not faces:
@@ -191,8 +191,8 @@ class PhotoPipeline:
             return result.params, LOSS_ROSE
         if not any(result.learning_rates):
             _add_reason(row, "the safeguard took no step: upscaled without adaptation")
-            return result.params, "base"
-        return result.params, "adapted"
+            return result.params, NOT_ADAPTED
+        return result.params, ADAPTED
 
     def _upscale(self, params: Params, photo: Photo, row: dict, on_progress: OnProgress) -> np.ndarray:
         """Upscale a photo: integers [4h, 4w, c] of its own depth and channels."""
@@ -242,13 +242,13 @@ class PhotoPipeline:
 
     def _write_comparison(self, loaded: Loaded, faces: list[PhotoFace], result: np.ndarray, row: dict,
                           on_progress: OnProgress) -> None:
-        """Write bicubic, un-adapted and adapted side by side."""
+        """Write bicubic, not adapted and adapted side by side."""
         photo, steps = loaded.photo, self._settings.adaptation.num_steps
         versions = {"bicubic": cv2.resize(quantize(photo.pixels), result.shape[1::-1], interpolation=cv2.INTER_CUBIC)}
         if faces and self._settings.compare_unadapted:
-            versions["un-adapted"] = to_8_bit(self._upscale(self._resolver.generator, photo, row, on_progress))
+            versions[NOT_ADAPTED] = to_8_bit(self._upscale(self._resolver.generator, photo, row, on_progress))
         label = f"adapted ({steps} step{'s' * (steps > 1)}, {len(faces)} face{'s' * (len(faces) > 1)})"
-        versions[label if faces else "un-adapted"] = to_8_bit(result)
+        versions[label if faces else NOT_ADAPTED] = to_8_bit(result)
         box = faces[0].located(photo.pixels).box if faces else None
         face = box and tuple(SCALE * side for side in box)
         comparison = compose_comparison(versions, face=face)

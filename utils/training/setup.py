@@ -55,11 +55,11 @@ class MetaRun(Run):
     def panels(self) -> list[Panel]:
         """Return diagrams of the scores, of what adaptation gains, and of the losses."""
         column = self.validation.column
-        scores = {"bicubic": "psnr_bicubic", "un-adapted": "psnr_before", "adapted": "psnr_after",
+        scores = {"bicubic": "psnr_bicubic", "not adapted": "psnr_before", "adapted": "psnr_after",
                   "adapted with another task's faces": "psnr_other_faces"}
         iterations, after = column("psnr_after")
         gain = {label: (iterations, np.subtract(after, column(name)[1])) for label, name in
-                (("over un-adapted", "psnr_before"), ("over another task's faces", "psnr_other_faces"))}
+                (("over not adapted", "psnr_before"), ("over another task's faces", "psnr_other_faces"))}
         losses = ("outer_loss", "inner_loss", "l1", "lpips", "gan", "discriminator_loss")
         return [Panel("validation: PSNR-Y", {label: column(name) for label, name in scores.items()}, "dB"),
                 Panel("validation: gain of the adapted", gain, "dB", zero=True), losses_panel(self.training, losses)]

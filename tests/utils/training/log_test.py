@@ -156,10 +156,10 @@ def drawn(path, histories, monkeypatch):
 def test_curves_are_those_of_the_histories(tmp_path, monkeypatch, count):
     scores, gain, losses = drawn(tmp_path / "curves.png", make_histories(tmp_path, count), monkeypatch)
     iterations = [100 * number for number in range(count)]
-    assert scores == {"bicubic": (iterations, [20] * count), "un-adapted": (iterations, [24] * count),
+    assert scores == {"bicubic": (iterations, [20] * count), "not adapted": (iterations, [24] * count),
                       "adapted": (iterations, [25 + number for number in range(count)]),
                       "adapted with another task's faces": (iterations, [24.5] * count)}
-    assert gain == {"over un-adapted": (iterations, [1 + number for number in range(count)]),
+    assert gain == {"over not adapted": (iterations, [1 + number for number in range(count)]),
                     "over another task's faces": (iterations, [0.5 + number for number in range(count)])}
     assert losses == ({"outer_loss": (list(range(count)), [1 / (number + 1) for number in range(count)]),
                        "l1": (list(range(count)), [0.5] * count)} if count else {})
