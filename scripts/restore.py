@@ -49,27 +49,37 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     restoring.add_argument("--outscale", type=float, default=SCALE, help="size of the result over the photo's, 1 to 4")
     restoring.add_argument("--face_weight", type=float, default=1.0, help="of the pasted faces, from 0 to 1")
     restoring.add_argument("--no_paste", action="store_true", help="leave the faces as the network upscales them")
-    restoring.add_argument("--model_dir", default="metaf2n-x4plus", help="the super-resolver, as of test.py")
-    restoring.add_argument("--restorer", default="rrdb-face", help="of the faces, as of generate_test_faces.py")
-    restoring.add_argument("--detector", choices=("mtcnn", "retinaface", "face-alignment"), default="mtcnn",
-                           help="of the faces")
-    restoring.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
-    restoring.add_argument("--device", default="auto", help="auto, cpu, or the number of a GPU")
-    restoring.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
-                           help="auto: bfloat16 on CPUs that have it, otherwise float32")
-    restoring.add_argument("--memory_gib", type=float, default=UpscalingConfig.memory_gib,
-                           help="above which photos are upscaled in tiles")
+    add_networks(restoring)
     args = parser.parse_args(argv)
     require(args.inputs or args.input, "name photos or folders, as: restore.py photo.jpg -o OUT", "no INPUT")
     require(1 <= args.outscale <= SCALE, "--outscale must lie between 1 and 4", args.outscale)
     require(1 <= args.quality <= 100, "--quality must lie between 1 and 100", args.quality)
     require(0 <= args.face_weight <= 1, "--face_weight must lie between 0 and 1", args.face_weight)
-    require(args.memory_gib > 0, "--memory_gib must be positive", args.memory_gib)
     require(Path(args.suffix).name == args.suffix, "--suffix must not hold folders", args.suffix)
-    require(args.device in DEVICES or args.device.isdecimal(), "--device is auto, cpu or a number", args.device)
     require(not (args.overwrite and args.skip_existing), "--overwrite and --skip_existing exclude each other", "both")
-    check_restorer(args.restorer)
+    check_networks(args)
     return args
+
+
+def add_networks(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `load_resolver` and `load_preparer` to a parser or to a group of its options."""
+    parser.add_argument("--model_dir", default="metaf2n-x4plus", help="the super-resolver, as of test.py")
+    parser.add_argument("--restorer", default="rrdb-face", help="of the faces, as of generate_test_faces.py")
+    parser.add_argument("--detector", choices=("mtcnn", "retinaface", "face-alignment"), default="mtcnn",
+                        help="of the faces")
+    parser.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, or the number of a GPU")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
+                        help="auto: bfloat16 on CPUs that have it, otherwise float32")
+    parser.add_argument("--memory_gib", type=float, default=UpscalingConfig.memory_gib,
+                        help="above which photos are upscaled in tiles")
+
+
+def check_networks(args: argparse.Namespace) -> None:
+    """Check the flags that `add_networks` added."""
+    require(args.memory_gib > 0, "--memory_gib must be positive", args.memory_gib)
+    require(args.device in DEVICES or args.device.isdecimal(), "--device is auto, cpu or a number", args.device)
+    check_restorer(args.restorer)
 
 
 def list_inputs(args: argparse.Namespace) -> list[Source]:
@@ -121,26 +131,39 @@ def main(argv: list[str] | None = None) -> int:
 
 def build(args: argparse.Namespace, stack: contextlib.ExitStack):
     """Load all networks, fetching weights that are missing; returns a PhotoPipeline."""
-    gpus = start_tensorflow(DEVICES.get(args.device, args.device))
-    from model.super_resolver import SuperResolver
+    resolver, adaptation = load_resolver(args.model_dir, args)
     from utils.inference.restoration import PhotoPipeline, PipelineSettings
-    from utils.weights.checkpoints import load_super_resolver
 
-    folder = args.weights_dir
-    weights = load_or_fetch(lambda: load_super_resolver(args.model_dir, weights_dir=folder), folder)
-    detector = load_or_fetch(lambda: stack.enter_context(open_detector(args.detector, weights_dir=folder)), folder)
-    restorer = load_or_fetch(lambda: open_restorer(args.restorer, folder), folder)
-    has_bfloat16 = not gpus and cpu_has_bfloat16()
-    precision = args.precision if args.precision != "auto" else "bfloat16" if has_bfloat16 else "float32"
     return PhotoPipeline(
-        SuperResolver(weights.generator, weights.mask, precision=precision),
-        FacePreparer(detector, restorer, args.output_dir, PreparationSettings(args.detector, args.restorer)),
-        args.output_dir,
-        PipelineSettings(AdaptationConfig(num_steps=int(weights.meta_trained)),
-                         UpscalingConfig(memory_gib=args.memory_gib), backtrack=True,
+        resolver, load_preparer(args, args.output_dir, stack), args.output_dir,
+        PipelineSettings(adaptation, UpscalingConfig(memory_gib=args.memory_gib), backtrack=True,
                          face_weight=0.0 if args.no_paste else args.face_weight, save_comparison=args.compare,
                          compare_unadapted=False, outscale=args.outscale, image_format=args.format,
                          name_suffix=args.suffix, quality=args.quality, strip_metadata=args.strip_metadata))
+
+
+def load_resolver(name: str, args: argparse.Namespace):
+    """Load a super-resolver, fetching weights that are missing; returns it and its AdaptationConfig.
+
+    Weights that are not meta-trained are not adapted.
+    """
+    gpus = start_tensorflow(DEVICES.get(args.device, args.device))
+    from model.super_resolver import SuperResolver
+    from utils.weights.checkpoints import load_super_resolver
+
+    weights = load_or_fetch(lambda: load_super_resolver(name, weights_dir=args.weights_dir), args.weights_dir)
+    has_bfloat16 = not gpus and cpu_has_bfloat16()
+    precision = args.precision if args.precision != "auto" else "bfloat16" if has_bfloat16 else "float32"
+    return (SuperResolver(weights.generator, weights.mask, precision=precision),
+            AdaptationConfig(num_steps=int(weights.meta_trained)))
+
+
+def load_preparer(args: argparse.Namespace, output_dir: Path, stack: contextlib.ExitStack) -> FacePreparer:
+    """Load what finds and restores faces, fetching weights that are missing; `stack` ends the detector."""
+    folder = args.weights_dir
+    detector = load_or_fetch(lambda: stack.enter_context(open_detector(args.detector, weights_dir=folder)), folder)
+    restorer = load_or_fetch(lambda: open_restorer(args.restorer, folder), folder)
+    return FacePreparer(detector, restorer, output_dir, PreparationSettings(args.detector, args.restorer))
 
 
 if __name__ == "__main__":
