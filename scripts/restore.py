@@ -62,7 +62,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def add_networks(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `load_resolver` and `load_preparer` to a parser or to a group of its options."""
+    """Add the flags of `build` and `load_resolver` to a parser or to a group of its options."""
     parser.add_argument("--model_dir", default="metaf2n-x4plus", help="the super-resolver, as of test.py")
     parser.add_argument("--restorer", default="rrdb-face", help="of the faces, as of generate_test_faces.py")
     parser.add_argument("--detector", choices=("mtcnn", "retinaface", "face-alignment"), default="mtcnn",
@@ -130,12 +130,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def build(args: argparse.Namespace, stack: contextlib.ExitStack):
-    """Load all networks, fetching weights that are missing; returns a PhotoPipeline."""
+    """Load all networks, fetching weights that are missing; returns a PhotoPipeline. `stack` ends the detector."""
     resolver, adaptation = load_resolver(args.model_dir, args)
     from utils.inference.restoration import PhotoPipeline, PipelineSettings
 
+    folder = args.weights_dir
+    detector = load_or_fetch(lambda: stack.enter_context(open_detector(args.detector, weights_dir=folder)), folder)
+    restorer = load_or_fetch(lambda: open_restorer(args.restorer, folder), folder)
     return PhotoPipeline(
-        resolver, load_preparer(args, args.output_dir, stack), args.output_dir,
+        resolver, FacePreparer(detector, restorer, args.output_dir, PreparationSettings(args.detector, args.restorer)),
+        args.output_dir,
         PipelineSettings(adaptation, UpscalingConfig(memory_gib=args.memory_gib), backtrack=True,
                          face_weight=0.0 if args.no_paste else args.face_weight, save_comparison=args.compare,
                          compare_unadapted=False, outscale=args.outscale, image_format=args.format,
@@ -156,14 +160,6 @@ def load_resolver(name: str, args: argparse.Namespace):
     precision = args.precision if args.precision != "auto" else "bfloat16" if has_bfloat16 else "float32"
     return (SuperResolver(weights.generator, weights.mask, precision=precision),
             AdaptationConfig(num_steps=int(weights.meta_trained)))
-
-
-def load_preparer(args: argparse.Namespace, output_dir: Path, stack: contextlib.ExitStack) -> FacePreparer:
-    """Load what finds and restores faces, fetching weights that are missing; `stack` ends the detector."""
-    folder = args.weights_dir
-    detector = load_or_fetch(lambda: stack.enter_context(open_detector(args.detector, weights_dir=folder)), folder)
-    restorer = load_or_fetch(lambda: open_restorer(args.restorer, folder), folder)
-    return FacePreparer(detector, restorer, output_dir, PreparationSettings(args.detector, args.restorer))
 
 
 if __name__ == "__main__":
