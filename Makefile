@@ -14,7 +14,7 @@ define run
 endef
 
 .NOTPARALLEL:
-.PHONY: help demo results test lint clean distclean
+.PHONY: help demo results test test-web lint clean distclean
 unexport PYTHONPATH PYTHONHOME
 
 help:  ## show this list
@@ -34,6 +34,11 @@ results: .venv/.installed  ## measure what adaptation gains; EVALUATION_ARGS="--
 
 test: .venv/.installed-dev  ## run the tests; ARGS="-k tiling" selects some
 	.venv/bin/python -m pytest $(ARGS)
+
+test-web: .venv/.installed-dev .venv/.installed-web  ## test the page of scripts/web_app.py in Chromium
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { echo 'error: the test of the page needs' \
+		'Chromium. On Debian: apt install chromium chromium-driver' >&2; exit 2; }
+	.venv/bin/python -m pytest -n 0 tests/web $(ARGS)
 
 lint: .venv/.installed-dev  ## check the style, and which rooms of utils/ import which
 	.venv/bin/python -m ruff check .
@@ -62,5 +67,9 @@ distclean: clean  ## remove .venv as well; keeps weights/
 	@touch $@
 
 .venv/.installed-dev: requirements-dev.txt requirements.txt | .venv/.created
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.venv/.installed-web: requirements-web.txt requirements.txt | .venv/.created
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@

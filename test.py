@@ -91,6 +91,7 @@ def _check_and_convert(args: argparse.Namespace) -> None:
     require(args.tile_overlap >= 0, "--tile_overlap must be at least 0", args.tile_overlap)
     require(args.tile_size == "auto" or args.tile_size.isdecimal(), "--tile_size must be a number or auto",
             args.tile_size)
+    args.memory_gib = args.memory_gib or free_memory_gib() / 2
     args.tile_size = None if args.tile_size == "auto" else int(args.tile_size)
     smallest = UPSCALING.smallest_tile if args.tile_size is None else args.tile_size
     require(not smallest or args.tile_overlap < smallest, "--tile_overlap must be smaller than the tile",
@@ -164,7 +165,7 @@ def _list_plan(args: argparse.Namespace, photos: list[Source], faces: FaceFolder
 
 def _upscaling(args: argparse.Namespace) -> UpscalingConfig:
     return UpscalingConfig(tile_size=args.tile_size, tile_overlap=args.tile_overlap,
-                           memory_gib=args.memory_gib or free_memory_gib() / 2)
+                           memory_gib=args.memory_gib)
 
 
 def _restore_photos(args: argparse.Namespace, photos: list[Source], there: list[Source], faces: FaceFolder | None,

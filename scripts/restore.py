@@ -49,27 +49,38 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     restoring.add_argument("--outscale", type=float, default=SCALE, help="size of the result over the photo's, 1 to 4")
     restoring.add_argument("--face_weight", type=float, default=1.0, help="of the pasted faces, from 0 to 1")
     restoring.add_argument("--no_paste", action="store_true", help="leave the faces as the network upscales them")
-    restoring.add_argument("--model_dir", default="metaf2n-x4plus", help="the super-resolver, as of test.py")
-    restoring.add_argument("--restorer", default="rrdb-face", help="of the faces, as of generate_test_faces.py")
-    restoring.add_argument("--detector", choices=("mtcnn", "retinaface", "face-alignment"), default="mtcnn",
-                           help="of the faces")
-    restoring.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
-    restoring.add_argument("--device", default="auto", help="auto, cpu, or the number of a GPU")
-    restoring.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
-                           help="auto: bfloat16 on CPUs that have it, otherwise float32")
-    restoring.add_argument("--memory_gib", type=float,
-                           help="above which photos are upscaled in tiles (default: half of what is free)")
+    add_networks(restoring)
     args = parser.parse_args(argv)
     require(args.inputs or args.input, "name photos or folders, as: restore.py photo.jpg -o OUT", "no INPUT")
     require(1 <= args.outscale <= SCALE, "--outscale must lie between 1 and 4", args.outscale)
     require(1 <= args.quality <= 100, "--quality must lie between 1 and 100", args.quality)
     require(0 <= args.face_weight <= 1, "--face_weight must lie between 0 and 1", args.face_weight)
-    require(args.memory_gib is None or args.memory_gib > 0, "--memory_gib must be positive", args.memory_gib)
     require(Path(args.suffix).name == args.suffix, "--suffix must not hold folders", args.suffix)
-    require(args.device in DEVICES or args.device.isdecimal(), "--device is auto, cpu or a number", args.device)
     require(not (args.overwrite and args.skip_existing), "--overwrite and --skip_existing exclude each other", "both")
-    check_restorer(args.restorer)
+    check_networks(args)
     return args
+
+
+def add_networks(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `build` and `load_resolver` to a parser or to a group of its options."""
+    parser.add_argument("--model_dir", default="metaf2n-x4plus", help="the super-resolver, as of test.py")
+    parser.add_argument("--restorer", default="rrdb-face", help="of the faces, as of generate_test_faces.py")
+    parser.add_argument("--detector", choices=("mtcnn", "retinaface", "face-alignment"), default="mtcnn",
+                        help="of the faces")
+    parser.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, or the number of a GPU")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
+                        help="auto: bfloat16 on CPUs that have it, otherwise float32")
+    parser.add_argument("--memory_gib", type=float,
+                        help="above which photos are upscaled in tiles (default: half of what is free)")
+
+
+def check_networks(args: argparse.Namespace) -> None:
+    """Check the flags that `add_networks` added, and choose a memory where none is given."""
+    require(args.memory_gib is None or args.memory_gib > 0, "--memory_gib must be positive", args.memory_gib)
+    require(args.device in DEVICES or args.device.isdecimal(), "--device is auto, cpu or a number", args.device)
+    check_restorer(args.restorer)
+    args.memory_gib = args.memory_gib or free_memory_gib() / 2
 
 
 def list_inputs(args: argparse.Namespace) -> list[Source]:
@@ -120,29 +131,38 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def build(args: argparse.Namespace, stack: contextlib.ExitStack):
-    """Load all networks, fetching weights that are missing; returns a PhotoPipeline."""
-    gpus = start_tensorflow(DEVICES.get(args.device, args.device))
-    from model.super_resolver import SuperResolver
+    """Load all networks, fetching weights that are missing; returns a PhotoPipeline. `stack` ends the detector."""
+    resolver, adaptation = load_resolver(args.model_dir, args)
     from utils.inference.restoration import PhotoPipeline, PipelineSettings
-    from utils.weights.checkpoints import load_super_resolver
 
     folder = args.weights_dir
-    weights = load_or_fetch(lambda: load_super_resolver(args.model_dir, weights_dir=folder), folder)
     face_weight, preparer = 0.0 if args.no_paste else args.face_weight, None
-    if weights.meta_trained or face_weight:
+    if adaptation.num_steps or face_weight:
         detector = load_or_fetch(lambda: stack.enter_context(open_detector(args.detector, weights_dir=folder)), folder)
         restorer = load_or_fetch(lambda: open_restorer(args.restorer, folder), folder)
         preparer = FacePreparer(detector, restorer, args.output_dir, PreparationSettings(args.detector, args.restorer))
-    has_bfloat16 = not gpus and cpu_has_bfloat16()
-    precision = args.precision if args.precision != "auto" else "bfloat16" if has_bfloat16 else "float32"
     return PhotoPipeline(
-        SuperResolver(weights.generator, weights.mask, precision=precision),
-        preparer, args.output_dir,
-        PipelineSettings(AdaptationConfig(num_steps=int(weights.meta_trained)),
-                         UpscalingConfig(memory_gib=args.memory_gib or free_memory_gib() / 2), backtrack=True,
+        resolver, preparer, args.output_dir,
+        PipelineSettings(adaptation, UpscalingConfig(memory_gib=args.memory_gib), backtrack=True,
                          face_weight=face_weight, save_comparison=args.compare,
                          compare_unadapted=False, outscale=args.outscale, image_format=args.format,
                          name_suffix=args.suffix, quality=args.quality, strip_metadata=args.strip_metadata))
+
+
+def load_resolver(name: str, args: argparse.Namespace):
+    """Load a super-resolver, fetching weights that are missing; returns it and its AdaptationConfig.
+
+    Weights that are not meta-trained are not adapted.
+    """
+    gpus = start_tensorflow(DEVICES.get(args.device, args.device))
+    from model.super_resolver import SuperResolver
+    from utils.weights.checkpoints import load_super_resolver
+
+    weights = load_or_fetch(lambda: load_super_resolver(name, weights_dir=args.weights_dir), args.weights_dir)
+    has_bfloat16 = not gpus and cpu_has_bfloat16()
+    precision = args.precision if args.precision != "auto" else "bfloat16" if has_bfloat16 else "float32"
+    return (SuperResolver(weights.generator, weights.mask, precision=precision),
+            AdaptationConfig(num_steps=int(weights.meta_trained)))
 
 
 if __name__ == "__main__":

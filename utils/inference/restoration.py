@@ -38,6 +38,16 @@ DARK, BLACK = 0.02, 0.1  # mean of a photo, and share of it below which the resu
 ADAPTED, LOSS_ROSE, NOT_ADAPTED = "adapted", "loss rose", "not adapted"  # statuses of a photo with a result
 
 
+@contextlib.contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Say what to do where the memory does not suffice."""
+    try:
+        yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        raise UserError("not enough memory for this photo. Lower --memory_gib, or give a smaller --tile_size or "
+                        "--patch_num_per_img.") from error
+
+
 @dataclass(frozen=True)
 class PipelineSettings:
     """Settings of a run: `no_face` and `check_faces` as the flags of test.py, `backtrack` is the safeguard.
@@ -99,25 +109,18 @@ class PhotoPipeline:
 
     def process(self, loaded: Loaded, row: dict, on_progress: OnProgress) -> None:
         """Adapt to a photo that was read, upscale it and write the result; nothing is written after a UserError."""
-        started, photo, settings = time.perf_counter(), loaded.photo, self._settings
+        started, settings = time.perf_counter(), self._settings
         with _memory_errors():
-            params, status = self._resolver.generator, NOT_ADAPTED
-            faces = self._find_faces(loaded, row, on_progress) if self._uses_faces else []
-            row["faces"] = len(faces)
-            if self._uses_faces and not faces:
-                if settings.no_face == "skip":
-                    row.update(status="skipped", reason="no face")
-                    return
-                _add_reason(row, "no face: upscaled without adaptation")
-            elif settings.adaptation.num_steps:
-                on_progress("adapting", 0)
-                params, status = self._adapt(loaded.source, faces, row)
-                release_memory()
-            upscaling = time.perf_counter()
-            samples = self._upscale(params, photo, row, on_progress)
-            row["seconds_upscaling"] = time.perf_counter() - upscaling
+            faces = self.find_faces(loaded, row, on_progress)
+            if self._uses_faces and not faces and settings.no_face == "skip":
+                row.update(status="skipped", reason="no face")
+                return
+            samples, status = self.restore(loaded, faces, row, on_progress)
             if settings.face_weight:
-                self._paste(faces, samples, row, on_progress)
+                on_progress("pasting faces", 0)
+                pasted, trust = self.trust_faces(faces)
+                paste_faces(samples, pasted, trust, weight=settings.face_weight)
+                row["pasted"] = len(pasted)
             self._write(loaded, samples)
         row.update(status=status, seconds_total=loaded.seconds + time.perf_counter() - started)
         if settings.save_comparison:
@@ -128,6 +131,25 @@ class PhotoPipeline:
                 raise
             except UserError as error:  # the result is there, and good
                 _add_reason(row, f"no comparison: {error}")
+
+    @_memory_errors()
+    def restore(self, loaded: Loaded, faces: list[PhotoFace], row: dict,
+                on_progress: OnProgress) -> tuple[np.ndarray, str]:
+        """Adapt to the faces of a photo, if it has any, and upscale it; nothing is pasted or written.
+
+        Returns integers [4h, 4w, c] of the photo's own depth and channels, and the status.
+        """
+        params, status = self._resolver.generator, NOT_ADAPTED
+        if faces and self._settings.adaptation.num_steps:
+            on_progress("adapting", 0)
+            params, status = self._adapt(loaded.source, faces, row)
+            release_memory()
+        elif self._uses_faces and not faces:
+            _add_reason(row, "no face: upscaled without adaptation")
+        started = time.perf_counter()
+        samples = self._upscale(params, loaded.photo, row, on_progress)
+        row["seconds_upscaling"] = time.perf_counter() - started
+        return samples, status
 
     def _write(self, loaded: Loaded, samples: np.ndarray) -> None:
         """Write the result, resampled to --outscale."""
@@ -144,9 +166,13 @@ class PhotoPipeline:
     def _uses_faces(self) -> bool:
         return bool(self._settings.adaptation.num_steps or self._settings.face_weight)
 
-    def _find_faces(self, loaded: Loaded, row: dict, on_progress: OnProgress) -> list[PhotoFace]:
-        """Return a photo's faces, with their boxes where these are used; check that they are this photo's."""
+    @_memory_errors()
+    def find_faces(self, loaded: Loaded, row: dict, on_progress: OnProgress) -> list[PhotoFace]:
+        """Return a photo's faces if they are used, with boxes where these are; check that they are this photo's."""
         settings, path = self._settings, loaded.source.path
+        if not self._uses_faces:
+            row["faces"] = 0
+            return []
         faces = self._faces.faces_of(loaded.source, loaded.photo, lambda what: on_progress(what, 0))
         row["faces"] = len(faces)  # also of a photo that fails here
         if not faces and settings.no_face == "error":
@@ -223,12 +249,11 @@ class PhotoPipeline:
                             "backtrack or --precision float32.")
         return samples
 
-    def _paste(self, faces: list[PhotoFace], samples: np.ndarray, row: dict, on_progress: OnProgress) -> None:
-        """Paste the restored faces into the result, as far as MaskNet trusts them."""
-        on_progress("pasting faces", 0)
+    @_memory_errors()
+    def trust_faces(self, faces: list[PhotoFace]) -> tuple[list[PhotoFace], list[np.ndarray]]:
+        """Return the faces that can be pasted, and the trust in the pixels of each, for `paste_faces`."""
         pasted = [face for face in faces if can_be_pasted(face)]
-        paste_faces(samples, pasted, [self._trust(*face.patches) for face in pasted], weight=self._settings.face_weight)
-        row["pasted"] = len(pasted)
+        return pasted, [self._trust(*face.patches) for face in pasted]
 
     def _trust(self, lq: np.ndarray, hq: np.ndarray) -> np.ndarray:
         """Return MaskNet's weights of a face's pixels over their median, as their scale is arbitrary, at most 1."""
@@ -259,13 +284,3 @@ class PhotoPipeline:
 
 def _add_reason(row: dict, reason: str) -> None:
     row["reason"] = "; ".join(filter(None, (row.get("reason"), reason)))
-
-
-@contextlib.contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Say what to do where the memory does not suffice."""
-    try:
-        yield
-    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-        raise UserError("not enough memory for this photo. Lower --memory_gib, or give a smaller --tile_size or "
-                        "--patch_num_per_img.") from error
