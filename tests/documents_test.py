@@ -71,7 +71,7 @@ def test_flags_of_printed_commands_exist(document):
 
 
 @pytest.mark.parametrize("tool", [
-    "scripts/restore.py", "generate_test_faces.py", "test.py", "main.py", "calculate_metrics.py"])
+    "scripts/restore.py", "scripts/web_app.py", "generate_test_faces.py", "test.py", "main.py", "calculate_metrics.py"])
 def test_the_flag_table_is_that_of_the_tool(tool):
     section = (ROOT / "docs" / "cli.md").read_text().split(f"## {tool}\n")[1].split("\n## ")[0]
     described = {flag for cell in re.findall(r"^\| ([^|]*)\|", section, re.MULTILINE)

@@ -22,15 +22,17 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from scripts import restore
 from scripts.make_demo import degrade
+from tests.helpers.face_restorer import small_restorer
 from tests.helpers.small_networks import small_generator, small_masknet
 from tests.helpers.workplace import picture, write
+from utils.face.restorers import save_face_restorer
 from utils.image.io import read_image
 from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SERVER = [sys.executable, str(ROOT / "scripts" / "web_app.py")]
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-PATIENCE = 60  # seconds
+PATIENCE = 180  # seconds
 
 
 class Server:
@@ -39,13 +41,15 @@ class Server:
     def __init__(self, root):
         for name in ("model", "other"):
             write_tf1_checkpoint(root / name, checkpoint_tensors(small_generator(), small_masknet()))
+        save_face_restorer(root / "restorer.npz", small_restorer())
+        self.networks = ["--model_dir", str(root / "model"), "--restorer", str(root / "restorer.npz")]
         self._log = root / "log"
         (root / "temporary").mkdir()
         self.temporary = root / "temporary"
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [*SERVER, "--port", "0", "--model_dir", str(root / "model"), "--baseline", str(root / "other"),
-                 "--max_mib", "1", "--max_megapixels", "0.1"], stdout=log, stderr=subprocess.STDOUT,
+                [*SERVER, *self.networks, "--port", "0", "--baseline", str(root / "other"), "--max_mib", "1",
+                 "--max_megapixels", "0.1"], stdout=log, stderr=subprocess.STDOUT,
                 env=os.environ | {"TMPDIR": str(self.temporary)})
         deadline = time.monotonic() + PATIENCE
         while "open http" not in self.log():
@@ -149,8 +153,7 @@ def test_a_photo_is_restored_as_by_restore_and_its_face_weight_costs_no_second_r
             shown = page.source("after.jpg")
             page.set_face_weight(weight)
             page.wait(lambda shown=shown: page.source("after.jpg") not in (shown, None))
-        assert restore.main([str(photo), "-o", str(tmp_path / weight), "--model_dir",
-                             str(server.temporary.parent / "model"), "--face_weight", weight]) == 0
+        assert restore.main([str(photo), "-o", str(tmp_path / weight), *server.networks, "--face_weight", weight]) == 0
         expected = tmp_path / weight / "portrait.png"
         result = page.download()
         assert result.name == "portrait_x4.png"
