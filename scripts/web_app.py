@@ -81,9 +81,9 @@ class Restorer:
         done = self._kept.pop(path, None)
         if done is None:
             source, (height, width) = Source(Path(path).name, Path(path)), image_size(Path(path))
-            require(height * width <= 1e6 * self._args.max_megapixels,
-                    f"{source.name} is too large: photos may have {self._args.max_megapixels:g} megapixels here",
-                    f"{height * width / 1e6:.3g}")
+            if height * width > 1e6 * self._args.max_megapixels:
+                raise UserError(f"{source.name} has {height * width / 1e6:.3g} megapixels, more than the "
+                                f"{self._args.max_megapixels:g} that are taken here: make it smaller.")
             row = {"file": source.name}
             loaded = self._pipeline.read(source, row)
             done = Restoration(loaded, row, self._pipeline.find_faces(loaded, row, on_progress))
