@@ -105,15 +105,15 @@ class Restorer:
         return samples
 
     def before(self, done: Restoration, kind: str, on_progress: OnProgress) -> np.ndarray:
-        """Return the photo as `kind` enlarges it: bicubic, or the baseline, which is loaded when it is first used."""
+        """Return the photo as `kind` enlarges it: bicubic, in the size that is shown, or the baseline."""
         if kind == BICUBIC:
             photo = done.loaded.photo
-            pixels = resize_bicubic(photo.pixels, *(SCALE * side for side in photo.pixels.shape[:2]))
+            pixels = resize_bicubic(photo.pixels, *shown_size(*(SCALE * side for side in photo.pixels.shape[:2])))
             return quantize(pixels, bit_depth=photo.bit_depth, gray=photo.gray)
         if self._baseline is None:
             from utils.inference.restoration import PhotoPipeline, PipelineSettings
 
-            on_progress(f"loading {kind}", 0)
+            on_progress(f"loading {kind}", 0)  # when it is first used
             self._baseline = PhotoPipeline(
                 restore.load_resolver(self._args.baseline, self._args)[0], None, self.folder,
                 PipelineSettings(AdaptationConfig(num_steps=0), UpscalingConfig(memory_gib=self._args.memory_gib)))
@@ -124,12 +124,17 @@ class Restorer:
     def write(self, name: str, samples: np.ndarray, photo: Photo, *, shown: bool = True) -> str:
         """Write a picture and return its path; if `shown` in the page, reduced, without alpha and EXIF data."""
         if shown:
-            scale, photo = min(1, LARGEST_SHOWN / max(samples.shape[:2])), replace(photo, exif=None, alpha=None)
-            size = [max(1, round(scale * side)) for side in samples.shape[:2]]
+            photo, size = replace(photo, exif=None, alpha=None), shown_size(*samples.shape[:2])
             samples = resize_to(samples, *size, "area").reshape(*size, -1)
         alpha = None if photo.alpha is None else resize_bicubic(photo.alpha, *samples.shape[:2])
         write_image(self.folder / name, samples, alpha=alpha, source=photo)
         return str(self.folder / name)
+
+
+def shown_size(height: int, width: int) -> list[int]:
+    """Return the size in which the page shows a picture: a browser cannot hold all of a large result."""
+    scale = min(1, LARGEST_SHOWN / max(height, width))
+    return [max(1, round(scale * side)) for side in (height, width)]
 
 
 def draw_faces(photo: Photo, faces: list[PhotoFace]) -> np.ndarray:

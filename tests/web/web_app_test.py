@@ -107,7 +107,8 @@ class Page:
         for earlier in self._downloads.iterdir():
             earlier.unlink()
         self.driver.find_element(By.XPATH, "//*[self::a or self::button][contains(., 'Download (PNG)')]").click()
-        return self.wait(lambda: next(self._downloads.glob("*.png"), None))
+        return self.wait(lambda: next((path for path in self._downloads.glob("*.png") if path.stat().st_size
+                                       and not list(self._downloads.glob("*.crdownload"))), None))
 
     def other_hosts(self):
         """Return the hosts of all requests so far but the page's own."""
