@@ -27,7 +27,7 @@ BLUR_SIGMA = 1.6  # HQ pixels: a slightly unsharp lens
 NOISE_SIGMA = 3.0  # of 255, on the small photo: a camera at medium sensitivity
 JPEG_QUALITY = 80
 NOISE_SEED = 0
-HEAD = np.s_[16:208, 128:320]  # in the ground truth; it is shown, and is the photo that is not degraded
+HEAD = np.s_[32:176, 144:288]  # in the ground truth; it is shown, and is the photo that is not degraded
 FACE = np.s_[64:164, 176:256]  # is scored, too
 RESULTS = {"Real-ESRGAN": "realesrgan", "ours": "ours"}  # label -> folder
 
