@@ -4,6 +4,7 @@
 PYTHON ?= python3
 ARGS ?=
 EVALUATION_ARGS ?=
+UV_VERSION = 0.13.9
 
 DEMO_PHOTOS = datasets/demo/LQ datasets/demo/photos
 REALESRGAN = --model_dir realesrgan --no_paste --precision float32 --overwrite
@@ -13,9 +14,18 @@ define run
 @printf '\n$$ python %s\n' '$(subst ','\'',$(1))'; .venv/bin/python $(1)
 endef
 
+# uv installs in a fraction of pip's time; it asks pip for its index. Where it fails, pip installs.
+define install
+@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) && \
+	index=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$(.venv/bin/python -m pip config get global.index-url 2>/dev/null || :)}} && \
+	.venv/bin/uv pip install --quiet --python .venv/bin/python $${index:+--default-index "$$index"} -r $(1) || \
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $(1)
+endef
+
 .NOTPARALLEL:
 .PHONY: help demo results test test-web lint clean distclean
-unexport PYTHONPATH PYTHONHOME
+# the compiled modules are kept in any case: TensorFlow's take ten seconds for each process otherwise
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 help:  ## show this list
 	@echo 'usage: make [PYTHON=python3.11] TARGET'
@@ -63,13 +73,13 @@ distclean: clean  ## remove .venv as well; keeps weights/
 
 # the stamps are written last, so that an interrupted installation is repeated
 .venv/.installed: requirements.txt | .venv/.created
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(call install,$<)
 	@touch $@
 
 .venv/.installed-dev: requirements-dev.txt requirements.txt | .venv/.created
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(call install,$<)
 	@touch $@
 
 .venv/.installed-web: requirements-web.txt requirements.txt | .venv/.created
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(call install,$<)
 	@touch $@

@@ -1,17 +1,16 @@
+import contextlib
+import io
 import json
 import re
+import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tests.helpers.training_workplace import (
-    SETTINGS,
-    TrainingWorkplace,
-    assert_equal_states,
-    killed_at_the_end,
-    wait_for,
-)
+from tests.helpers.training_runs import assert_equal_states, killed_at_the_end, wait_for
+from tests.helpers.training_workplace import SETTINGS, TrainingWorkplace
 from utils.errors import UserError
 from utils.files import exclusive
 from utils.image.io import read_image
@@ -23,11 +22,22 @@ def place(tmp_path):
     return TrainingWorkplace(tmp_path)
 
 
+ADVERSARIAL = {"loss__gan": 0.1, "loss__unadapted": 0.3}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of 4 iterations with an adversary, its exit status and what it printed. Tests do not write into it."""
+    place, output = TrainingWorkplace(tmp_path_factory.mktemp("trained")), io.StringIO()
+    with contextlib.redirect_stdout(output):
+        status = place.run(**ADVERSARIAL)
+    return SimpleNamespace(place=place, status=status, output=output.getvalue())
+
+
 @pytest.fixture(autouse=True)
-def without_plots(request, monkeypatch):
-    """Plotting takes longer than these runs; one test looks at the plot."""
-    if "curves" not in request.node.name:
-        monkeypatch.setattr("utils.training.run.plot_curves", lambda *_: None)
+def without_plots(trained, monkeypatch):
+    """Plotting takes longer than these runs; `trained` has its plot."""
+    monkeypatch.setattr("utils.training.run.plot_curves", lambda *_: None)
 
 
 def fails(place, match, *extra, **options):
@@ -36,15 +46,20 @@ def fails(place, match, *extra, **options):
     assert "\n" not in str(caught.value)
 
 
-def test_a_run_leaves_checkpoints_metrics_curves_and_its_configuration(place, capsys):
-    assert place.run(loss__gan=0.1, loss__unadapted=0.3) == 0
+def iterations(place, name, trial=0):
+    return [int(row["iteration"]) for row in place.rows(name, trial)]
+
+
+def test_a_run_leaves_checkpoints_metrics_curves_and_its_configuration(trained):
+    place = trained.place
+    assert trained.status == 0
     assert place.checkpoints() == ["model-2", "model-4"]
-    assert [row["iteration"] for row in place.rows()] == ["0", "2", "4"]
-    assert [row["iteration"] for row in place.rows("train.csv")] == ["1", "2", "3", "4"]
+    assert iterations(place, "metrics.csv") == [0, 2, 4]
+    assert iterations(place, "train.csv") == [1, 2, 3, 4]
     assert read_image(place.folder() / "curves.png").pixels.std() > 0.05
     assert json.loads((place.folder() / "config.json").read_text())["data"]["face_size"] == SETTINGS["data.face_size"]
     assert list((place.folder() / "tensorboard").iterdir())
-    assert f"--model_dir {place.folder() / 'checkpoints' / 'model-4'}" in capsys.readouterr().out
+    assert f"--model_dir {place.folder() / 'checkpoints' / 'model-4'}" in trained.output
     tensors = place.checkpoint(4)  # the original's names and counters
     assert tensors["Discriminator/conv1/u"].shape == (1, 8)
     assert {"MODEL/conv_first/weight/Adam", "Mask/conv8/bias/Adam_1", "Discriminator/conv0/weight/Adam"} <= set(tensors)
@@ -54,40 +69,37 @@ def test_a_run_leaves_checkpoints_metrics_curves_and_its_configuration(place, ca
     assert not tensors["stop_grad"]
 
 
-def test_stopping_and_resuming_equals_going_through_bit_for_bit(place):
-    place.run(trial=0, loss__gan=0.1)
-    place.run("--iterations", "3", trial=1, loss__gan=0.1)
-    place.main("--run_dir", str(place.root / "runs"), "--trial", "1", "--iterations", "4")  # other settings are kept
-    assert_equal_states(place.checkpoint(4, trial=0), place.checkpoint(4, trial=1))
-    through, resumed = place.rows(trial=0), place.rows(trial=1)
+def test_stopping_and_resuming_equals_going_through_bit_for_bit(place, trained):
+    place.run("--iterations", "3", **ADVERSARIAL)
+    place.main(*place.place(), "--iterations", "4")  # other settings are kept
+    assert_equal_states(trained.place.checkpoint(4), place.checkpoint(4))
+    through, resumed = trained.place.rows("metrics.csv"), place.rows("metrics.csv")
     assert through == [row for row in resumed if row["iteration"] != "3"]
 
 
-def test_a_step_resumes_from_exactly_there_and_drops_later_rows(place):
-    place.run()
-    expected = place.checkpoint(4)
-    place.run("--step", "2", "--iterations", "3")
-    assert [row["iteration"] for row in place.rows()] == ["0", "2", "3"]
-    assert [row["iteration"] for row in place.rows("train.csv")] == ["1", "2", "3"]
+def test_a_step_resumes_from_exactly_there_and_drops_later_rows(place, trained):
+    shutil.copytree(trained.place.folder(), place.folder())
+    place.run("--step", "2", "--iterations", "3", **ADVERSARIAL)
+    assert iterations(place, "metrics.csv") == [0, 2, 3]
+    assert iterations(place, "train.csv") == [1, 2, 3]
     aside = place.folder() / "checkpoints" / "until_4_before_going_back_to_2"
     assert sorted(path.name for path in aside.glob("*.index")) == ["model-4.index"]
-    place.run("--iterations", "4")
-    assert [row["iteration"] for row in place.rows("train.csv")] == ["1", "2", "3", "4"]
-    assert_equal_states(expected, place.checkpoint(4))
+    place.run("--iterations", "4", **ADVERSARIAL)
+    assert iterations(place, "train.csv") == [1, 2, 3, 4]
+    assert_equal_states(trained.place.checkpoint(4), place.checkpoint(4))
 
 
-def test_a_finished_run_changes_nothing(place):
-    place.run("--step", "0")
+def test_a_finished_run_changes_nothing(place, trained):
+    shutil.copytree(trained.place.folder(), place.folder())
     before = {path: path.stat().st_mtime_ns for path in (place.folder() / "checkpoints").iterdir()}
-    assert place.run("--step", "0") == 0
+    assert place.run("--step", "0", **ADVERSARIAL) == 0
     assert before == {path: path.stat().st_mtime_ns for path in (place.folder() / "checkpoints").iterdir()}
 
 
-def test_init_takes_the_weights_alone(place):
-    place.run(trial=0, loss__gan=0.1, meta__num_iterations=2)
-    place.run("--init", str(place.folder(0) / "checkpoints" / "model-2"), trial=1, meta__num_iterations=1,
-              meta__learning_rate="1e-9", discriminator__learning_rate="1e-9", loss__gan=0.1)
-    begun, given = place.checkpoint(1, trial=1), place.checkpoint(2, trial=0)
+def test_init_takes_the_weights_alone(place, trained):
+    place.run("--init", str(trained.place.folder() / "checkpoints" / "model-2"), loss__gan=0.1, meta__num_iterations=1,
+              meta__learning_rate="1e-9", discriminator__learning_rate="1e-9")
+    begun, given = place.checkpoint(1), trained.place.checkpoint(2)
     for name in given:
         if name.startswith(("MODEL/", "Mask/", "Discriminator/conv")) and not name.endswith(("/Adam", "/Adam_1", "/u")):
             np.testing.assert_allclose(begun[name], given[name], atol=2e-9, err_msg=name)
@@ -100,7 +112,7 @@ def test_a_run_folder_whose_name_is_a_pattern_to_tensorflow_is_resumed_and_used(
     place = TrainingWorkplace(tmp_path / r"lab [v2] *? back\slash")
     place.run("--iterations", "1")
     place.run("--iterations", "2")
-    assert [row["iteration"] for row in place.rows("train.csv")] == ["1", "2"]
+    assert iterations(place, "train.csv") == [1, 2]
     photos = Workplace(tmp_path / "photos")
     photos.add_photo("a.png")
     for number, given in enumerate((place.folder() / "checkpoints", place.folder() / "checkpoints" / "model-2")):
@@ -114,13 +126,13 @@ def test_a_run_folder_that_is_not_utf8_is_one_line(tmp_path):
 
 
 def test_every_optional_part_together(place):
-    place.run(meta__tasks_per_batch=2, meta__clip_norm=0.1, meta__ema_decay=0.99999, inner__num_steps=2,
-              inner__second_order_from=2, discriminator__freeze_until=1, loss__gan=0.1)
-    tensors = place.checkpoint(4)
-    assert tensors["MetaF2N/discriminator_updates"] == 3
+    place.run("--iterations", "2", meta__tasks_per_batch=2, meta__clip_norm=0.1, meta__ema_decay=0.99999,
+              inner__num_steps=2, inner__second_order_from=1, discriminator__freeze_until=1, loss__gan=0.1)
+    tensors = place.checkpoint(2)
+    assert tensors["MetaF2N/discriminator_updates"] == 1
     assert np.abs(tensors["Average/MODEL/conv_first/weight"] - tensors["MODEL/conv_first/weight"]).max() > 0
     assert {"l1", "l1_step1", "gan", "gan_step1"} <= set(place.rows("train.csv")[0])
-    average = read_tf1_checkpoint(place.folder() / "checkpoints" / "average-4")
+    average = read_tf1_checkpoint(place.folder() / "checkpoints" / "average-2")
     np.testing.assert_array_equal(average["MODEL/conv_last/bias"], tensors["Average/MODEL/conv_last/bias"])
     # validation scores the averages, which have hardly moved yet
     first, *_, last = place.rows("metrics.csv")
@@ -145,7 +157,7 @@ def test_a_damaged_image_stops_the_run_by_its_offset_or_is_left_out(place, capsy
     data[record + 1000] ^= 0xFF
     place.scenes.write_bytes(data)
     fails(place, rf"back.tfrecord.*byte {record}")
-    assert place.run("--skip_corrupt", trial=1) == 0
+    assert place.run("--skip_corrupt", "--iterations", "1", trial=1) == 0
     assert re.search(r"\b1 damaged", capsys.readouterr().out)
 
 
@@ -211,35 +223,24 @@ def test_wrong_settings_are_one_line(place, arguments, match):
 def test_a_full_disk_leaves_the_checkpoint_before(place, monkeypatch):
     import utils.weights.checkpoints
 
-    place.run(meta__num_iterations=2)
-    before = place.checkpoint(2)
+    place.run("--iterations", "1")
+    before = place.checkpoint(1)
 
     def no_space(source, target):
-        if "model-4" in str(target):
+        if "model-2" in str(target):
             raise OSError(28, "No space left on device")
         replace(source, target)
 
     replace = utils.weights.checkpoints.os.replace
     monkeypatch.setattr(utils.weights.checkpoints.os, "replace", no_space)
-    fails(place, "model-4: .*No space left", meta__num_iterations=4)
+    fails(place, "model-2: .*No space left", "--iterations", "2")
     monkeypatch.undo()
-    assert_equal_states(before, place.checkpoint(2))
-    place.run(meta__num_iterations=4)
-    assert place.checkpoints() == ["model-2", "model-4"]
+    assert_equal_states(before, place.checkpoint(1))
+    place.run("--iterations", "2")
+    assert place.checkpoints() == ["model-1", "model-2"]
 
 
-# Processes of their own, traced as a user's are
-
-@pytest.fixture(scope="module")
-def through(tmp_path_factory):
-    """A run of 60 iterations that nothing disturbed, with a checkpoint of each."""
-    place = TrainingWorkplace(tmp_path_factory.mktemp("through"))
-    finish(place.start(**LONG))
-    return place
-
-
-LONG = {"meta__num_iterations": 60, "run__save_every": 1, "run__keep_checkpoints": 1000, "run__validate_every": 1000}
-
+# Processes of their own
 
 def finish(process):
     output, _ = process.communicate(timeout=600)
@@ -247,23 +248,23 @@ def finish(process):
     return output
 
 
-def test_a_killed_run_resumes_and_a_terminated_one_saves_as_if_never_disturbed(place, through):
-    def rows():
-        return len(place.rows("train.csv")) if (place.folder() / "train.csv").exists() else 0
-
-    options = LONG | {"run__save_every": 2}
+def test_a_killed_run_resumes_and_a_terminated_one_saves_as_if_never_disturbed(place):
+    options = {"meta__num_iterations": 60, "run__save_every": 2, "run__validate_every": 1000}
     with killed_at_the_end(place.start(**options)) as process:
-        wait_for(lambda: rows() >= 3, process)
+        wait_for(lambda: len(place.rows("train.csv")) >= 3, process)
         process.send_signal(signal.SIGKILL)
-    killed_at = rows()
+    killed_at = len(place.rows("train.csv"))
     with killed_at_the_end(place.start(**options)) as process:
-        wait_for(lambda: rows() > killed_at, process)
+        wait_for(lambda: len(place.rows("train.csv")) > killed_at, process)
         process.send_signal(signal.SIGTERM)
         [iteration] = re.findall(r"(?:stopped|trained) at iteration (\d+)", finish(process))
-    assert_equal_states(through.checkpoint(iteration), place.checkpoint(iteration))
     assert place.rows("train.csv")[-1]["iteration"] == iteration
+    place.main(*place.arguments("--iterations", iteration, trial=1, **options))
+    assert_equal_states(place.checkpoint(iteration, trial=1), place.checkpoint(iteration))
 
 
-def test_two_replicas_compute_the_update_of_one(place, through):
-    finish(place.start("--cpu_devices", "2", **LONG | {"meta__num_iterations": 2}))
-    assert_equal_states(through.checkpoint(2), place.checkpoint(2), tolerance=1e-5)
+def test_two_replicas_in_a_graph_compute_the_update_of_one_without_a_graph(place):
+    options = {"meta__num_iterations": 2, "run__validate_every": 1000}
+    finish(place.start("--cpu_devices", "2", traced=True, **options))
+    place.main(*place.arguments(trial=1, **options))
+    assert_equal_states(place.checkpoint(2, trial=1), place.checkpoint(2), tolerance=1e-5)

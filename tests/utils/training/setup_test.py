@@ -13,7 +13,7 @@ def place(tmp_path, monkeypatch):
 def test_validation_is_the_same_for_runs_of_other_length_and_batch(place):
     place.run(trial=0, meta__num_iterations=1)
     place.run(trial=1, meta__tasks_per_batch=3, meta__num_iterations=2)
-    assert place.rows(trial=0)[0] == place.rows(trial=1)[0]
+    assert place.rows("metrics.csv", trial=0)[0] == place.rows("metrics.csv", trial=1)[0]
 
 
 def test_weights_that_are_missing_for_two_reasons_are_named_once(place):
