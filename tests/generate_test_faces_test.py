@@ -184,7 +184,7 @@ def test_recursive_keeps_the_tree_from_faces_to_results_reports_and_metrics(plac
     assert merge_reports.main(arguments) == 0
     with (results / "report.csv").open(newline="") as file:
         assert [(row["file"], row["status"]) for row in csv.DictReader(file)] == [
-            (names[0], "adapted"), (names[1], "adapted"), (names[2], "base")]
+            (names[0], "adapted"), (names[1], "adapted"), (names[2], "not adapted")]
     for folder in (results, results / "comparison"):
         assert all((folder / name).exists() for name in names)
     kept = (results / names[1]).read_bytes()

@@ -71,7 +71,8 @@ def test_a_run_leaves_checkpoints_metrics_curves_and_its_configuration(trained):
 
 def test_stopping_and_resuming_equals_going_through_bit_for_bit(place, trained):
     place.run("--iterations", "3", **ADVERSARIAL)
-    place.main(*place.place(), "--iterations", "4")  # other settings are kept
+    other = ["--weights_dir", str(place.root / "weights"), "--iterations", "4"]  # the settings are kept
+    place.main(*place.place(), *other)
     assert_equal_states(trained.place.checkpoint(4), place.checkpoint(4))
     through, resumed = trained.place.rows("metrics.csv"), place.rows("metrics.csv")
     assert through == [row for row in resumed if row["iteration"] != "3"]
@@ -264,7 +265,7 @@ def test_a_killed_run_resumes_and_a_terminated_one_saves_as_if_never_disturbed(p
 
 
 def test_two_replicas_in_a_graph_compute_the_update_of_one_without_a_graph(place):
-    options = {"meta__num_iterations": 2, "run__validate_every": 1000}
+    options = {"meta__num_iterations": 2, "run__validate_every": 1000, "inner__second_order_from": 9}
     finish(place.start("--cpu_devices", "2", traced=True, **options))
     place.main(*place.arguments(trial=1, **options))
     assert_equal_states(place.checkpoint(2, trial=1), place.checkpoint(2), tolerance=1e-5)

@@ -18,6 +18,7 @@ from utils.image.listing import Source
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY_PHOTO_SIZE = 1000  # LQ pixels, both sides
+MEMORY_GIB = 4
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,13 @@ class _Timed:
 
 def tiling(setting: Setting, tile: int = 192) -> Rows:
     """Compare a tiled photo with the whole at the default overlap."""
-    from utils.inference.tiling import upscale
+    from utils.inference.tiling import choose_tiling, upscale
 
     overlap, resolver = UpscalingConfig().tile_overlap, setting.resolver()
     side = 2 * tile - overlap
     image, run = setting.photo[:side, :side], resolver.upscaler(resolver.generator)
-    value = psnr(upscale(run, image), upscale(run, image, tile_size=tile, overlap=overlap))
+    whole, tiles = (choose_tiling(side, side, UpscalingConfig(tile_size=size)) for size in (0, tile))
+    value = psnr(upscale(run, image, whole), upscale(run, image, tiles))
     yield f"2x2 tiles of {tile} with overlap {overlap} against the whole, PSNR", f"{value:.1f} dB"
 
 
@@ -141,10 +143,11 @@ def memory(setting: Setting) -> Rows:
             write_png(folder / "Face_LQ" / f"photo_{index}.png", photo[:40, :32])
             write_png(folder / "Face_HQ" / f"photo_{index}.png", photo[:160, :128])
         command = [sys.executable, ROOT / "test.py", "--input_dir", folder / "LQ", "--face_dir", folder, "--output_dir",
-                   folder / "out", "--model_dir", setting.model, "--learning_rate", "1e-4"]
+                   folder / "out", "--model_dir", setting.model, "--learning_rate", "1e-4", "--memory_gib",
+                   MEMORY_GIB]
         command += ["--weights_dir", setting.weights_dir] if setting.weights_dir else []
         if subprocess.run(list(map(str, command)), check=False).returncode:
             raise UserError("test.py failed, see above.")
         shape = read_image(folder / "out" / "photo.png").pixels.shape
-    yield (f"{side}x{side} photo with 4 faces to {shape[1]}x{shape[0]}: peak resident memory",
+    yield (f"{side}x{side} photo with 4 faces to {shape[1]}x{shape[0]}: peak resident memory within {MEMORY_GIB}",
            f"{peak_memory(of_children=True):.2f} GiB")
