@@ -167,21 +167,22 @@ FILE_RESTORERS: dict[str, Callable[[Path, float], Restorer]] = {
     **dict.fromkeys((".pth", ".pt", ".ckpt", ".safetensors"), lambda path, _: load_gpen(path))}
 
 
-def open_restorer(name: str, weights_dir: Path | None, *, fidelity: float = FIDELITY,
-                  others: Sequence[str] = ()) -> Restorer:
+def open_restorer(name: str, weights_dir: Path | None, *, fidelity: float = FIDELITY) -> Restorer:
     """Load a restorer: a key of `RESTORERS`, or a file whose ending is one of `FILE_RESTORERS`.
 
-    `others` are names that the tool takes besides, for the message alone. UserError if there is none of this name, or
-    its weights are missing, damaged or of another network.
+    UserError if there is none of this name, or its weights are missing, damaged or of another network.
     """
-    check_restorer(name, fidelity=fidelity, others=others)
+    check_restorer(name, fidelity=fidelity)
     if name in RESTORERS:
         return RESTORERS[name](name, weights_dir)
     return FILE_RESTORERS[Path(name).suffix.lower()](Path(name), fidelity)
 
 
 def check_restorer(name: str, *, fidelity: float = FIDELITY, others: Sequence[str] = ()) -> None:
-    """Raise UserError for what `open_restorer` cannot open, as far as names and installed packages tell."""
+    """Raise UserError for what `open_restorer` cannot open, as far as names and installed packages tell.
+
+    `others` are names that the tool takes besides, for the message alone.
+    """
     require(0 <= fidelity <= 1, "--codeformer_fidelity must lie between 0 and 1", fidelity)
     ending = Path(name).suffix.lower()
     if name not in RESTORERS and ending not in FILE_RESTORERS:

@@ -217,9 +217,9 @@ def list_sources(folders: Sequence[Path], *, match: Sequence[str] | None = None,
     return list(sources.values())
 
 
-def add_source_options(parser: argparse.ArgumentParser, name: str, what: str, *, required: bool = False) -> None:
+def add_source_options(parser: argparse.ArgumentParser, name: str, what: str) -> None:
     """Add --NAME (folders of `what`), --NAME_match and --NAME_exclude to a parser or to a group of its options."""
-    parser.add_argument(f"--{name}", type=Path, nargs="+", required=required, metavar="DIR",
+    parser.add_argument(f"--{name}", type=Path, nargs="+", metavar="DIR",
                         help=f"folders of {what}, with their subfolders")
     parser.add_argument(f"--{name}_match", nargs="+", metavar="GLOB",
                         help="only files whose name, or path below the folder, fits one of these (default: all)")

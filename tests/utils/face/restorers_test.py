@@ -20,6 +20,7 @@ from utils.face.alignment import estimate_alignment
 from utils.face.positions import position_maps
 from utils.face.restorers import (
     RrdbFace,
+    check_restorer,
     load_face_restorer,
     open_restorer,
     restorer_label,
@@ -127,7 +128,7 @@ def test_a_file_that_holds_no_face_restorer_is_one_line_with_its_name(tmp_path, 
 @pytest.mark.parametrize("name", ["magic", "magic.onn"])
 def test_a_restorer_that_is_neither_a_name_nor_a_file_is_refused_with_what_there_is(name):
     with pytest.raises(UserError) as caught:
-        open_restorer(name, None, others=["ground-truth"])
+        check_restorer(name, others=["ground-truth"])
     for part in ("gpen-512", "gpen-256", "rrdb-face", "ground-truth", ".npz", ".pth", ".onnx", f": {name}."):
         assert part in str(caught.value)
 

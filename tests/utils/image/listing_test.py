@@ -154,7 +154,7 @@ def test_patterns_fit_names_or_paths(folder):
 
 def test_options_choose_files_and_are_named_in_messages(folder, tmp_path):
     parser = argparse.ArgumentParser()
-    add_source_options(parser, "scenes", "scenes", required=True)
+    add_source_options(parser, "scenes", "scenes")
     args = parser.parse_args(["--scenes", str(folder), "--scenes_match", "a_*", "--scenes_exclude", "inner/*"])
     assert [source.name for source in list_chosen(args, "scenes")] == ["a_1.JPG"]
     args.scenes_match = ["c*"]
