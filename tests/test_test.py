@@ -15,6 +15,7 @@ import utils.weights.checkpoints
 from model.super_resolver import SuperResolver
 from tests.helpers.picture_files import SRGB
 from tests.helpers.small_networks import small_generator, small_masknet
+from tests.helpers.tracing import untraced
 from tests.helpers.workplace import ROOT, Workplace, cli, fails, picture, write
 from utils.face.pairs import read_face
 from utils.face.patches import batch_patches, sample_patches
@@ -25,10 +26,13 @@ from utils.inference.pasting import paste_faces
 
 @pytest.fixture
 def place(tmp_path):
-    return Workplace(tmp_path)
+    with untraced():
+        yield Workplace(tmp_path)
 
 
-def test_result_is_the_published_step_and_then_the_whole_photo(place):
+def test_result_is_the_published_step_and_then_the_whole_photo(tmp_path):
+    """With graphs that are traced, as those of users."""
+    place = Workplace(tmp_path)
     place.add_photo("a.png", seed=1, faces=2)
     assert place.run() == 0
     faces = [read_face(pair) for pair in cli.FaceFolder(place.root / "data").pairs("a")]

@@ -1,6 +1,6 @@
 """The reference arrays come from the original network in PyTorch, run with weights drawn by a recipe."""
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,8 @@ def count(shapes):
 def small_state(seed=0):
     """Draw a published file of the small network in which nothing is zero."""
     rng = np.random.default_rng(seed)
-    blurs = {name: value for name, value in reference_gpen_state(GPEN_256).items() if name.endswith(".kernel")}
+    of_this_width = reference_gpen_state(replace(SMALL, size=256))
+    blurs = {name: value for name, value in of_this_width.items() if name.endswith(".kernel")}
     state = {}
     for name, shape in gpen_torch_shapes(SMALL).items():
         scale = 100 if name.startswith("generator.style.") else 1

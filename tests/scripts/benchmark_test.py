@@ -41,6 +41,7 @@ def test_peak_memory_is_counted_in_the_units_of_the_system(monkeypatch, platform
 
 def test_every_quick_part_prints_its_figures(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(training, "NUM_DEGRADATIONS", 2)
+    monkeypatch.setattr(timing, "MATRIX_SIZE", 128)
     write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(small_generator()))
     quick = ["forward", "bfloat16", "adaptation", "overhead", "tiling", "degradation"]
     benchmark.main(["--model_dir", str(tmp_path / "model"), "--parts", *quick])

@@ -13,6 +13,7 @@ from scripts import evaluate as tool
 from tests.helpers.face_restorer import nearest_restorer
 from tests.helpers.portraits import FACE, draw_portrait, texture
 from tests.helpers.small_networks import small_generator
+from tests.helpers.tracing import untraced
 from utils.errors import UserError
 from utils.evaluation import runner
 from utils.face.detection import Face
@@ -53,7 +54,8 @@ def place(tmp_path, monkeypatch):
     base = small_generator()
     write_tf1_checkpoint(tmp_path / "base", checkpoint_tensors(base | {"conv_last/bias": base["conv_last/bias"] + 0.1}))
     save_face_restorer(tmp_path / "r.npz", nearest_restorer())
-    return tmp_path
+    with untraced():
+        yield tmp_path
 
 
 def run(*extra, rows=VARIANTS, scenes=True):

@@ -15,6 +15,7 @@ import utils.weights.checkpoints
 from scripts.make_demo import degrade
 from tests.helpers.face_workplace import BOX, LANDMARKS, FaceWorkplace
 from tests.helpers.small_networks import small_generator, small_masknet
+from tests.helpers.tracing import untraced
 from tests.helpers.workplace import cli as test_cli
 from tests.helpers.workplace import fails, picture, write
 from utils.errors import UserError
@@ -41,7 +42,8 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "open_detector", open_detector)
     monkeypatch.setitem(utils.face.restorers.RESTORERS, "rrdb-face", open_inverter)
     write_png(tmp_path / "in" / "astronaut.png", degrade(skimage.data.astronaut()))
-    return tmp_path
+    with untraced():
+        yield tmp_path
 
 
 def run(place, *arguments, out="out"):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib
 import pytest
 
 from utils import tensorflow_setup
@@ -39,7 +40,8 @@ def test_tensorflow_starts_silently_and_whatever_surrounds_the_process_does_not_
     (tmp_path / "matplotlibrc").write_text("font.size: 33\nbackend: nonsense\nunknown.key: 1\n")
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": "0", "LC_ALL": "C",
                    "CUDA_DEVICE_ORDER": "FASTEST_FIRST", "HOME": str(tmp_path), "TF_USE_LEGACY_KERAS": "1",
-                   "KERAS_BACKEND": "torch", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+                   "KERAS_BACKEND": "torch", "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+                   "MPLCONFIGDIR": matplotlib.get_cachedir()}  # its list of fonts takes seconds to make
     for name in ("TF_CPP_MIN_LOG_LEVEL", "KERAS_HOME"):
         environment.pop(name, None)
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=180, env=environment,

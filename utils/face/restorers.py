@@ -53,7 +53,10 @@ class RrdbFace:
 
     def __init__(self, params: Params):
         """Take parameters of a face restorer; it is traced once."""
-        self._params, self._restore = params, compile_face_restorer(params)
+        import tensorflow as tf
+
+        self._params = {name: tf.convert_to_tensor(value) for name, value in params.items()}
+        self._restore = compile_face_restorer(self._params)
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         """Restore aligned faces [n, s, s, 3], which a smaller version was upscaled to."""

@@ -9,7 +9,7 @@ from utils.data.noise import Tone, add_noise, gaussian_noise, poisson_noise
 
 IMAGE = (REFERENCE["noise_img"] / 255).astype(np.float32)
 GAUSSIAN_SIGMA, POISSON_SCALE = 20.0, 2.0  # of the reference
-DRAWS = 2000
+DRAWS = 1000
 
 
 def generator(seed=0):

@@ -70,9 +70,10 @@ def result(place, name, stem="a"):
 
 
 def expected(place, *flags, stem="a", faces=RESTORED):
-    """What test.py writes with these faces."""
+    """What test.py writes of this photo with these faces."""
     out = place.root / "expected"
     arguments = place.arguments(*flags, "--overwrite", "--check_faces", "off", out=out)
+    arguments[arguments.index("--input_dir") + 1] = str(place.lq / f"{stem}.png")
     arguments[arguments.index("--face_dir") + 1] = str(place.root / "set" / "faces" / faces)
     assert cli.main(arguments) == 0
     return (out / f"{stem}.png").read_bytes()

@@ -12,7 +12,7 @@ def place(tmp_path, monkeypatch):
 
 def test_validation_is_the_same_for_runs_of_other_length_and_batch(place):
     place.run(trial=0, meta__num_iterations=1)
-    place.run(trial=1, meta__tasks_per_batch=3, meta__num_iterations=2)
+    place.run(trial=1, meta__tasks_per_batch=2, meta__num_iterations=2)
     assert place.rows("metrics.csv", trial=0)[0] == place.rows("metrics.csv", trial=1)[0]
 
 
