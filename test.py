@@ -153,13 +153,15 @@ def _list_plan(args: argparse.Namespace, photos: list[Source], faces: FaceFolder
                 check_face(pair)
             tiling = choose_tiling(height, width, upscaling)
             work += height * width * (1 + tiling.extra_work)
+            needed = tiling.memory_gib(8)
+            excess = ": more than --memory_gib" if args.tile_size is None and needed > args.memory_gib else ""
             print(f"{shown_name(photo.name):40} {f'{width}x{height}':>12} {f'{width * SCALE}x{height * SCALE}':>12} "
-                  f"{len(pairs):5} {tiling.num_tiles:5} {tiling.extra_work:7.0%} {tiling.memory_gib(8):5.1f} GiB")
+                  f"{len(pairs):5} {tiling.num_tiles:5} {tiling.extra_work:7.0%} {needed:5.1f} GiB{excess}")
         except UserError as error:
             faulty += 1
             print(f"{shown_name(photo.name):40} error: {error}")
     print(f"{len(photos)} in all, {faulty} faulty as far as names and headers tell. Upscaling takes about "
-          f"{estimate_seconds(work) / 60:.1f} minutes on this CPU. Nothing was written.")
+          f"{counted(math.ceil(estimate_seconds(work) / 60), 'minute')} on this CPU. Nothing was written.")
     return EXIT_USER_ERROR if faulty else 0
 
 

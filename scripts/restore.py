@@ -12,8 +12,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from config import SCALE, AdaptationConfig, UpscalingConfig
-from utils.console import EXIT_USER_ERROR, ArgumentParser, counted, run_cli
-from utils.errors import require
+from utils.console import EXIT_USER_ERROR, ArgumentParser, counted, note_once, run_cli
+from utils.errors import UserError, require
 from utils.face.detection import open_detector
 from utils.face.preparation import FacePreparer, PreparationSettings
 from utils.face.restorers import check_restorer, open_restorer
@@ -25,7 +25,8 @@ from utils.weights.download import load_or_fetch
 
 FORMATS = ("png", "jpg", "webp", "same")
 DEVICES = {"auto": None, "cpu": "-1"}
-SUMMARY = {"without faces": "without a face", "error": "failed", "there already": "there already"}
+SUMMARY = {"adapted": "adapted", "loss rose": "adapted, but with a higher loss", "not adapted": "not adapted",
+           "without faces": "without a face", "error": "failed", "there already": "there already"}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -89,9 +90,15 @@ def list_inputs(args: argparse.Namespace) -> list[Source]:
     Raises a UserError if there is none, two would have one result, or a result would replace a photo.
     """
     sources: list[Source] = []
-    for path in args.inputs + args.input:
+    inputs = args.inputs + args.input
+    for path in inputs:
         if path.is_dir():
-            sources += list_images(path, "INPUT or --recursive", recursive=args.recursive, apart=[args.output_dir])
+            try:
+                sources += list_images(path, "INPUT or --recursive", recursive=args.recursive, apart=[args.output_dir])
+            except UserError as error:
+                if path == inputs[-1] and not sources:
+                    raise
+                note_once(str(error))
         else:
             require(path.exists(), "INPUT must be a photo or a folder of photos", path)
             sources.append(Source(path.name, path))
@@ -125,8 +132,8 @@ def main(argv: list[str] | None = None) -> int:
             from utils.inference.batch import restore_all
 
             outcomes += restore_all(pipeline, todo)
-    summary = "".join(f", {outcomes[key]} {text}" for key, text in SUMMARY.items() if outcomes[key])
-    print(f"{counted(len(photos), 'photo')}{summary}. Results: {args.output_dir}")
+    summary = ", ".join(f"{outcomes[key]} {text}" for key, text in SUMMARY.items() if outcomes[key])
+    print(f"{counted(len(photos), 'photo')}: {summary}. Results: {args.output_dir}")
     return EXIT_USER_ERROR if outcomes["error"] else 0
 
 

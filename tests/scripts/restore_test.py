@@ -105,7 +105,7 @@ def test_a_folder_of_many_kinds_keeps_what_each_photo_is(place, capsys, monkeypa
         "scene.png": ((80, 120, 3), np.uint8), "turned.png": ((120, 80, 3), np.uint8)}
     assert Image.open(place / "out" / "turned.png").getexif()[271] == "Maker"
     shown = capsys.readouterr()
-    assert "7 photos, 2 without a face, 1 failed" in shown.out
+    assert "7 photos: 4 adapted, 2 not adapted, 2 without a face, 1 failed" in shown.out
     assert "broken.jpg" in shown.err
 
 
@@ -183,3 +183,29 @@ def test_a_face_with_impossible_landmarks_is_named_and_left_out(place, monkeypat
     assert run(place, place / "in") == 0
     assert "astronaut.png" in capsys.readouterr().err
     assert names(place) == ["astronaut.png"]
+
+
+def test_faces_that_are_not_searched_are_not_counted(place, capsys):
+    generator = small_generator()
+    np.savez(place / "plain.npz", **checkpoint_tensors(generator))
+    assert run(place, place / "in", "--no_paste", "--model_dir", place / "plain.npz") == 0
+    assert "without" not in capsys.readouterr().out
+
+
+def test_a_folder_without_photos_stops_no_other_one(place, capsys):
+    (place / "empty").mkdir()
+    assert run(place, place / "empty", place / "in") == 0
+    assert names(place) == ["astronaut.png"]
+    assert str(place / "empty") in capsys.readouterr().err
+    with pytest.raises(UserError, match="empty"):
+        run(place, place / "empty", out="none")
+
+
+def test_a_transparent_photo_is_on_white_in_a_jpeg(place):
+    picture = np.zeros((20, 24, 4), np.uint8)
+    picture[:, 12:] = (40, 90, 160, 255)
+    Image.fromarray(picture).save(place / "cut.png")
+    assert run(place, place / "cut.png", "--format", "jpg") == 0
+    pixels = np.asarray(Image.open(place / "out" / "cut.jpg"))
+    assert pixels[:, :40].min() > 250
+    assert pixels[:, 60:].max() < 250

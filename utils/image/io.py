@@ -254,15 +254,19 @@ def write_png(path: Path, samples: np.ndarray, *, alpha: np.ndarray | None = Non
 
 def write_image(path: Path, samples: np.ndarray, *, alpha: np.ndarray | None = None, source: Photo | None = None,
                 quality: int = 95) -> None:
-    """Write as `write_png`, or in the format of the ending .jpg or .webp: 8 bits, and a JPEG without alpha."""
+    """Write as `write_png`, or in the format of the ending .jpg or .webp: 8 bits, and a JPEG on white without alpha."""
     if path.suffix == ".png":
         write_png(path, samples, alpha=alpha, source=source)
         return
     source = source or Photo(samples)
     is_gray = samples.shape[2] == 1 and path.suffix == ".jpg"
     image = Image.fromarray(to_8_bit(samples)).convert("L" if is_gray else "RGB")
-    if alpha is not None and path.suffix == ".webp":
-        image.putalpha(Image.fromarray(quantize(alpha)))
+    if alpha is not None:
+        mask = Image.fromarray(quantize(alpha))
+        if path.suffix == ".webp":
+            image.putalpha(mask)
+        else:
+            image = Image.composite(image, Image.new(image.mode, image.size, "white"), mask)
     exif = {"exif": b"Exif\0\0" + source.exif} if source.exif else {}
     with atomic_path(path) as temporary:
         image.save(temporary, "JPEG" if path.suffix == ".jpg" else "WEBP", quality=quality, subsampling=0,

@@ -38,6 +38,8 @@ def restore_all(pipeline: PhotoPipeline, photos: Sequence[Source],
             outcomes[WITHOUT_FACES] += row.get("faces") == 0
             reason = " ".join(row.get("reason", "").splitlines())
             if row["status"] == "error":
+                progress.total -= sizes[len(done) - 1]  # its pixels are not work that was done
+                sizes[len(done) - 1] = 0
                 progress.write(f"error: {shown_name(photo.name)}: {reason}")
             elif reason and row["status"] in (ADAPTED, LOSS_ROSE):
                 progress.write(f"warning: {shown_name(photo.name)}: {reason}")

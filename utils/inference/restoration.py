@@ -171,7 +171,6 @@ class PhotoPipeline:
         """Return a photo's faces if they are used, with boxes where these are; check that they are this photo's."""
         settings, path = self._settings, loaded.source.path
         if not self._uses_faces:
-            row["faces"] = 0
             return []
         faces = self._faces.faces_of(loaded.source, loaded.photo, lambda what: on_progress(what, 0))
         row["faces"] = len(faces)  # also of a photo that fails here
