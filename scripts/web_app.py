@@ -246,8 +246,10 @@ def serve(page, listener: socket.socket, args: argparse.Namespace) -> None:
                         show_error=False, max_file_size=round(args.max_mib * 2**20))
     host, port = listener.getsockname()[:2]
     print(f"open http://{f'[{host}]' if ':' in host else host}:{port} in a browser; Ctrl-C ends", flush=True)
+    # below critical, uvicorn prints a traceback for every page that is still open when Ctrl-C ends it
+    settings = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listener])
+        uvicorn.Server(settings).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -223,8 +223,7 @@ def test_a_port_in_use_is_one_line(server):
     assert f"--port {port}" in done.stderr
 
 
-def test_ctrl_c_ends_the_page_and_leaves_no_photo(server, page):
-    page.driver.get("about:blank")
+def test_ctrl_c_ends_the_page_that_is_still_open_and_leaves_no_photo(server, page):
     assert list(server.temporary.iterdir())
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(timeout=20) == 0
