@@ -149,5 +149,5 @@ def memory(setting: Setting) -> Rows:
         if subprocess.run(list(map(str, command)), check=False).returncode:
             raise UserError("test.py failed, see above.")
         shape = read_image(folder / "out" / "photo.png").pixels.shape
-    yield (f"{side}x{side} photo with 4 faces to {shape[1]}x{shape[0]}: peak resident memory within {MEMORY_GIB}",
+    yield (f"{side}x{side} photo with 4 faces to {shape[1]}x{shape[0]}: peak resident memory within {MEMORY_GIB} GiB",
            f"{peak_memory(of_children=True):.2f} GiB")
