@@ -42,10 +42,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     folder, config = prepare(META_TRAINING, args)
     from utils.training.setup import assemble, make_strategy
-    from utils.training.state import MetaLayout
+    from utils.training.state import META_LAYOUT
 
     strategy = make_strategy(args.cpu_devices)
-    run = run_session(args, config, MetaLayout(), lambda start, checkpoints: assemble(
+    run = run_session(args, config, META_LAYOUT, lambda start, checkpoints: assemble(
         folder, config, start=start, checkpoints=checkpoints, weights_dir=args.weights_dir, strategy=strategy))
     if run:
         print_outcome(run, f"Adapt photos with: python test.py --model_dir {run.checkpoint}")

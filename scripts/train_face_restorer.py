@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
 from utils.tensorflow_setup import start_tensorflow
-from utils.training.restorer_configuration import RESTORER_TRAINING
+from utils.training.configuration import RESTORER_TRAINING
 from utils.training.session import (
     add_run_arguments,
     choose_start,
@@ -50,10 +50,10 @@ def export(args: argparse.Namespace) -> None:
     """Write the weights of a checkpoint."""
     start_tensorflow("-1")
     from utils.face.restorers import save_face_restorer
-    from utils.training.face_restorer import RestorerLayout, checkpoint_params
+    from utils.training.face_restorer import RESTORER_LAYOUT, checkpoint_params
     from utils.training.state import Checkpoints
 
-    checkpoints = Checkpoints(run_folder(args) / "checkpoints", RestorerLayout(), keep=1, keep_every=0)
+    checkpoints = Checkpoints(run_folder(args) / "checkpoints", RESTORER_LAYOUT, keep=1, keep_every=0)
     iteration = choose_start(args.step, checkpoints)
     if not iteration:
         raise UserError(f"there is no checkpoint in {checkpoints.folder}. Train first, or give --run_dir and --trial.")
@@ -68,9 +68,9 @@ def main(argv: list[str] | None = None) -> int:
         export(args)
         return 0
     folder, config = prepare(RESTORER_TRAINING, args)
-    from utils.training.face_restorer import RestorerLayout, assemble_restorer
+    from utils.training.face_restorer import RESTORER_LAYOUT, assemble_restorer
 
-    run = run_session(args, config, RestorerLayout(), lambda start, checkpoints: assemble_restorer(
+    run = run_session(args, config, RESTORER_LAYOUT, lambda start, checkpoints: assemble_restorer(
         folder, config, start=start, checkpoints=checkpoints, weights_dir=args.weights_dir))
     if run:
         print_outcome(run, "Write its weights for use with: python scripts/train_face_restorer.py --run_dir "

@@ -1,8 +1,9 @@
 """Frozen dataclasses to JSON objects and back, with errors that name the key."""
 
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -13,16 +14,35 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`."""
+    """The finite numbers from `low` to `high`; `brackets` state as in mathematics whether the ends belong to them."""
+
+    low: float
+    high: float = math.inf
+    brackets: str = "[]"
+
+    def __contains__(self, number: float) -> bool:
+        open_end = (self.brackets[0] == "(" and number == self.low) or (self.brackets[1] == ")" and number == self.high)
+        return math.isfinite(number) and self.low <= number <= self.high and not open_end
+
+    def __str__(self) -> str:
+        return f"{self.brackets[0]}{self.low:g}, {self.high:g}{self.brackets[1]}"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Pairs of numbers from `low` to `high`, the lower first, and `around` between them if it is given."""
 
     low: float
     high: float
+    around: float | None = None
 
-    def __contains__(self, number: float) -> bool:
-        return self.low <= number <= self.high
+    def __contains__(self, pair: Sequence[float]) -> bool:
+        return len(pair) == 2 and self.low <= pair[0] <= pair[1] <= self.high and (
+            self.around is None or pair[0] <= self.around <= pair[1])
 
     def __str__(self) -> str:
-        return f"[{self.low:g}, {self.high:g}]"
+        around = "" if self.around is None else f", with {self.around:g} between them"
+        return f"[{self.low:g}, {self.high:g}]: two numbers, lower first{around}"
 
 
 def from_plain(kind: type[Record], data: Any, name: str) -> Record:

@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 from scipy.special import j1
 
-from config import DegradationStage
+from config import GAUSSIAN_KINDS, DegradationStage
 from utils.plain_data import Range
 
-GAUSSIAN_KINDS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
 NEGLIGIBLE = 1e-6  # total weight of the taps that filtering leaves out
 Size = Annotated[int, range(1, 100, 2)]
 Sigma = Annotated[float, Range(0.01, 100)]

@@ -17,8 +17,8 @@ from utils.image.io import quantize, to_float
 from utils.image.resizing import resize_to
 from utils.metrics.fidelity import psnr_y
 from utils.metrics.lpips import load_lpips, make_lpips_distance
+from utils.training.configuration import RESTORER_TRAINING
 from utils.training.log import Panel, losses_panel
-from utils.training.restorer_configuration import NETWORK_SETTINGS, RESTORER_TRAINING
 from utils.training.run import Run
 from utils.training.state import AVERAGE_SCOPE, Checkpoints, StateLayout
 from utils.weights.checkpoints import OPTIMIZER_SLOTS, load_super_resolver, read_tensors
@@ -28,17 +28,11 @@ SCOPE = "FaceRestorer/"
 SUFFIXES = {NETWORK: "", M: OPTIMIZER_SLOTS[0], V: OPTIMIZER_SLOTS[1], AVERAGE: ""}
 
 
-class RestorerLayout(StateLayout):
-    """The state of a `RestorerTrainer`."""
+def _variable_name(key: tuple[str, str]) -> str:
+    return AVERAGE_SCOPE * (key[0] == AVERAGE) + SCOPE + key[1] + SUFFIXES[key[0]]
 
-    kind = RESTORER_TRAINING
-    architecture = NETWORK_SETTINGS
-    init_only_settings = ("optimization.init",)
 
-    def variable_name(self, key: tuple[str, str]) -> str:
-        """Return the name of a variable in a checkpoint."""
-        kind, name = key
-        return AVERAGE_SCOPE * (kind == AVERAGE) + SCOPE + name + SUFFIXES[kind]
+RESTORER_LAYOUT = StateLayout(RESTORER_TRAINING, _variable_name)
 
 
 class RestorerValidator:

@@ -25,7 +25,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, kind: Kind, shorthands: M
     parser.add_argument("--preset", choices=list(kind.presets), help="values to begin with "
                         f"(default: those the run began with; {next(iter(kind.presets))} for a new run)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-                        help=f"change any value of config.py, as {kind.example}; may be repeated")
+                        help="change any value of config.py, as run.save_every=100; may be repeated")
     for name, (key, text) in shorthands.items():
         parser.add_argument(f"--{name}", action="append", dest="settings", type=f"{key}={{}}".format, metavar="VALUE",
                             help=f"{text}; short for --set {key}=VALUE")

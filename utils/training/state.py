@@ -5,14 +5,13 @@ and `test.py` read it, and a few more under `MetaF2N/` and `Average/`. Random st
 both follow from the seed and the iteration (`utils.data.meta_tasks`).
 """
 
-import abc
 import contextlib
 import os
 import re
 import shutil
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +19,7 @@ import tensorflow as tf
 from model.meta_trainer import AVERAGE, M, MetaTrainer, V
 from utils.errors import UserError
 from utils.files import write_errors, write_text
-from utils.training.configuration import ARCHITECTURE, META_TRAINING, Kind, config_to_json, differences, parse_config
+from utils.training.configuration import META_TRAINING, Kind, check_resumable, config_to_json, parse_config
 from utils.weights.checkpoints import (
     DISCRIMINATOR_SCOPE,
     GENERATOR_SCOPE,
@@ -39,32 +38,18 @@ AVERAGE_PREFIX = "average-"  # of a checkpoint with the moving averages alone, u
 CHECKPOINT_FILE = re.compile(rf"(?:{PREFIX}|{AVERAGE_PREFIX})(\d+)\.(?:index|data-.+)")
 
 
-class StateLayout(abc.ABC):
-    """How one training program's state is stored in checkpoints, and which settings a checkpoint fits.
+class StateLayout(NamedTuple):
+    """How the state of one training program's trainer is stored in checkpoints.
 
-    Its trainer has `variables` (any key -> variable), `iteration` and `config`, of kind `kind`. `architecture` lists
-    settings that must be those of the checkpoint; `switches` those that must be zero or non-zero as in the checkpoint,
-    with what they switch on; `init_only_settings` those that have an effect at iteration 0 alone.
+    The trainer has `variables` (any key -> variable), `iteration` and `config`, of kind `kind`. `variable_name` returns
+    the name of a key in a checkpoint: for a moving average `AVERAGE_SCOPE` and that of the variable it is an average
+    of. `extras` returns by name what else is stored; `restore_extras` puts that back into a restored trainer.
     """
 
     kind: Kind
-    architecture: tuple[str, ...] = ()
-    switches: ClassVar[Mapping[str, str]] = {}
-    init_only_settings: tuple[str, ...] = ()
-
-    @abc.abstractmethod
-    def variable_name(self, key: Hashable) -> str:
-        """Return the name in a checkpoint of one of the trainer's variables.
-
-        A moving average has `AVERAGE_SCOPE` before the name of the variable it is an average of.
-        """
-
-    def extras(self, trainer: Any) -> dict[str, Any]:
-        """Return by name what a checkpoint holds besides the variables, the iteration and the configuration."""
-        return {}
-
-    def restore_extras(self, tensors: Mapping[str, Any], trainer: Any) -> None:  # noqa: B027  not every one has any
-        """Put `extras` back into a trainer whose variables and iteration are restored already."""
+    variable_name: Callable[[Any], str]
+    extras: Callable[[Any], dict[str, Any]] = lambda trainer: {}
+    restore_extras: Callable[[Mapping[str, Any], Any], None] = lambda tensors, trainer: None
 
     def tensors(self, trainer: Any) -> dict[str, Any]:
         """Return everything that a checkpoint of the trainer's present state holds."""
@@ -73,47 +58,30 @@ class StateLayout(abc.ABC):
         return {**variables, **self.extras(trainer), "global_step": np.int32(trainer.iteration),
                 CONFIG: np.array(config_to_json(trainer.config), object)}
 
-    def check_compatible(self, old: Any, new: Any, prefix: Path) -> None:
-        """Raise a UserError that names the first setting by which a checkpoint cannot be resumed, if there is one."""
-        for key, (before, now) in differences(old, new).items():
-            if key in self.init_only_settings:
-                raise UserError(f"this run has begun with {key}={before} and is at {prefix}. To begin with {now} give "
-                                "another --trial.")
-            if key in self.architecture or (key in self.switches and bool(before) != bool(now)):
-                part = f" ({self.switches[key]})" if key in self.switches else ""
-                raise UserError(f"{prefix} was trained with {key}={before}{part}, not {now}. Resume with that, or give "
-                                "another --trial.")
+
+def _meta_name(key: tuple[str, str]) -> str:
+    """Return the name of a `MetaTrainer`'s variable: ("mask/m", "conv1/kernel") is Mask/conv1/kernel/Adam."""
+    network, _, slot = key[0].partition("/")
+    suffix = {M: OPTIMIZER_SLOTS[0], V: OPTIMIZER_SLOTS[1]}.get(slot, "")
+    return AVERAGE_SCOPE * (slot == AVERAGE) + SCOPES[network] + key[1] + suffix
 
 
-class MetaLayout(StateLayout):
-    """The state of a `MetaTrainer`."""
+def _meta_counters(trainer: MetaTrainer) -> dict[str, Any]:
+    meta, updates = trainer.config.meta, trainer.discriminator_updates
+    counters = {"stop_grad": np.bool_(trainer.iteration < trainer.config.inner.second_order_from),
+                UPDATES: np.int64(updates)}
+    # TF1's Adam starts these at beta, and multiplies them by beta at every update
+    for suffix, count in (("", trainer.iteration), ("_1", updates)):
+        counters[f"beta1_power{suffix}"] = np.float32(meta.beta1 ** (count + 1))
+        counters[f"beta2_power{suffix}"] = np.float32(meta.beta2 ** (count + 1))
+    return counters
 
-    kind = META_TRAINING
-    architecture = ARCHITECTURE
-    switches: ClassVar[Mapping[str, str]] = {"loss.gan": "the discriminator", "meta.ema_decay": "the moving average"}
-    init_only_settings = ("meta.init", "meta.mask_bias", "discriminator.init")
 
-    def variable_name(self, key: tuple[str, str]) -> str:
-        """Return the name of a variable in a checkpoint: ("mask/m", "conv1/kernel") is Mask/conv1/kernel/Adam."""
-        kind, name = key
-        network, _, slot = kind.partition("/")
-        suffix = {M: OPTIMIZER_SLOTS[0], V: OPTIMIZER_SLOTS[1]}.get(slot, "")
-        return (AVERAGE_SCOPE if slot == AVERAGE else "") + SCOPES[network] + name + suffix
+def _restore_counters(tensors: Mapping[str, Any], trainer: MetaTrainer) -> None:
+    trainer.discriminator_updates = int(tensors[UPDATES])  # the others follow from it and from the iteration
 
-    def extras(self, trainer: MetaTrainer) -> dict[str, Any]:
-        """Return the counters."""
-        meta, updates = trainer.config.meta, trainer.discriminator_updates
-        extras = {"stop_grad": np.bool_(trainer.iteration < trainer.config.inner.second_order_from),
-                  UPDATES: np.int64(updates)}
-        # TF1's Adam starts these at beta, and multiplies them by beta at every update
-        for suffix, count in (("", trainer.iteration), ("_1", updates)):
-            extras[f"beta1_power{suffix}"] = np.float32(meta.beta1 ** (count + 1))
-            extras[f"beta2_power{suffix}"] = np.float32(meta.beta2 ** (count + 1))
-        return extras
 
-    def restore_extras(self, tensors: Mapping[str, Any], trainer: MetaTrainer) -> None:
-        """Restore the one counter that does not follow from the others."""
-        trainer.discriminator_updates = int(tensors[UPDATES])
+META_LAYOUT = StateLayout(META_TRAINING, _meta_name, _meta_counters, _restore_counters)
 
 
 class Checkpoints:
@@ -206,8 +174,8 @@ class Checkpoints:
         if CONFIG not in tensors:
             raise UserError(f"{prefix} holds no training state of this program. To start from its weights, give "
                             f"--init {prefix} and another --trial.")
-        self._layout.check_compatible(parse_config(self._layout.kind, tensors[CONFIG], str(prefix)), trainer.config,
-                                      prefix)
+        kind = self._layout.kind
+        check_resumable(kind, parse_config(kind, tensors[CONFIG], str(prefix)), trainer.config, prefix)
         wrong = [name for name, variable in variables.items()
                  if name not in tensors or tuple(tensors[name].shape) != tuple(variable.shape)]
         if wrong:

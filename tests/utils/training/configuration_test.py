@@ -1,15 +1,15 @@
-"""Presets, settings of every type, every rule, and the JSON of a run."""
+"""Presets, settings of every type, every rule, and the JSON of a run, of both training programs."""
 
 import json
 from functools import partial
 
 import pytest
 
-from config import PRESETS, TrainingConfig
+from config import TrainingConfig
 from utils.errors import UserError
 from utils.training.configuration import (
     META_TRAINING,
-    STAGE_RANGES,
+    RESTORER_TRAINING,
     config_to_json,
     differences,
     flat_values,
@@ -19,36 +19,53 @@ from utils.training.configuration import (
 )
 
 resolve, parse = partial(resolve_config, META_TRAINING), partial(parse_config, META_TRAINING)
-POSITIVE = ("generator.num_blocks", "generator.num_features", "generator.growth", "discriminator.num_features",
-            "inner.learning_rate", "meta.num_iterations", "meta.tasks_per_batch",
-            "meta.learning_rate", "meta.epsilon", "discriminator.learning_rate",
-            "data.samples_per_task", "run.log_every", "run.validate_every", "run.save_every", "run.validation_patches",
-            "run.keep_checkpoints", "data.face_size", "data.scene_size", "data.face_patch_size",
-            "data.scene_patch_size", "run.validation_scene_size", "run.validation_patch_size")
-NOT_NEGATIVE = ("inner.num_steps", "inner.second_order_from", "meta.clip_norm", "meta.seed",
+STAGES = [f"{name}.{stage}." for name in ("degradation", "mild_degradation") for stage in ("first", "second")]
+# at least 1; at least 0; at most 1 as well; below 1
+POSITIVE = ["generator.num_blocks", "generator.num_features", "generator.growth", "discriminator.num_features",
+            "inner.learning_rate", "meta.num_iterations", "meta.tasks_per_batch", "meta.learning_rate", "meta.epsilon",
+            "discriminator.learning_rate", "data.samples_per_task", "run.log_every", "run.validate_every",
+            "run.save_every", "run.validation_patches", "run.keep_checkpoints", "data.face_size", "data.scene_size",
+            "data.face_patch_size", "data.scene_patch_size", "run.validation_scene_size", "run.validation_patch_size",
+            "network.num_blocks", "network.num_features", "network.growth", "optimization.num_iterations",
+            "optimization.batch_size", "optimization.learning_rate", "optimization.epsilon",
+            "optimization.position_lr_ratio", "variation.max_upscale", "run.validation_faces"]
+NOT_NEGATIVE = ["inner.num_steps", "inner.second_order_from", "meta.clip_norm", "meta.seed",
                 "discriminator.freeze_until", "loss.l1", "loss.lpips", "loss.gan", "loss.mask", "loss.unadapted",
-                "data.max_redraws", "data.num_workers", "data.num_validation",
-                "run.image_tasks", "run.keep_every", "meta.beta1", "meta.beta2", "meta.ema_decay",
-                "degradation.tone_gamma")
-AT_MOST_ONE = (*(f"degradation.{stage}.{name}" for stage in ("first", "second") for name in
-                 ("blur_prob", "sinc_prob", "gaussian_noise_prob", "gray_noise_prob")),
-               "degradation.final_sinc_prob", "degradation.jpeg_last_prob", "degradation.tone_prob")
-RANGES = [f"degradation.{stage}.{name}" for stage in ("first", "second") for name in STAGE_RANGES]
-RANGES += ["degradation.tone_gain_range"]
+                "data.max_redraws", "data.num_workers", "data.num_validation", "run.image_tasks", "run.keep_every",
+                "degradation.tone_gamma", "optimization.warmup_iters", "optimization.frozen_blocks",
+                "optimization.clip_norm", "optimization.seed", "run.image_faces", "variation.tilt",
+                "variation.alignment_rotation", "variation.alignment_scale", "variation.alignment_shift",
+                "variation.gamma"]
+PROBABILITIES = ["degradation.final_sinc_prob", "degradation.jpeg_last_prob", "degradation.tone_prob",
+                 "optimization.min_lr_ratio", "data.clean_prob", "data.jpeg_prob", "data.mild_prob", "variation.gain",
+                 "variation.gray_prob", *(stage + name for stage in STAGES for name in
+                                          ("blur_prob", "sinc_prob", "gaussian_noise_prob", "gray_noise_prob"))]
+DECAYS = [f"{group}.{name}" for group in ("meta", "optimization") for name in ("beta1", "beta2", "ema_decay")]
+RANGES = ["degradation.tone_gain_range", "variation.face_width_range", "variation.saturation_range",
+          *(stage + name for stage in STAGES for name in (
+              "sigma_range", "betag_range", "betap_range", "resize_range", "noise_sigma_range", "poisson_scale_range",
+              "jpeg_range"))]
 
 
-def fails(key, *settings):
-    with pytest.raises(UserError, match=rf"(^|\W){key}\W") as caught:
-        resolve("published", settings)
-    assert "\n" not in str(caught.value)
+def fails(named, *settings):
+    """Check that the program or the programs with the setting refuse these values in one line."""
+    key = settings[0].partition("=")[0]
+    kinds = [kind for kind in (META_TRAINING, RESTORER_TRAINING) if key in dict(flat_values(kind.default))]
+    for kind in kinds or [META_TRAINING]:
+        with pytest.raises(UserError, match=rf"(^|\W){named}(\W|$)") as caught:
+            resolve_config(kind, next(iter(kind.presets)), settings)
+        assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_preset_changes_what_it_lists_and_nothing_else(preset):
-    config = resolve(preset)
-    assert dict(flat_values(config)) == dict(flat_values(TrainingConfig())) | PRESETS[preset]
-    assert preset != "published" or config == TrainingConfig()
-    assert parse(config_to_json(config), "x") == config
+@pytest.mark.parametrize("kind", [META_TRAINING, RESTORER_TRAINING])
+def test_presets_change_what_they_list_and_nothing_else(kind):
+    defaults = dict(flat_values(kind.default))
+    for name, preset in kind.presets.items():
+        config = resolve_config(kind, name)
+        assert dict(flat_values(config)) == defaults | preset
+        assert parse_config(kind, config_to_json(config), "x") == config
+    assert not next(iter(kind.presets.values()))  # that of a new run
+    assert {*kind.architecture, *kind.switches, *kind.init_only} <= defaults.keys()
 
 
 @pytest.mark.parametrize(("setting", "value"), [
@@ -82,29 +99,27 @@ def test_setting_that_cannot_be_read_is_named(setting, named):
 
 
 @pytest.mark.parametrize(("keys", "values"), [
-    (POSITIVE, ("0", "-1")), (NOT_NEGATIVE, ("-1",)), (AT_MOST_ONE, ("-0.1", "1.1", "nan", "inf")),
-    (("meta.beta1", "meta.beta2", "meta.ema_decay"), ("1.0", "nan")),
-    (("meta.learning_rate", "meta.clip_norm", "data.min_log_gradient", "meta.mask_bias", "degradation.tone_gamma"),
-     ("nan", "inf")),
+    (POSITIVE, ("0", "-1")), (NOT_NEGATIVE, ("-1",)), (PROBABILITIES, ("-0.1", "1.1", "nan", "inf")),
+    (DECAYS, ("-1", "1.0", "nan")),
+    (("meta.learning_rate", "meta.clip_norm", "data.min_log_gradient", "meta.mask_bias", "degradation.tone_gamma",
+      "optimization.learning_rate", "loss.lpips"), ("nan", "inf")),
     (RANGES, ("2,1", "-1,1", "1", "1,2,3", "1,inf", "nan,2")),
-    ([key for key in RANGES if ".beta" in key or ".resize" in key], ("0.2,0.9", "1.1,1.5"))])
+    ([key for key in RANGES if ".beta" in key or ".resize" in key], ("0.2,0.9", "1.1,1.5")),
+    (["data.jpeg_range"], ("0,50", "90,80"))])
 def test_values_outside_their_range_are_named(keys, values):
     for key in keys:
         for value in values:
             fails(key, f"{key}={value}")
 
 
-@pytest.mark.parametrize("stage", ["degradation.first", "degradation.second"])
-@pytest.mark.parametrize(("setting", "named"), [
-    ("kernel_probs=1", "kernel_probs"), ("kernel_probs=0.5,0.5,0.5,0,0,0", "kernel_probs"),
-    ("kernel_probs=1.5,-0.5,0,0,0,0", "kernel_probs"), ("kernel_kinds=iso", "kernel_probs"),
-    ("kernel_kinds=iso,aniso,foo,plateau_iso,iso,iso", "kernel_kinds"),
-    ("resize_probs=0.5,0.5", "resize_probs"), ("resize_probs=0.5,0.4,0.2", "resize_probs"),
-    ("resize_probs=1.5,-0.5,0", "resize_probs"), ("kernel_sizes=7,8", "kernel_sizes"),
-    ("kernel_sizes=1", "kernel_sizes"), ("kernel_sizes=23", "kernel_sizes"), ("jpeg_range=0,95", "jpeg_range"),
-    ("noise_sigma_range=1,256", "noise_sigma_range"), ("sigma_range=0,2", "sigma_range")])
-def test_rules_of_a_stage(stage, setting, named):
-    fails(f"{stage}.{named}", f"{stage}.{setting}")
+@pytest.mark.parametrize("stage", STAGES)
+def test_rules_of_a_stage(stage):
+    for setting in ("kernel_probs=1", "kernel_probs=0.5,0.5,0.5,0,0,0", "kernel_probs=1.5,-0.5,0,0,0,0",
+                    "kernel_kinds=iso,aniso,foo,plateau_iso,iso,iso", "resize_probs=0.5,0.5",
+                    "resize_probs=0.5,0.4,0.2", "resize_probs=1.5,-0.5,0", "kernel_sizes=7,8", "kernel_sizes=1",
+                    "kernel_sizes=23", "jpeg_range=0,95", "noise_sigma_range=1,256", "sigma_range=0,2"):
+        fails(stage + setting.partition("=")[0], stage + setting)
+    fails(f"{stage}kernel_probs", f"{stage}kernel_kinds=iso")
 
 
 @pytest.mark.parametrize(("settings", "named"), [
@@ -113,18 +128,33 @@ def test_rules_of_a_stage(stage, setting, named):
     (["data.scene_patch_size=100"], "discriminator"), (["data.scene_patch_size=24"], "loss.lpips"),
     (["run.validation_scene_size=28"], "run.validation_scene_size"),
     (["run.validation_tasks=1"], "run.validation_tasks"),
-    (["loss.l1=0", "loss.lpips=0", "loss.gan=0"], "loss.l1")])
+    (["loss.gan=0", "loss.l1=0", "loss.lpips=0"], "loss.l1"), (["optimization.frozen_blocks=24"], "network.num_blocks"),
+    (["data.patch_size=15"], "data.patch_size"), (["variation.saturation_range=0,11"], "variation.saturation_range"),
+    (["data.held_out=("], "data.held_out"), (["data.validation=["], "data.validation"),
+    (["data.clean_prob=0.5", "data.jpeg_prob=0.3", "data.mild_prob=0.3"], "data.clean_prob")])
 def test_rules_between_settings(settings, named):
     fails(named, *settings)
 
 
-@pytest.mark.parametrize("settings", [
-    ["data.scene_patch_size=100", "loss.gan=0"], ["data.scene_patch_size=56", "loss.lpips=0"],
-    ["loss.l1=0", "loss.lpips=0"], ["data.face_patch_size=256", "data.scene_patch_size=400"], ["meta.ema_decay=0.999"],
-    ["degradation.first.jpeg_range=80,80", "degradation.second.resize_probs=0,0,1",
-     "degradation.first.resize_range=1,1"]])
-def test_values_on_the_allowed_side_of_the_rules(settings):
-    assert len(differences(TrainingConfig(), resolve("published", settings))) == len(settings)
+def test_a_face_restorer_learns_colours_and_validates_on_patches_that_lpips_takes():
+    resolve_restorer = partial(resolve_config, RESTORER_TRAINING, "default")
+    for key, value in (("loss.l1", 0), ("run.validation_patch_size", 8)):
+        with pytest.raises(UserError, match=key):
+            resolve_restorer([f"{key}={value}"])
+
+
+@pytest.mark.parametrize(("kind", "settings"), [
+    (META_TRAINING, ["data.scene_patch_size=100", "loss.gan=0"]),
+    (META_TRAINING, ["data.scene_patch_size=56", "loss.lpips=0"]), (META_TRAINING, ["loss.l1=0", "loss.lpips=0"]),
+    (META_TRAINING, ["data.face_patch_size=256", "data.scene_patch_size=400"]),
+    (META_TRAINING, ["meta.ema_decay=0.999"]),
+    (META_TRAINING, ["degradation.first.jpeg_range=80,80", "degradation.second.resize_probs=0,0,1",
+                     "degradation.first.resize_range=1,1"]),
+    (RESTORER_TRAINING, ["loss.lpips=0", "data.patch_size=8"]), (RESTORER_TRAINING, ["optimization.warmup_iters=0"]),
+    (RESTORER_TRAINING, ["optimization.frozen_blocks=23"]), (RESTORER_TRAINING, ["variation.face_width_range=20,20"]),
+    (RESTORER_TRAINING, ["data.clean_prob=1", "data.jpeg_prob=0", "data.mild_prob=0"])])
+def test_values_on_the_allowed_side_of_the_rules(kind, settings):
+    assert len(differences(kind.default, resolve_config(kind, next(iter(kind.presets)), settings))) == len(settings)
 
 
 def test_json_holds_each_value_under_its_group():

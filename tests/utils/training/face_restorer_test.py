@@ -15,7 +15,7 @@ from utils.data.face_samples import FaceSample
 from utils.errors import UserError
 from utils.face.restorers import save_face_restorer
 from utils.metrics.fidelity import psnr_y
-from utils.training.face_restorer import RestorerLayout, RestorerValidator, checkpoint_params, start_params
+from utils.training.face_restorer import RESTORER_LAYOUT, RestorerValidator, checkpoint_params, start_params
 from utils.training.state import Checkpoints
 from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
@@ -93,7 +93,7 @@ def saved(tmp_path):
     for _ in range(2):
         trainer.apply(trainer.compute(*batch))
     tf.config.run_functions_eagerly(False)
-    checkpoints = Checkpoints(tmp_path, RestorerLayout(), keep=1, keep_every=0)
+    checkpoints = Checkpoints(tmp_path, RESTORER_LAYOUT, keep=1, keep_every=0)
     checkpoints.save(trainer)
     return trainer, checkpoints
 
@@ -103,7 +103,7 @@ def test_a_checkpoint_returns_the_state_bit_for_bit(saved):
     other = RestorerTrainer(trainer.config, init_face_restorer(1, SMALL_RESTORER))
     checkpoints.restore(2, other)
     assert other.iteration == 2
-    assert len({RestorerLayout().variable_name(key) for key in trainer.variables}) == len(trainer.variables)
+    assert len({RESTORER_LAYOUT.variable_name(key) for key in trainer.variables}) == len(trainer.variables)
     for key, variable in trainer.variables.items():
         np.testing.assert_array_equal(other.variables[key], variable)
 

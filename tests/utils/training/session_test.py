@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from utils.console import ArgumentParser
 from utils.errors import UserError
-from utils.training.configuration import Kind, check_not_negative, check_positive, check_run
+from utils.plain_data import Range
+from utils.training.configuration import Kind
 from utils.training.log import Panel, losses_panel
 from utils.training.run import Run
 from utils.training.session import add_run_arguments, prepare, print_outcome, run_session
@@ -28,7 +29,7 @@ class FitConfig:
     learning_rate: float = 0.25
     ema_decay: float = 0.5
     start: float = 2.0
-    num_values: int = 3
+    num_values: Annotated[int, Range(1)] = 3
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,8 @@ class Config:
     run: RunConfig = RunConfig()
 
 
-def check(config):
-    check_positive(config, "fit.num_iterations", "fit.learning_rate", "fit.num_values")
-    check_not_negative(config, "fit.ema_decay")
-    check_run(config)
-
-
-FITTING = Kind(Config(), {"quick": {"fit.learning_rate": 0.5}, "slow": {}}, check)
+FITTING = Kind(Config(), {"quick": {"fit.learning_rate": 0.5}, "slow": {}}, architecture=("fit.num_values",),
+               init_only=("fit.start",))
 
 
 class Batch(NamedTuple):
@@ -88,19 +84,12 @@ class Trainer:
         self.scale *= 3
 
 
-class FitLayout(StateLayout):
-    kind = FITTING
-    architecture = ("fit.num_values",)
-    init_only_settings = ("fit.start",)
+def restore_scale(tensors, trainer):
+    trainer.scale = int(tensors["Fit/scale"])
 
-    def variable_name(self, key):
-        return f"{AVERAGE_SCOPE}number" if key == "average" else key
 
-    def extras(self, trainer):
-        return {"Fit/scale": np.int64(trainer.scale)}
-
-    def restore_extras(self, tensors, trainer):
-        trainer.scale = int(tensors["Fit/scale"])
+LAYOUT = StateLayout(FITTING, lambda key: f"{AVERAGE_SCOPE}number" if key == "average" else key,
+                     lambda trainer: {"Fit/scale": np.int64(trainer.scale)}, restore_scale)
 
 
 class FitValidator:
@@ -152,7 +141,7 @@ class Program:
             return FitRun(folder, trainer, batches(start, config.fit.num_values, **faults), FitValidator(), checkpoints,
                           num_iterations=config.fit.num_iterations, columns=["square_loss"], records=[])
 
-        run = run_session(args, config, FitLayout(), assemble)
+        run = run_session(args, config, LAYOUT, assemble)
         if run:
             print_outcome(run, f"See {run.checkpoint}.")
         return run
@@ -229,7 +218,7 @@ def test_a_folder_of_another_program_is_named(program):
 @pytest.mark.parametrize(("arguments", "match"), [
     (["--trial", "-1"], "--trial"), (["--step", "-1"], "--step"), (["--step", "3"], "iteration 3.*none"),
     (["--preset", "published"], "published.*quick.*slow"), (["--set", "x"], "--set.*run.save_every=100"),
-    (["--set", "fit.num_value=1"], "fit.num_values"), (["--set", "run.log_every=0"], "run.log_every")])
+    (["--set", "fit.num_value=1"], "fit.num_values"), (["--set", "fit.num_values=0"], "fit.num_values")])
 def test_wrong_arguments_are_named(program, arguments, match):
     with pytest.raises(UserError, match=match):
         program(*arguments)

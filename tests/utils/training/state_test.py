@@ -18,11 +18,11 @@ from model.rrdbnet import rrdbnet_shapes
 from tests.helpers.small_networks import small_generator
 from utils.errors import UserError
 from utils.training.configuration import META_TRAINING, resolve_config
-from utils.training.state import CONFIG, UPDATES, Checkpoints, MetaLayout
+from utils.training.state import CONFIG, META_LAYOUT, UPDATES, Checkpoints
 from utils.weights.checkpoints import load_super_resolver, write_tf1_checkpoint
 
 DATA = Path(__file__).parents[2] / "data"
-LAYOUT = MetaLayout()
+LAYOUT = META_LAYOUT
 
 
 @pytest.fixture(autouse=True)
