@@ -9,49 +9,254 @@ import contextlib
 import os
 import platform
 import re
+import subprocess
 import sys
+import tempfile
 import time
+import timeit
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.benchmarks import faces, inference, training
+import numpy as np
+
+from config import AdaptationConfig, DiscriminatorConfig, GeneratorConfig, TrainingConfig, UpscalingConfig
 from utils.console import ArgumentParser, run_cli
-from utils.files import atomic_path, check_writable
+from utils.errors import UserError
+from utils.face.alignment import ALIGNED_SIZE
+from utils.image.io import quantize, to_float, write_png
+from utils.image.listing import Source
+from utils.inference.tiling import choose_tiling, multiply_adds_per_pixel, upscale
 from utils.tensorflow_setup import start_tensorflow
 
+MATRIX_SIZE = 2048
+SIDE = 192  # of a small photo, and of a tile, low-quality pixels
+NUM_DEGRADATIONS = 300
+FACE_WIDTHS = (40, 80)  # pixels of the photo
+ALIGNED_WIDTHS = 2.4  # side of the aligned crop over the face's width, nearly
+MEMORY_PHOTO_SIZE = 1000  # low-quality pixels, both sides
+MEMORY_GIB = 4
+Rows = Iterator[tuple[str, str]]  # what was measured, and its value
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The weights to measure with."""
+
+    model: str
+    weights_dir: Path | None
+
+
+@cache
+def load_photo() -> np.ndarray:
+    """Return scikit-image's portrait of an astronaut: [512, 512, 3] float32 in [0, 1]."""
+    import skimage.data
+
+    return to_float(skimage.data.astronaut())
+
+
+@cache
+def open_resolver(setting: Setting, precision: str = "float32"):
+    """Return a SuperResolver."""
+    from model.super_resolver import SuperResolver
+    from utils.weights.checkpoints import load_super_resolver
+
+    weights = load_super_resolver(setting.model, weights_dir=setting.weights_dir)
+    return SuperResolver(weights.generator, weights.mask, precision=precision)
+
+
+def upscaling(setting: Setting, precision: str = "float32") -> Callable[[], np.ndarray]:
+    """Return a function that upscales a small photo; it has run once."""
+    resolver = open_resolver(setting, precision)
+    run = partial(resolver.upscaler(resolver.generator), load_photo()[None, :SIDE, :SIDE])
+    run()
+    return run
+
+
+def time_ratio(first: Callable[[], object], second: Callable[[], object], repeats: int = 3) -> float:
+    """Return the time of one function over another's; they alternate, so that a slow minute meets both."""
+    seconds = [[timeit.timeit(function, number=1) for function in (first, second)] for _ in range(repeats)]
+    return min(pair[0] for pair in seconds) / min(pair[1] for pair in seconds)
+
+
+def generator_rate(setting: Setting, num_pixels: int, function: Callable[[], object]) -> float:
+    """Return the rate of the generator over that of `tf.matmul`, measured before and after.
+
+    `function` does the work of a forward pass over so many low-quality pixels. The shortest of several durations is
+    the one least disturbed by other work on the machine.
+    """
+    import tensorflow as tf
+
+    from model.rrdbnet import rrdbnet_architecture
+
+    matrix = tf.random.stateless_normal([MATRIX_SIZE, MATRIX_SIZE], seed=[0, 0])
+    multiply = tf.function(tf.matmul)
+    multiply(matrix, matrix)
+
+    def matmul_rate() -> float:
+        return MATRIX_SIZE**3 / min(timeit.repeat(lambda: multiply(matrix, matrix).numpy(), number=1, repeat=5))
+
+    shapes = {name: value.shape for name, value in open_resolver(setting).generator.items()}
+    work = num_pixels * multiply_adds_per_pixel(GeneratorConfig(*rrdbnet_architecture(shapes)))
+    before, seconds, after = matmul_rate(), min(timeit.repeat(function, number=1, repeat=3)), matmul_rate()
+    return work / seconds / ((before + after) / 2)
+
+
+def psnr(left: np.ndarray, right: np.ndarray) -> float:
+    """Return the PSNR of images, clipped to [0, 1], in dB."""
+    from skimage.metrics import peak_signal_noise_ratio
+
+    return peak_signal_noise_ratio(np.clip(left, 0, 1), np.clip(right, 0, 1), data_range=1)
+
+
+def forward(setting: Setting) -> Rows:
+    """Compare the generator's rate with the matrix product's."""
+    yield "float32 forward, rate over `tf.matmul`'s", f"{generator_rate(setting, SIDE**2, upscaling(setting)):.0%}"
+
+
+def bfloat16(setting: Setting) -> Rows:
+    """Compare bfloat16 with float32: time and result."""
+    exact, rounded = upscaling(setting), upscaling(setting, "bfloat16")
+    yield "bfloat16 forward, speed over float32's", f"{time_ratio(exact, rounded):.2f}"
+    yield "bfloat16 against float32, PSNR", f"{psnr(exact(), rounded()):.1f} dB"
+
+
+def adaptation(setting: Setting) -> Rows:
+    """Compare the rate of one step on one face (forward and backward, three forwards' work) with the product's."""
+    rng, resolver = np.random.default_rng(0), open_resolver(setting)
+    support = resolver.weigh_patches(*(rng.random((16, side, side, 3), np.float32) for side in (16, 64)))
+    step = partial(resolver.loss_and_gradients, resolver.generator, support)
+    step()
+    yield ("adaptation step, 16 patches, rate over `tf.matmul`'s",
+           f"{generator_rate(setting, 3 * 16 * 16**2, step):.0%}")
+
+
+def overhead(setting: Setting) -> Rows:
+    """Measure how much of a photo's time is neither adaptation nor upscaling, as test.py processes it."""
+    from utils.face.pairs import FaceFolder
+    from utils.inference.restoration import PhotoPipeline, PipelineSettings
+
+    with tempfile.TemporaryDirectory() as name:
+        folder, photo = Path(name), quantize(load_photo())
+        write_png(folder / "LQ" / "photo.png", photo[:256, :256])
+        write_png(folder / "Face_LQ" / "photo_0.png", photo[:48, :40])
+        write_png(folder / "Face_HQ" / "photo_0.png", photo[:192, :160])
+        pipeline = PhotoPipeline(open_resolver(setting), FaceFolder(folder), folder / "out",
+                                 PipelineSettings(AdaptationConfig(learning_rate=1e-3), UpscalingConfig()))
+        for _ in range(2):  # the first one traces
+            row = {"file": "photo.png"}
+            pipeline.process(pipeline.read(Source("photo.png", folder / "LQ" / "photo.png"), row), row, lambda *_: None)
+    share = 1 - (row["seconds_adaptation"] + row["seconds_upscaling"]) / row["seconds_total"]
+    yield "photo of 256x256 with a face: time beyond adapting and upscaling", f"{share:.1%}"
+
+
+def tiling(setting: Setting) -> Rows:
+    """Compare a tiled photo with the whole at the default overlap."""
+    overlap, resolver = UpscalingConfig().tile_overlap, open_resolver(setting)
+    side = 2 * SIDE - overlap
+    image, run = load_photo()[:side, :side], resolver.upscaler(resolver.generator)
+    whole, tiles = (upscale(run, image, choose_tiling(side, side, UpscalingConfig(tile_size=size)))
+                    for size in (0, SIDE))
+    yield f"2x2 tiles of {SIDE} with overlap {overlap} against the whole, PSNR", f"{psnr(whole, tiles):.1f} dB"
+
+
+def restorers(_: Setting) -> Rows:
+    """Compare the time of `rrdb-face` with that of GPEN-512, whose time does not depend on the face's size."""
+    from model.gpen import GPEN_512, init_gpen
+    from utils.face.restorers import compile_gpen, open_restorer
+
+    photo, own = quantize(load_photo()), open_restorer("rrdb-face", None)
+    published = compile_gpen(init_gpen(0, GPEN_512))
+    published(photo[None])
+    for width in FACE_WIDTHS:
+        matrix = np.eye(2, 3) * ALIGNED_SIZE / (ALIGNED_WIDTHS * width)
+        restore = partial(own.restore_region, photo, matrix, (100, 100, round(1.3 * width), width))
+        restore()
+        ratio = time_ratio(restore, lambda: published(photo[None]))
+        yield f"rrdb-face, face of {width} pixels: time over that of GPEN-512", f"{ratio:.2f}"
+
+
+def gradients(setting: Setting) -> Rows:
+    """Compare the time of a meta-training step, of random weights, with that of the forward of a small photo."""
+    from model.discriminator import init_discriminator
+    from model.lpips import init_lpips
+    from model.masknet import init_masknet
+    from model.meta_learner import Networks, Task
+    from model.meta_trainer import MetaTrainer
+    from model.rrdbnet import init_rrdbnet
+
+    config, rng = TrainingConfig(), np.random.default_rng(0)
+    config = replace(config, meta=replace(config.meta, tasks_per_batch=1))
+    trainer = MetaTrainer(config, Networks(
+        init_rrdbnet(0), init_masknet(0, last_bias=1.0),
+        *init_discriminator(0, num_features=DiscriminatorConfig().num_features), init_lpips(0)))
+    face, scene = config.data.face_patch_size, config.data.scene_patch_size
+    task = Task(*(rng.random((1, 1, side, side, 3), np.float32)
+                  for side in (face // 4, face, scene // 4, scene, scene)))
+    start = time.perf_counter()
+    update = trainer.compute(lambda _: task)
+    traced = time.perf_counter()
+    trainer.apply(update)
+    end = time.perf_counter()
+    yield "meta-training: tracing of the step, of its update", f"{traced - start:.0f} s, {end - traced:.0f} s"
+    ratio = time_ratio(lambda: trainer.compute(lambda _: task), upscaling(setting))
+    yield ("meta-training, gradients of one published-size task of one sample: time over that of upscaling "
+           f"{SIDE}x{SIDE}", f"{ratio:.1f}")
+
+
+def degradation(_: Setting) -> Rows:
+    """Time the degradation of a scene, sharpening included, and of a face, on one thread."""
+    import cv2
+
+    from utils.data.degradations import degrade, sample_degradation, sample_noise, usm_sharpen
+
+    settings, threads = TrainingConfig().degradation, cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    for name, side in (("scene of 400x400, sharpened", 400), ("face of 256x256", 256)):
+        image, rng = np.ascontiguousarray(load_photo()[:side, :side]), np.random.default_rng(0)
+        start = time.process_time()
+        for _ in range(NUM_DEGRADATIONS):
+            drawn = sample_degradation(rng, settings)
+            sharp = usm_sharpen(image) if "sharpened" in name else image
+            degrade(sharp, drawn, sample_noise(rng, drawn, settings))
+        seconds = (time.process_time() - start) / NUM_DEGRADATIONS
+        yield f"degradation of a {name}, one core", f"{1000 * seconds:.1f} ms"
+    cv2.setNumThreads(threads)
+
+
+def memory(setting: Setting) -> Rows:
+    """Run test.py on a large photo in a process of its own and read its peak memory."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, side = Path(name), MEMORY_PHOTO_SIZE
+        photo = quantize(np.tile(load_photo(), (2, 2, 1))[:side, :side])
+        write_png(folder / "LQ" / "photo.png", photo)
+        for index in range(4):
+            write_png(folder / "Face_LQ" / f"photo_{index}.png", photo[:40, :32])
+            write_png(folder / "Face_HQ" / f"photo_{index}.png", photo[:160, :128])
+        command = [sys.executable, Path(__file__).resolve().parents[1] / "test.py", "--input_dir", folder / "LQ",
+                   "--face_dir", folder, "--output_dir", folder / "out", "--model_dir", setting.model,
+                   "--learning_rate", "1e-4", "--memory_gib", MEMORY_GIB]
+        command += ["--weights_dir", setting.weights_dir] if setting.weights_dir else []
+        if subprocess.run(list(map(str, command)), check=False).returncode:
+            raise UserError("test.py failed, see above.")
+    yield (f"{side}x{side} photo with 4 faces to {4 * side}x{4 * side}: peak resident memory within {MEMORY_GIB} GiB",
+           f"{peak_memory_of_children():.2f} GiB")
+
+
+def peak_memory_of_children() -> float:
+    """Return the peak resident memory of the largest child of this process, in GiB (Linux and macOS)."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 2**30
+
+
 PARTS = {part.__name__: part for part in (
-    inference.forward, inference.bfloat16, inference.adaptation, inference.overhead, inference.tiling,
-    faces.restorers, training.gradients, training.degradation, inference.memory)}
+    forward, bfloat16, adaptation, overhead, tiling, restorers, gradients, degradation, memory)}
 SLOW_PARTS = ("memory",)  # minutes
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = ArgumentParser(__doc__.split("\n\n")[0])
-    parser.add_argument("--model_dir", default="realesrgan", help="weights to measure with, as for test.py")
-    parser.add_argument("--weights_dir", type=Path, help="folder of downloaded weights (default: weights/)")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[part for part in PARTS if part not in SLOW_PARTS],
-                        help=f"what to measure; {', '.join(SLOW_PARTS)} takes minutes")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the table to this Markdown file")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Run the tool."""
-    args = parse_args(argv)
-    if args.output:
-        check_writable(args.output.parent)
-    start_tensorflow()
-    lines = [describe_machine(), f"weights: {args.model_dir}\n", "| measurement | value |", "|---|---|"]
-    print("\n".join(lines), flush=True)
-    for part in args.parts:
-        for what, value in PARTS[part](inference.Setting(args.model_dir, args.weights_dir)):
-            lines.append(f"| {what} | {value} |")
-            print(lines[-1], flush=True)
-    if args.output:
-        with atomic_path(args.output) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def describe_machine() -> str:
@@ -67,6 +272,26 @@ def describe_machine() -> str:
             for gpu in tf.config.list_physical_devices("GPU")]
     return (f"{os.cpu_count()} cores of {name}; {', '.join(gpus) or 'no GPU'}; Python {platform.python_version()}, "
             f"TensorFlow {tf.__version__}; {time.strftime('%Y-%m-%d')}")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = ArgumentParser(__doc__.split("\n\n")[0])
+    parser.add_argument("--model_dir", default="realesrgan", help="weights to measure with, as for test.py")
+    parser.add_argument("--weights_dir", type=Path, help="folder of downloaded weights (default: weights/)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[part for part in PARTS if part not in SLOW_PARTS],
+                        help=f"what to measure; {', '.join(SLOW_PARTS)} takes minutes")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the tool."""
+    args = parse_args(argv)
+    start_tensorflow()
+    print(f"{describe_machine()}\nweights: {args.model_dir}\n\n| measurement | value |\n|---|---|", flush=True)
+    for part in args.parts:
+        for what, value in PARTS[part](Setting(args.model_dir, args.weights_dir)):
+            print(f"| {what} | {value} |", flush=True)
 
 
 if __name__ == "__main__":

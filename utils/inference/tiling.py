@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from config import SCALE, UpscalingConfig
+from config import SCALE, GeneratorConfig, UpscalingConfig
 
 # Measured on the 23-block generator in float32 (see scripts/benchmark.py): memory beyond the process's own grows by
 # this much per low-quality pixel of a tile, and the process with TensorFlow and the weights takes this much by itself.
@@ -20,7 +20,6 @@ BYTES_PER_PIXEL = 13_000
 BYTES_OF_PROCESS = 1_700_000_000
 STRIP = 64  # rows quantised at once: that takes several copies of them
 ENCODING_COPIES = 3  # of the result while it is encoded: itself, with its channels in another order, and as a file
-MULTIPLY_ADDS_PER_PIXEL = 17_900_000  # of the 23-block generator, per low-quality pixel
 CONVOLUTION_EFFICIENCY = 0.8  # rate of the convolutions over that of a matrix product
 
 
@@ -77,6 +76,14 @@ def _tile_sides(length: int, config: UpscalingConfig) -> list[int]:
     return [-(-(length + (count - 1) * overlap) // count) for count in range(1, max(1, most) + 1)]
 
 
+def multiply_adds_per_pixel(generator: GeneratorConfig) -> int:
+    """Count the multiplications of the generator's convolutions per low-quality pixel of a photo."""
+    features, growth = generator.num_features, generator.growth
+    dense_block = growth * (4 * features + 6 * growth) + (features + 4 * growth) * features
+    before = 3 * features + 3 * generator.num_blocks * dense_block + features**2
+    return 9 * (before + 4 * features**2 + 16 * (2 * features**2 + 3 * features))  # then at 2 and 4 times the size
+
+
 def estimate_seconds(num_pixels: float) -> float:
     """Estimate how long this CPU takes to upscale low-quality pixels, from how fast it multiplies two matrices."""
     matrix = np.ones((1536, 1536), np.float32)
@@ -84,7 +91,7 @@ def estimate_seconds(num_pixels: float) -> float:
     started = time.perf_counter()
     matrix @ matrix
     rate = matrix.shape[0]**3 / (time.perf_counter() - started)
-    return num_pixels * MULTIPLY_ADDS_PER_PIXEL / (CONVOLUTION_EFFICIENCY * rate)
+    return num_pixels * multiply_adds_per_pixel(GeneratorConfig()) / (CONVOLUTION_EFFICIENCY * rate)
 
 
 def tile_starts(length: int, tile_size: int, overlap: int) -> list[int]:
