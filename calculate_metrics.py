@@ -3,10 +3,12 @@
 import argparse
 import re
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, interruptible, run_cli, shown_name
+from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, counted, run_cli, shown_name
 from utils.errors import require
 from utils.files import check_writable
 from utils.image.io import add_pixel_limit
@@ -15,17 +17,21 @@ from utils.metrics.niqe import NIQE_LUMAS
 from utils.metrics.plot import plot_images
 from utils.metrics.suite import (
     FAILED,
-    MEASURED,
     METRICS,
     PARTIAL,
+    STATUSES,
     UNMEASURED,
     ImageMeter,
     choose_metrics,
     load_functions,
     measure_all,
 )
-from utils.metrics.summary import Summary, format_table, summarize, write_csv, write_json
+from utils.metrics.summary import Summary, format_table, summarize, write_json
+from utils.report import Report
 from utils.tensorflow_setup import start_tensorflow
+
+if TYPE_CHECKING:
+    from utils.metrics.fid import SetMeter  # imports TensorFlow
 
 DEFAULT_CACHE = Path("~/.cache/metaf2n-tf")
 CSV_NAME, JSON_NAME = "metrics.csv", "metrics.json"  # in --output_dir
@@ -85,11 +91,15 @@ def main(argv: list[str] | None = None) -> int:
         start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
     meter = ImageMeter(load_functions(names, args.weights_dir, niqe_luma=args.niqe_luma), args.crop_to_common)
     set_names = [name for name in names if METRICS[name].of_sets]
-    set_meter = _open_set_meter(args, reference) if set_names else None  # a damaged reference ends it before the work
+    if set_names:
+        from utils.metrics.fid import SetMeter
+
+        # a damaged reference ends it before the work
+        set_meter = SetMeter(reference, args.cache_dir, weights_dir=args.weights_dir, seed=args.seed)
     compare = args.compare is not None
     rows = _measure_images(groups, meter, args.output_dir / CSV_NAME, compare=compare)
     summaries = {name: summarize(name, rows, compare=compare, seed=args.seed) for name in meter.functions}
-    if set_meter:
+    if set_names:
         unreadable = {path for row in rows for path in row["unreadable"]}
         results, others = ([image.path for image in images if image and image.path not in unreadable] for images in zip(
             *((group.result, group.other) for group in groups), strict=True))
@@ -104,12 +114,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _check_outputs(args: argparse.Namespace, names: list[str]) -> None:
     """Refuse, before the work, outputs that cannot be written or would be taken for images of an input folder."""
-    outputs = [args.output_dir / CSV_NAME, args.output_dir / JSON_NAME] + [args.plot] * (args.plot is not None)
-    for path in outputs:
-        check_writable(path.parent)
-        require(not path.is_dir(), "an output file must not be a folder. Remove it, or choose another place", path)
+    check_writable(args.output_dir)
     if args.plot is None:
         return
+    check_writable(args.plot.parent)
     inputs = [folder.resolve() for folder in (args.result_dir, args.gt_dir, args.fid_ref_dir, args.compare) if folder]
     require(args.plot.parent.resolve() not in inputs, "--plot must not lie in a folder of images, where it would count "
             "as one", args.plot)
@@ -117,44 +125,17 @@ def _check_outputs(args: argparse.Namespace, names: list[str]) -> None:
             f"--metrics {args.metrics}")
 
 
-def _open_set_meter(args: argparse.Namespace, reference: list[Path]):
-    """Return a SetMeter for FID and KID."""
-    from utils.metrics.fid import SetMeter
-
-    with Progress(len(reference), description="reference features", unit="image") as progress:
-        return SetMeter(reference, args.cache_dir, weights_dir=args.weights_dir, seed=args.seed,
-                        advance=progress.update)
-
-
-def _measure_sets(meter, results: list[Path], others: list[Path] | None, names: list[str], num_reference: int
-                  ) -> dict[str, Summary]:
-    """Compare the results, and the other results if there are any, with the reference; one does not need the other."""
-    with Progress(len(results) + len(others or []), description="features", unit="image") as progress:
-        summaries = interruptible(meter.measure, results, names, advance=progress.update)
-        if others is not None:
-            found = interruptible(meter.measure, others, names, advance=progress.update)
-            summaries = {name: replace(summaries[name], other=other) for name, other in found.items()}
-    fewest = min(len(results), len(others or results), num_reference)
-    if "fid" in names and summaries["fid"].mean is not None and fewest < FEWEST_FOR_FID:
-        print(f"note: FID of {fewest} images depends strongly on their number: compare it only between folders of "
-              f"equally many, or look at KID. From {FEWEST_FOR_FID} on it is comparable.", file=sys.stderr)
-    return summaries
-
-
 def _measure_images(groups: list[ImageGroup], meter: ImageMeter, report: Path, *, compare: bool) -> list[dict]:
     """Measure the images and write their `report`; one that fails gets a row and does not stop the others."""
-    rows = []
-    try:
-        with Progress(len(groups), description="images", unit="image") as progress:
-            for row in measure_all(groups, meter):
-                rows.append(row)
-                if row["status"] == FAILED:
-                    progress.write(f"error: {shown_name(row['file'])}: {' '.join(row['reason'].splitlines())}")
-                progress.update()
-    finally:  # Ctrl-C leaves what was finished
-        if rows:
-            write_csv(report, rows, ["file", "gt", "status", "width", "height", *meter.columns(compare=compare),
-                                     "reason"])
+    rows, columns = [], ["file", "gt", "status", "width", "height", *meter.columns(compare=compare), "reason"]
+    with (Report(report, columns, digits=None) as written,
+          Progress(len(groups), description="images", unit="image") as progress):
+        for row in measure_all(groups, meter):
+            rows.append(row)
+            written.add(row)
+            if row["status"] == FAILED:
+                progress.write(f"error: {shown_name(row['file'])}: {' '.join(row['reason'].splitlines())}")
+            progress.update()
     incomplete = [row for row in rows if row["status"] in (PARTIAL, UNMEASURED)]
     if incomplete:  # they may be all, and their reasons alike
         print(f"note: {len(incomplete)} of {len(rows)} images lack values, see metrics.csv. The first is "
@@ -162,17 +143,30 @@ def _measure_images(groups: list[ImageGroup], meter: ImageMeter, report: Path, *
     return rows
 
 
+def _measure_sets(meter: "SetMeter", results: list[Path], others: list[Path] | None, names: list[str],
+                  num_reference: int) -> dict[str, Summary]:
+    """Compare the results, and the other results if there are any, with the reference; one does not need the other."""
+    summaries = meter.measure(results, names)
+    if others is not None:
+        summaries = {name: replace(summaries[name], other=other)
+                     for name, other in meter.measure(others, names).items()}
+    fewest = min(len(results), len(others or results), num_reference)
+    if "fid" in names and summaries["fid"].mean is not None and fewest < FEWEST_FOR_FID:
+        print(f"note: FID of {fewest} images depends strongly on their number: compare it only between folders of "
+              f"equally many, or look at KID. From {FEWEST_FOR_FID} on it is comparable.", file=sys.stderr)
+    return summaries
+
+
 def _report(args: argparse.Namespace, rows: list[dict], summaries: dict[str, Summary], num_reference: int) -> None:
     """Write metrics.json and print the table."""
-    outcomes = {status: sum(row["status"] == status for row in rows)
-                for status in (MEASURED, PARTIAL, UNMEASURED, FAILED)}
+    outcomes = dict.fromkeys(STATUSES, 0) | Counter(row["status"] for row in rows)
     settings = {name: value if isinstance(value, (bool, int, str, type(None))) else str(value)
                 for name, value in vars(args).items()}
     write_json(args.output_dir / JSON_NAME, summaries, settings=settings,
                counts={**outcomes, "images": len(rows), "reference": num_reference})
     print(format_table(summaries, num_reference=num_reference, compare=args.compare is not None))
     counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
-    print(f"{len(rows)} image{'s' * (len(rows) != 1)}: {counts}. Written: {args.output_dir / CSV_NAME}, {JSON_NAME}")
+    print(f"{counted(len(rows), 'image')}: {counts}. Written: {args.output_dir / CSV_NAME}, {JSON_NAME}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import scipy.io
 import skimage.data
 
 import calculate_metrics as cli
@@ -82,8 +81,6 @@ def weights(place, monkeypatch):
     write_state(folder / "alexnet-owt-7be5be79.pth", reference_alexnet_state())
     write_state(folder / "alex.pth", {f"lin{index}.model.1.weight": PAIRS[f"lin{index}"].reshape(1, -1, 1, 1)
                                       for index in range(5)})
-    scipy.io.savemat(folder / "niqe_modelparameters.mat", {"mu_prisparam": EXPECTED["niqe_model_mean"],
-                                                           "cov_prisparam": EXPECTED["niqe_model_covariance"]})
     (folder / "pt_inception-2015-12-05-6726825d.pth").write_bytes(b"a stand-in takes its place")
     monkeypatch.setattr(utils.weights.manifest, "load_manifest", unhashed)
 
@@ -257,15 +254,6 @@ def test_a_plot_among_the_images_is_refused_before_the_work(place, capsys, folde
     assert (place.root / folder).stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "metrics.json", "plot.png"])
-def test_outputs_that_are_folders_are_refused_before_the_work(place, capsys, name):
-    place.add_pairs()
-    (place.root / "out" / name).mkdir(parents=True)
-    fails(capsys, lambda: place.run("--output_dir", place.root / "out", "--plot", place.root / "out" / "plot.png"),
-          message=f"{place.root / 'out' / name}")
-    assert [path.name for path in (place.root / "out").iterdir()] == [name]
-
-
 def test_missing_partners_are_an_error_or_rows(place, capsys):
     place.add_pairs()
     (place.root / "result" / "1.png").unlink()
@@ -297,7 +285,8 @@ def test_images_too_small_for_a_metric_leave_it_out(place, weights, capsys):
     (["--metrics", "psnr"], "'psnr'"), (["--metrics", "lpips"], "alexnet"), (["--metrics", "fid"], "--fid_ref_dir"),
     (["--plot", "plot.jpg"], "plot.jpg"), (["--seed", "-1"], "--seed"), (["--compare", "/nowhere"], "--compare"),
     (["--gt_dir", "/nowhere"], "--gt_dir"), (["--fid_ref_dir", "/nowhere"], "--fid_ref_dir"),
-    (["--output_dir", "/dev/null/out"], "/dev/null/out"), (["--niqe_luma", "other"], "'other'"),
+    (["--output_dir", "/dev/null/out"], "/dev/null/out"),
+    (["--plot", "/dev/null/a.png"], "/dev/null"), (["--niqe_luma", "other"], "'other'"),
     (["--gpu", "one"], "--gpu")])
 def test_mistakes_are_one_line(place, capsys, arguments, named):
     place.add_pairs()

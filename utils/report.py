@@ -17,10 +17,10 @@ class Report(contextlib.AbstractContextManager):
     """
 
     def __init__(self, path: Path, columns: Sequence[str], *, keep: Collection[str] = (), order: Sequence[str] = (),
-                 digits: int = 6):
+                 digits: int | None = 6):
         """Create the file with those rows of an earlier run whose photos have statuses of `keep` alone.
 
-        `close` puts the photos of `order` first. Floats get `digits` significant digits; 17 are read back exactly.
+        `close` puts the photos of `order` first. Floats get `digits` significant digits, with None all.
         """
         self.path = path
         self._columns, self._order, self._digits = list(columns), order, digits
@@ -40,9 +40,10 @@ class Report(contextlib.AbstractContextManager):
         """Append the rows of one photo, which replace earlier ones; missing values stay empty."""
         with write_errors(self.path), self.path.open("a", **TEXT) as file:
             file.write("\r\n")  # an empty line ends earlier rows, which may be of the same photo
-            self._writer(file).writerows(
-                {key: f"{value:.{self._digits}g}" if isinstance(value, float) else value for key, value in row.items()}
-                for row in rows)
+            self._writer(file).writerows({key: self._text(value) for key, value in row.items()} for row in rows)
+
+    def _text(self, value: object) -> object:
+        return f"{value:.{self._digits}g}" if self._digits and isinstance(value, float) else value
 
     def add_present(self, files: Iterable[str]) -> None:
         """Append a row `skipped` for each of these photos, whose results exist, unless an earlier run's is known."""

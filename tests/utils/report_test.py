@@ -3,6 +3,7 @@
 import csv
 import os
 
+import numpy as np
 import pytest
 
 from utils.errors import DiskFullError, UserError
@@ -54,9 +55,9 @@ def test_missing_values_stay_empty_and_floats_have_the_given_digits(path):
                     "unknown": 5})
     assert {key: value for key, value in read(path)[0].items() if value} == {
         "file": "a.png", "status": "adapted", "width": "10", "loss_0": "0.333333", "seconds_total": "1.23457e+06"}
-    with Report(path, COLUMNS, digits=17) as report:
-        report.add({"file": "a.png", "status": "adapted", "loss_0": 1 / 3})
-    assert float(read(path)[0]["loss_0"]) == 1 / 3
+    with Report(path, COLUMNS, digits=None) as report:
+        report.add({"file": "a.png", "status": "adapted", "loss_0": np.float64(1 / 3), "loss_1": float("inf")})
+    assert (float(read(path)[0]["loss_0"]), read(path)[0]["loss_1"]) == (1 / 3, "inf")
 
 
 def test_a_photo_may_have_several_rows_and_the_last_ones_count(path):

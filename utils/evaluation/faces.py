@@ -40,7 +40,7 @@ def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, dete
         for name in PAIR_FOLDERS:
             (folder / kind / name).mkdir(parents=True, exist_ok=True)
     prepared = Prepared({}, [])
-    with (Report(folder / "faces.csv", FACE_COLUMNS, keep=FINISHED, digits=17) as report,
+    with (Report(folder / "faces.csv", FACE_COLUMNS, keep=FINISHED, digits=None) as report,
           Progress(len(photos), description="faces", unit="photo") as progress):
         for photo in photos:
             rows = report.earlier(photo.name)

@@ -1,5 +1,6 @@
 """The bootstrap interval of a mean of paired differences."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,8 +15,13 @@ class Difference(NamedTuple):
     """The mean of paired differences, and the ends of its interval; these are nan for less than two pairs."""
 
     mean: float
-    low: float
-    high: float
+    low: float = math.nan
+    high: float = math.nan
+
+    def text(self, digits: int) -> str:
+        """Return `mean [low, high]` with signs; without the interval where there is none."""
+        interval = f" [{self.low:+.{digits}f}, {self.high:+.{digits}f}]" if math.isfinite(self.low) else ""
+        return f"{self.mean:+.{digits}f}{interval}"
 
 
 def paired_difference(values: Sequence[float], others: Sequence[float], *, seed: int = 0) -> Difference:
@@ -23,14 +29,11 @@ def paired_difference(values: Sequence[float], others: Sequence[float], *, seed:
 
     Both are finite, one value per image, and not empty.
     """
+    from scipy.stats import bootstrap  # takes a second
+
     differences = np.subtract(values, others)
-    count = len(differences)
-    if count < 2:
-        return Difference(float(differences.mean()), float("nan"), float("nan"))
-    rng = np.random.default_rng(seed)
-    together = max(1, MAX_DRAWS // count)
-    means = [differences[rng.integers(count, size=(min(together, NUM_RESAMPLES - start), count))].mean(axis=1)
-             for start in range(0, NUM_RESAMPLES, together)]
-    tail = (1 - COVERAGE) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return Difference(float(differences.mean()), float(low), float(high))
+    if len(differences) < 2:
+        return Difference(float(differences.mean()))
+    found = bootstrap([differences], np.mean, n_resamples=NUM_RESAMPLES, confidence_level=COVERAGE,
+                      method="percentile", batch=max(1, MAX_DRAWS // len(differences)), rng=np.random.default_rng(seed))
+    return Difference(float(differences.mean()), *map(float, found.confidence_interval))

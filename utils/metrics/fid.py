@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from model.inception import NUM_FEATURES, inception_params_from_torch, pool3, resize_to_input
 from model.layers import Params
+from utils.console import Progress, interruptible
 from utils.errors import UserError, require
 from utils.files import atomic_path, check_writable, read_bytes
 from utils.image.io import read_image, to_float
@@ -23,12 +24,11 @@ from utils.metrics.suite import FEWEST_IN_SET
 from utils.metrics.summary import Summary
 from utils.weights.state_dicts import load_params
 
-BATCH_SIZE = 16  # images; two batches are in memory: one is decoded while another is computed
+BATCH_SIZE = 16  # images
 NUM_READERS = min(4, os.cpu_count() or 1)  # threads that decode
 CACHE_VERSION = "2"  # change it with anything that changes the features of a file, as the weights' hash
 
 Extractor = Callable[[Sequence[np.ndarray]], np.ndarray]  # RGB [h, w, 3], uint8 or float32 in [0, 1] -> [n, 2048]
-Advance = Callable[[int], object]  # called with a number of images that are done
 
 
 def make_feature_extractor(params: Params) -> Extractor:
@@ -45,30 +45,20 @@ def make_feature_extractor(params: Params) -> Extractor:
     return run
 
 
-def extract_features(files: Sequence[Path], extractor: Extractor, *, advance: Advance = lambda _: None) -> np.ndarray:
+def extract_features(files: Sequence[Path], extractor: Extractor, *, description: str = "features") -> np.ndarray:
     """Return the features [len(files), 2048] float32 of image files; alpha is ignored, gray becomes RGB."""
-    parts = []
-    for images in _decoded_batches(files):
-        parts.append(extractor(images))
-        advance(len(images))
-    return np.concatenate(parts)
+    features = []
+    with (ThreadPoolExecutor(NUM_READERS) as readers,
+          Progress(len(files), description=description, unit="image") as progress):
+        for start in range(0, len(files), BATCH_SIZE):
+            images = list(readers.map(read_image, files[start:start + BATCH_SIZE]))
+            features.append(interruptible(extractor, [image.pixels for image in images]))
+            progress.update(len(images))
+    return np.concatenate(features)
 
 
-def _decoded_batches(files: Sequence[Path]) -> Iterator[list[np.ndarray]]:
-    batches = [files[first:first + BATCH_SIZE] for first in range(0, len(files), BATCH_SIZE)]
-    pool = ThreadPoolExecutor(NUM_READERS)
-    try:
-        pending = pool.map(read_image, batches[0])
-        for following in [*batches[1:], []]:
-            current, pending = pending, pool.map(read_image, following)
-            yield [image.pixels for image in current]
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for pending images
-
-
-def cached_features(files: Sequence[Path], extractor: Extractor, cache_dir: Path, *, advance: Advance = lambda _: None
-                    ) -> np.ndarray:
-    """Return `extract_features`, kept in `cache_dir` by the content of the files.
+def cached_features(files: Sequence[Path], extractor: Extractor, cache_dir: Path) -> np.ndarray:
+    """Return `extract_features` of the reference, kept in `cache_dir` by the content of the files.
 
     Names and order of the files do not matter. A damaged cache file is computed anew.
     """
@@ -83,7 +73,7 @@ def cached_features(files: Sequence[Path], extractor: Extractor, cache_dir: Path
         if kept.shape == (len(files), NUM_FEATURES) and kept.dtype == np.float32:
             return kept[np.argsort(order)]
     check_writable(cache_dir)
-    features = extract_features(files, extractor, advance=advance)
+    features = extract_features(files, extractor, description="reference features")
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, features=features[order])
     return features
@@ -92,26 +82,26 @@ def cached_features(files: Sequence[Path], extractor: Extractor, cache_dir: Path
 class SetMeter:
     """Measures FID and KID of folders against one reference folder of two images at least."""
 
-    def __init__(self, reference: Sequence[Path], cache_dir: Path, *, weights_dir: Path | None = None, seed: int = 0,
-                 advance: Advance = lambda _: None):
+    def __init__(self, reference: Sequence[Path], cache_dir: Path, *, weights_dir: Path | None = None, seed: int = 0):
         """Load the network and the reference's features; `seed`: of KID's subsets."""
         self._seed = seed
         params = load_params("inception", inception_params_from_torch, weights_dir=weights_dir)
         self._extractor = make_feature_extractor(params)
-        self._reference = cached_features(reference, self._extractor, cache_dir, advance=advance)
+        self._reference = cached_features(reference, self._extractor, cache_dir)
 
-    def measure(self, files: Sequence[Path], names: Sequence[str], *, advance: Advance = lambda _: None
-                ) -> dict[str, Summary]:
+    def measure(self, files: Sequence[Path], names: Sequence[str]) -> dict[str, Summary]:
         """Return those of `fid` and `kid` that `names` contains; a value that is impossible has a reason."""
         try:
             require(len(files) >= FEWEST_IN_SET, f"it needs at least {FEWEST_IN_SET} images that can be read",
                     len(files))
-            features = extract_features(files, self._extractor, advance=advance)
+            features = extract_features(files, self._extractor)
         except UserError as error:
             return dict.fromkeys(names, Summary(reason=str(error)))
-        summaries = {"fid": Summary(frechet_distance(features, self._reference), len(files))} if "fid" in names else {}
+        summaries = {}
+        if "fid" in names:
+            summaries["fid"] = Summary(interruptible(frechet_distance, features, self._reference), len(files))
         if "kid" in names:
-            value, deviation = kernel_distance(features, self._reference, seed=self._seed)
+            value, deviation = interruptible(kernel_distance, features, self._reference, seed=self._seed)
             summaries["kid"] = Summary(value, len(files), deviation)
         return summaries
 

@@ -9,20 +9,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy.io import loadmat
 from scipy.special import gamma
 
-from utils.errors import UserError
 from utils.image.io import LUMA
 from utils.metrics.fidelity import luma
-from utils.weights.manifest import get_entry, load_manifest
 
 BLOCK = 96  # pixels
 NUM_SCALES = 2
-NUM_FEATURES = 36
 FEWEST_BLOCKS = 2  # for a covariance
 PRISTINE_MODEL = Path(__file__).with_name("niqe_pristine.npz")  # source and licence: weights/README.md
-LIVE_MODEL = "niqe_modelparameters.mat"
 WINDOW, WINDOW_SIGMA = 7, 7 / 6  # pixels
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # rows down, columns right
 SHAPES = np.arange(200, 10001) / 1000  # of generalised Gaussians, tried one by one
@@ -38,19 +33,10 @@ class NiqeModel:
     covariance: np.ndarray
 
 
-def load_niqe(weights_dir: Path | str | None = None) -> NiqeModel:
-    """Return the model of BasicSR (a file of this project), or that of `niqe_modelparameters.mat` in `weights_dir`."""
-    path = get_entry(load_manifest(), "niqe").directory(weights_dir) / LIVE_MODEL
-    if not path.is_file():
-        with np.load(PRISTINE_MODEL) as arrays:
-            return NiqeModel(arrays["mean"], arrays["covariance"])
-    try:
-        arrays = loadmat(path)
-        return NiqeModel(np.asarray(arrays["mu_prisparam"], np.float64).reshape(NUM_FEATURES),
-                         np.asarray(arrays["cov_prisparam"], np.float64).reshape(NUM_FEATURES, NUM_FEATURES))
-    except Exception as error:  # SciPy raises anything on damaged files
-        raise UserError(f"{path} is not the NIQE model: it is no MATLAB file with mu_prisparam (36) and cov_prisparam "
-                        "(36x36). Remove it, or download it again.") from error
+def load_niqe() -> NiqeModel:
+    """Return LIVE's model, as BasicSR ships it."""
+    with np.load(PRISTINE_MODEL) as arrays:
+        return NiqeModel(arrays["mean"], arrays["covariance"])
 
 
 def yiq_luma(image: np.ndarray) -> np.ndarray:

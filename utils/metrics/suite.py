@@ -18,7 +18,7 @@ from utils.weights.manifest import find_weights
 NUM_WORKERS = min(16, os.cpu_count() or 1)  # threads that decode and measure
 FEWEST_IN_SET = 2  # images, for a covariance
 OTHER = "_other"  # suffix of values that belong to --compare
-MEASURED, PARTIAL, UNMEASURED, FAILED = "ok", "partial", "n/a", "error"  # statuses of a row
+STATUSES = MEASURED, PARTIAL, UNMEASURED, FAILED = "ok", "partial", "n/a", "error"  # of a row
 PAIR_FUNCTIONS = {"psnr_y": psnr_y, "psnr_rgb": psnr_rgb, "psnr_paper": psnr_paper, "ssim": ssim}
 
 
@@ -56,31 +56,25 @@ def choose_metrics(wanted: str | None, *, has_truth: bool, num_images: int, num_
     names = list(METRICS)
     if wanted is not None:
         names = list(dict.fromkeys(part.strip().lower() for part in wanted.strip(" ,").split(",")))
-        unknown = [name for name in names if name not in METRICS]
-        require(not unknown, f"--metrics knows {','.join(METRICS)}", repr(wanted))
-    fewest = min(num_images, num_reference)
-    reasons = {name: _obstacle(METRICS[name], has_truth, num_reference, fewest, weights_dir) for name in names}
-    obstacles = {name: reason for name, reason in reasons.items() if reason}
+        require(set(names) <= METRICS.keys(), f"--metrics knows {','.join(METRICS)}", repr(wanted))
+    obstacles = {}
+    for name in names:
+        metric = METRICS[name]
+        if metric.needs_truth and not has_truth:
+            obstacles[name] = "it compares with the ground truth: add --gt_dir"
+        elif metric.of_sets and not num_reference:
+            obstacles[name] = "it compares with a folder of good photographs: add --fid_ref_dir"
+        elif metric.of_sets and min(num_images, num_reference) < FEWEST_IN_SET:
+            obstacles[name] = f"it needs at least {FEWEST_IN_SET} images on each side"
+        elif metric.weights:
+            try:
+                find_weights(metric.weights, weights_dir)
+            except UserError as error:
+                obstacles[name] = str(error)
     if obstacles and (wanted is not None or len(obstacles) == len(names)):
         name, reason = next(iter(obstacles.items()))
         raise UserError(f"{METRICS[name].label} cannot be measured: {reason}")
     return [name for name in names if name not in obstacles], obstacles
-
-
-def _obstacle(metric: Metric, has_truth: bool, num_reference: int, fewest: int, weights_dir: Path | None) -> str:
-    """Return why a metric is impossible, or nothing. `fewest`: images on either side of FID and KID."""
-    if metric.needs_truth and not has_truth:
-        return "it compares with the ground truth: add --gt_dir"
-    if metric.of_sets and not num_reference:
-        return "it compares with a folder of good photographs: add --fid_ref_dir"
-    if metric.of_sets and fewest < FEWEST_IN_SET:
-        return f"it needs at least {FEWEST_IN_SET} images on each side"
-    try:
-        if metric.weights:
-            find_weights(metric.weights, weights_dir)
-    except UserError as error:
-        return str(error)
-    return ""
 
 
 def load_functions(names: Sequence[str], weights_dir: Path | None = None, *, niqe_luma: str = "pyiqa"
@@ -92,7 +86,7 @@ def load_functions(names: Sequence[str], weights_dir: Path | None = None, *, niq
     """
     functions = dict(PAIR_FUNCTIONS)
     if "niqe" in names:
-        model, luma = load_niqe(weights_dir), NIQE_LUMAS[niqe_luma]
+        model, luma = load_niqe(), NIQE_LUMAS[niqe_luma]
         functions["niqe"] = lambda image: niqe(luma(image), model)
     if "lpips" in names:
         from utils.metrics.lpips import load_lpips, make_lpips_distance
@@ -124,20 +118,25 @@ class ImageMeter:
         """
         row = {"file": group.result.name if group.result else group.key, "gt": group.truth.name if group.truth else ""}
         needs_truth = any(METRICS[name].needs_truth for name in self.functions)
-        files = {role: source and source.path for role, source in (
-            ("", group.result), (OTHER, group.other), ("truth", group.truth if needs_truth else None))}
-        images, failures = _read_all(files)
+        files = {"": group.result, OTHER: group.other, "truth": group.truth if needs_truth else None}
+        images, errors, unreadable, values = {}, [], [], {}
+        for role, source in files.items():
+            try:
+                if source:
+                    images[role] = quantize(read_image(source.path).pixels)
+            except UserError as error:
+                errors.append(str(error))
+                unreadable.append(source.path)
         if "" in images:
             row["height"], row["width"] = images[""].shape[:2]
-        errors, values = list(failures.values()), {}
         reasons = ["no result."] * (group.result is None)
         reasons += ["no ground truth."] * (needs_truth and group.truth is None)
         cropped = self._crop(images)
         for suffix in (side for side in ("", OTHER) if side in images):
             pair = (cropped[suffix], cropped["truth"]) if "truth" in images else None
             if pair and pair[0].shape != pair[1].shape:
-                errors.append(f"{files[suffix]} is {_size(pair[0])}, its ground truth {_size(pair[1])}. Fix the files, "
-                              "or compare their common upper left part with --crop_to_common.")
+                errors.append(f"{files[suffix].path} is {_size(pair[0])}, its ground truth {_size(pair[1])}. Fix the "
+                              "files, or compare their common upper left part with --crop_to_common.")
                 pair = None
             for name, function in self.functions.items():
                 arguments = pair if METRICS[name].needs_truth else (images[suffix],)
@@ -147,11 +146,10 @@ class ImageMeter:
                 except ValueError as error:  # the image is too small for it, or flat
                     if str(error) not in reasons:  # both results may be too small
                         reasons.append(f"other: {error}" if suffix else str(error))
-        outcome = FAILED if errors else MEASURED if not reasons else PARTIAL if values else UNMEASURED
+        status = FAILED if errors else MEASURED if not reasons else PARTIAL if values else UNMEASURED
         if any(cropped[role].shape != image.shape for role, image in images.items()):
             reasons.append(f"cropped to {_size(cropped['truth'])}.")
-        return {**row, **values, "status": outcome, "reason": " ".join(errors + reasons),
-                "unreadable": [files[role] for role in failures]}
+        return {**row, **values, "status": status, "reason": " ".join(errors + reasons), "unreadable": unreadable}
 
     def _crop(self, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if not self.crop_to_common or "truth" not in images:
@@ -162,18 +160,6 @@ class ImageMeter:
 
 def _size(image: np.ndarray) -> str:
     return f"{image.shape[1]}x{image.shape[0]}"
-
-
-def _read_all(files: dict[str, Path | None]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the images, uint8 RGB [h, w, 3], and why others cannot be read."""
-    images, failures = {}, {}
-    for role, path in files.items():
-        try:
-            if path is not None:
-                images[role] = quantize(read_image(path).pixels)
-        except UserError as error:
-            failures[role] = str(error)
-    return images, failures
 
 
 def measure_all(groups: Sequence[ImageGroup], meter: ImageMeter) -> Iterator[dict]:

@@ -1,6 +1,5 @@
 """Means and differences of what was measured, as a table for people and as files for programs."""
 
-import csv
 import json
 import math
 from collections.abc import Sequence
@@ -9,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.files import atomic_path, write_text
+from utils.files import write_text
 from utils.metrics.bootstrap import Difference, paired_difference
 from utils.metrics.suite import METRICS, OTHER
-from utils.report import TEXT
 
 Rows = Sequence[dict]
 NOTHING_MEASURED = "no image could be measured, see the column `reason` of metrics.csv"
@@ -127,11 +125,3 @@ def write_json(path: Path, summaries: dict[str, Summary], *, settings: dict, cou
 
 def _number(value: float | None) -> float | str | None:
     return value if value is None or math.isfinite(value) else str(value)
-
-
-def write_csv(path: Path, rows: Rows, columns: Sequence[str]) -> None:
-    """Write those columns of rows; values that they lack stay empty."""
-    with atomic_path(path) as temporary, temporary.open("w", **TEXT) as file:
-        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)

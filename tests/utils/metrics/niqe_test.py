@@ -1,17 +1,14 @@
 """NIQE against two published programs (tests/data/metrics.npz), whose luma and arithmetic differ."""
 
-import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import scipy.io
 import skimage.data
 
 import utils.metrics.niqe as module
 from tests.helpers.reference_weights import draw
-from utils.errors import UserError
 from utils.metrics.fidelity import luma
 from utils.metrics.niqe import NIQE_LUMAS, NiqeModel, load_niqe, niqe, niqe_features, yiq_luma
 
@@ -104,25 +101,7 @@ def test_blocks_that_are_partly_flat_count_in_the_mean_where_they_have_values_bu
         niqe(luma(IMAGES[0]), MODEL)
 
 
-def test_the_model_of_the_project_is_that_of_basicsr(tmp_path):
-    model = load_niqe(tmp_path)
+def test_the_model_of_the_project_is_that_of_basicsr():
+    model = load_niqe()
     np.testing.assert_array_equal(model.mean, MODEL.mean)
     np.testing.assert_array_equal(model.covariance, MODEL.covariance)
-
-
-def test_the_live_model_is_used_when_it_is_there(tmp_path):
-    scipy.io.savemat(tmp_path / "niqe_modelparameters.mat", {"mu_prisparam": MODEL.mean[None] + 1,
-                                                             "cov_prisparam": 2 * MODEL.covariance})
-    model = load_niqe(tmp_path)
-    np.testing.assert_array_equal(model.mean, MODEL.mean + 1)
-    np.testing.assert_array_equal(model.covariance, 2 * MODEL.covariance)
-
-
-@pytest.mark.parametrize("content", [{"mu_prisparam": np.zeros((1, 36))},
-                                     {"mu_prisparam": np.zeros((1, 36)), "cov_prisparam": np.zeros((35, 36))}, None])
-def test_another_file_is_refused_by_name(tmp_path, content):
-    path = tmp_path / "niqe_modelparameters.mat"
-    path.write_bytes(b"text") if content is None else scipy.io.savemat(path, content)
-    with pytest.raises(UserError, match=re.escape(str(path))) as error:
-        load_niqe(tmp_path)
-    assert "\n" not in str(error.value)

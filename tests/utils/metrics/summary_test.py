@@ -1,9 +1,8 @@
-import csv
 import json
 
 import pytest
 
-from utils.metrics.summary import Summary, format_table, summarize, write_csv, write_json
+from utils.metrics.summary import Summary, format_table, summarize, write_json
 
 INF = float("inf")
 ROWS = [{"file": "a", "psnr_y": 30.0, "psnr_y_other": 29.0, "ssim": 0.5}, {"file": "b", "psnr_y": 34.0},
@@ -79,15 +78,3 @@ def test_json_holds_everything_and_is_valid_even_with_infinite_values(tmp_path):
     assert metrics["kid"]["deviation"] == 0.1
     assert "deviation" not in metrics["niqe"]
     assert (metrics["niqe"]["mean"], metrics["niqe"]["reason"]) == (None, "why")
-
-
-def test_csv_keeps_every_digit_and_any_name(tmp_path):
-    row = {"file": 'a "b",\n写.png', "gt": "g.jpg", "status": "ok", "width": 3, "height": 4, "psnr_y": 100 / 3,
-           "ssim": INF, "reason": ""}
-    columns = ["file", "gt", "status", "psnr_y", "ssim", "reason"]
-    write_csv(tmp_path / "metrics.csv", [row, {"file": "c", "status": "error", "reason": "no"}], columns)
-    with (tmp_path / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        first, second = csv.DictReader(file)
-    assert list(first) == columns
-    assert (first["file"], float(first["psnr_y"]), float(first["ssim"])) == (row["file"], 100 / 3, INF)
-    assert (second["psnr_y"], second["reason"]) == ("", "no")
