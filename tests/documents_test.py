@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.training.configuration import META_TRAINING, flat_values
-from utils.training.restorer_configuration import RESTORER_TRAINING
+from utils.training.configuration import META_TRAINING, RESTORER_TRAINING, flat_values
 from utils.weights.manifest import load_manifest
 
 ROOT = Path(__file__).parents[1]

@@ -3,15 +3,17 @@
 With fewer than two pairs a difference has no interval.
 """
 
+import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from utils.files import atomic_path
 from utils.metrics.bootstrap import paired_difference
 from utils.metrics.suite import METRICS
-from utils.metrics.summary import write_csv
+from utils.report import TEXT
 
 BASELINES = ("unadapted", "base", "bicubic")  # that variants are compared with
 OWN_AND_OTHER = (("adapted", "other-faces"), ("oracle", "other-oracle"))
@@ -107,6 +109,8 @@ def _cell(difference: dict | None, digits: int) -> str:
 
 def write_scores(path: Path, scores: Sequence[dict], metrics: Sequence[str]) -> None:
     """Write a line per set, photo and variant."""
-    rows = [{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in score.items()}
-            for score in scores]
-    write_csv(path, rows, ["set", "photo", "variant", "num_faces", "partner", "partner_faces", *metrics])
+    with atomic_path(path) as temporary, temporary.open("w", **TEXT) as file:
+        writer = csv.DictWriter(file, ["set", "photo", "variant", "num_faces", "partner", "partner_faces", *metrics])
+        writer.writeheader()
+        writer.writerows({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in score.items()}
+                         for score in scores)
