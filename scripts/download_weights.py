@@ -12,10 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, run_cli
 from utils.weights.download import fetch_entry, is_there, say
-from utils.weights.manifest import Entry, get_entry, how_to_get, load_manifest, status
+from utils.weights.manifest import Entry, file_states, get_entry, how_to_get, is_complete, load_manifest
 
 ROW = "{:17} {:38} {:23} {:>7}  {}"  # of the table
-MB = 1_000_000
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -35,9 +34,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Fetch or list; return the exit status."""
     args = parse_args(argv)
-    manifest = load_manifest()
-    chosen = [get_entry(manifest, name) for name in dict.fromkeys(args.names)]
-    entries = list(manifest.values()) if args.all or not chosen else chosen
+    chosen = [get_entry(name) for name in dict.fromkeys(args.names)]
+    entries = list(load_manifest().values()) if args.all or not chosen else chosen
     if args.list or not (args.all or chosen):
         return show(entries, args.weights_dir, asked=chosen if args.list else None)
 
@@ -74,17 +72,20 @@ def print_table(entries: list[Entry], weights_dir: Path | None, sources: dict[st
     """
     say(ROW.format("name", "file", "state", "MB", "source"))
     for entry in entries:
-        statuses = status(entry, weights_dir)
-        for found in [found for found in statuses if found.complete][:1] or statuses:
-            title = entry.name if found.complete or found is statuses[0] else "  or"
-            for file in found.file_set.files:
+        alternatives = list(zip(entry.file_sets, file_states(entry, weights_dir), strict=True))
+        complete = [found for found in alternatives if is_complete(found[1])][:1]
+        for number, (file_set, states) in enumerate(complete or alternatives):
+            title = "  or" if number else entry.name
+            for file in file_set.files:
                 path = entry.directory(weights_dir) / file.name
                 size = path.stat().st_size if path.exists() else file.bytes
-                labels = ", ".join(item.label for item in found.file_set.sources if item.provides(file.name))
-                labels += " (no known hash)" * (not file.sha256)
-                source = sources[entry.name] or "none worked" if entry.name in sources else labels
-                say(ROW.format(title, file.name, found.states[file.name].value, f"{size / MB:.2f}" if size else "?",
-                               "by hand" if entry.manual else "this repository" if entry.in_repository else source))
+                source = ", ".join(item.label for item in file_set.sources if item.provides(file.name))
+                source += " (no known hash)" * (not file.sha256)
+                if entry.name in sources:
+                    source = sources[entry.name] or "none worked"
+                if not file_set.sources:
+                    source = "this repository" if entry.in_repository else "by hand"
+                say(ROW.format(title, file.name, states[file.name].value, f"{size / 1e6:.2f}" if size else "?", source))
                 title = ""
 
 

@@ -49,9 +49,9 @@ def from_plain(kind: type[Record], data: Any, name: str) -> Record:
     """Undo `dataclasses.asdict` from parsed JSON; fields with a default may be missing.
 
     Messages call the object `name`, or only by its keys if that is empty.
-    Fields are numbers, bools, strings, dataclasses, unions of these and None, or tuples of one of these. Of several
-    dataclasses in a union the one with the most matching fields is built. Annotated[type, values]: `value in values`
-    must hold, as for a `Range` or a tuple. A UserError names the key that is missing, unknown or of a wrong value.
+    Fields are numbers, bools, strings, dataclasses, unions of these and None, tuples of one of these, or dictionaries,
+    whose values are not checked. Of several dataclasses in a union the one with the most matching fields is built.
+    Annotated[type, values]: `value in values` must hold, as for a `Range` or a tuple. A UserError names the key that is missing, unknown or of a wrong value.
     """
     require(isinstance(data, Mapping), f"{name} must be an object with named values", repr(data))
     hints = typing.get_type_hints(kind, include_extras=True)
@@ -75,6 +75,9 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if typing.get_origin(hint) is tuple:
         require(isinstance(value, list | tuple), f"{name} must be a list", repr(value))
         return tuple(_convert(typing.get_args(hint)[0], item, f"{name}[{index}]") for index, item in enumerate(value))
+    if typing.get_origin(hint) is dict:
+        require(isinstance(value, Mapping), f"{name} must be an object", repr(value))
+        return dict(value)
     choices = typing.get_args(hint) or (hint,)
     records = [choice for choice in choices if is_dataclass(choice)]
     if records and isinstance(value, Mapping):

@@ -51,7 +51,8 @@ def manifest(server, tmp_path, monkeypatch):
     ]
     server.pages.update({"/m": Page(), "/u": Page(), "/two": Page()})
     manifest = {entry.name: entry for entry in entries}
-    monkeypatch.setattr(download_weights, "load_manifest", lambda: manifest)
+    for module in (download_weights, weights):
+        monkeypatch.setattr(module, "load_manifest", lambda: manifest)
     return manifest
 
 

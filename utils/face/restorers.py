@@ -19,7 +19,7 @@ from utils.errors import UserError, require
 from utils.face.alignment import ALIGNED_SIZE
 from utils.face.positions import position_maps
 from utils.files import read_bytes
-from utils.weights.manifest import find_weights, get_entry, load_manifest
+from utils.weights.manifest import find_weights, get_entry
 from utils.weights.npz import read_npz_weights, write_npz_weights
 from utils.weights.state_dicts import load_params
 
@@ -201,7 +201,7 @@ def check_restorer(name: str, *, fidelity: float = FIDELITY, others: Sequence[st
 def restorer_label(name: str, fidelity: float = FIDELITY) -> str:
     """Return what a restorer is called in reports: files with the beginning of their hash, as they may be replaced."""
     if name == "rrdb-face":
-        [file] = get_entry(load_manifest(), name).file_sets[0].files
+        [file] = get_entry(name).file_sets[0].files
         return f"{name} {file.sha256[:8]}"
     if Path(name).suffix.lower() not in FILE_RESTORERS:
         return name

