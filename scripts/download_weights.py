@@ -11,8 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, run_cli
-from utils.weights.download import fetch_entry, is_there, say
-from utils.weights.manifest import Entry, file_states, get_entry, how_to_get, is_complete, load_manifest
+from utils.weights.download import fetch_entry, say
+from utils.weights.manifest import Entry, file_states, get_entry, how_to_get, is_complete, is_there, load_manifest
 
 ROW = "{:17} {:38} {:23} {:>7}  {}"  # of the table
 

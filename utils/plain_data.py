@@ -51,7 +51,8 @@ def from_plain(kind: type[Record], data: Any, name: str) -> Record:
     Messages call the object `name`, or only by its keys if that is empty.
     Fields are numbers, bools, strings, dataclasses, unions of these and None, tuples of one of these, or dictionaries,
     whose values are not checked. Of several dataclasses in a union the one with the most matching fields is built.
-    Annotated[type, values]: `value in values` must hold, as for a `Range` or a tuple. A UserError names the key that is missing, unknown or of a wrong value.
+    Annotated[type, values]: `value in values` must hold, as for a `Range` or a tuple. A UserError names the key that is
+    missing, unknown or of a wrong value.
     """
     require(isinstance(data, Mapping), f"{name} must be an object with named values", repr(data))
     hints = typing.get_type_hints(kind, include_extras=True)

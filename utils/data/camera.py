@@ -87,19 +87,17 @@ class MotionBlur:
 
 @dataclass(frozen=True)
 class ColourFringe:
-    """Lateral chromatic aberration: red and blue are magnified about the middle by these factors."""
+    """Lateral chromatic aberration: red and blue magnified about the middle, with a replicated border."""
 
     red: Annotated[float, Range(0.9, 1.1)]
     blue: Annotated[float, Range(0.9, 1.1)]
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Magnify red and blue; the border is replicated."""
+        """Magnify red and blue."""
         height, width = image.shape[:2]
-        middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
-        result = image.copy()
+        middle, result = np.array([width - 1, height - 1]) / 2, image.copy()
         for channel, factor in ((0, self.red), (2, self.blue)):
-            to_source = np.array([[1 / factor, 0, middle_x * (1 - 1 / factor)],
-                                  [0, 1 / factor, middle_y * (1 - 1 / factor)]])
+            to_source = np.column_stack([np.eye(2) / factor, middle * (1 - 1 / factor)])
             warped = cv2.warpAffine(np.ascontiguousarray(image[:, :, channel]), to_source, (width, height),
                                     flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
             result[:, :, channel] = np.clip(warped, 0, 1)

@@ -53,14 +53,8 @@ class FaceSample(NamedTuple):
 def list_portraits(folder: Path, faces: Path, *, match: str = "", exclude: str = "") -> list[Portrait]:
     """List the photos of a folder in which a face was found, sorted by name; of several faces the first counts.
 
-    Args:
-        folder: of the photos.
-        faces: `faces.csv` of generate_test_faces.py, or the like (`utils.face.detection.read_boxes`).
-        match: only photos in whose names this regular expression is found.
-        exclude: no photo in whose name this one is found; empty: none is excluded.
-
-    Raises:
-        UserError: the folder or the file is missing or faulty, or no photo is left.
+    `faces`: a file for `utils.face.detection.read_boxes`. Only photos in whose names the regular expression `match` is
+    found, and `exclude` (unless it is empty) is not. A UserError says so if none is left.
     """
     found = read_boxes(faces)
     portraits = [Portrait(photo.path, found[photo.name][0]) for photo in list_images(folder, "data.photo_dir")
@@ -75,7 +69,6 @@ class FaceSource:
     """Draws batches from portraits."""
 
     def __init__(self, portraits: Sequence[Portrait], config: RestorerTrainingConfig):
-        """Take the portraits of a training."""
         self.portraits, self.config = portraits, config
 
     def batches(self, start: int) -> Iterator[FaceSample]:
@@ -106,11 +99,7 @@ def draw_face_sample(portrait: Portrait, config: RestorerTrainingConfig, patch_s
                      rng: np.random.Generator) -> FaceSample:
     """Resize and turn a portrait, vary its colours, degrade the surroundings of a part of the face, and cut that out.
 
-    Args:
-        portrait: whose face is shown.
-        config: its `variation`, `degradation` and shares of other degradations are drawn from.
-        patch_size: side of the part in low-quality pixels. Where the face is smaller, all of it is in the part.
-        rng: of everything that is drawn.
+    `patch_size`: side of the part in low-quality pixels. Where the face is smaller, all of it is in the part.
     """
     photo, variation, side = quantize(read_image(portrait.path).pixels), config.variation, patch_size + MARGIN
     box = portrait.face.box
@@ -198,8 +187,7 @@ def _degrade(image: np.ndarray, config: RestorerTrainingConfig, rng: np.random.G
 
 
 def _shrink(image: np.ndarray) -> np.ndarray:
-    size = image.shape[1] // SCALE, image.shape[0] // SCALE
-    return quantize(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    return quantize(cv2.resize(image, (image.shape[1] // SCALE, image.shape[0] // SCALE), interpolation=cv2.INTER_AREA))
 
 
 def _compress_twice(image: np.ndarray, qualities: tuple[float, float], rng: np.random.Generator) -> np.ndarray:

@@ -38,11 +38,11 @@ RESTORER_LAYOUT = StateLayout(RESTORER_TRAINING, _variable_name)
 class RestorerValidator:
     """Scores the network on fixed samples: `psnr` (luma), `lpips`, and `brightness`, the mean error in units of 1/255.
 
-    `psnr_bicubic` and `lpips_bicubic` are those of a bicubic upscale, for comparison. LPIPS needs its weights.
+    `psnr_bicubic` and `lpips_bicubic` are those of a bicubic upscale, for comparison. `num_pictures` samples are shown;
+    `distance` is LPIPS of two images, None leaves it out.
     """
 
     def __init__(self, samples: list[FaceSample], num_pictures: int, distance: Callable | None):
-        """Take the samples, how many of them are shown, and LPIPS of two images (None: without)."""
         self.columns = ["psnr_bicubic", "psnr", *["lpips_bicubic", "lpips"] * (distance is not None), "brightness"]
         self._samples, self._num_pictures, self._distance = samples, num_pictures, distance
         self._restore = None  # compiled once, at the first use
@@ -81,11 +81,6 @@ class RestorerRun(Run):
 
     def __init__(self, folder: Path, trainer: RestorerTrainer, source: FaceSource, validator: RestorerValidator,
                  checkpoints: Checkpoints):
-        """Open the run's files, from the trainer's iteration on.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
         super().__init__(folder, trainer, source.batches(trainer.iteration), validator, checkpoints,
                          num_iterations=trainer.config.optimization.num_iterations,
                          columns=[*trainer.scalar_names, "learning_rate", "gradient_norm"], records=[])
@@ -103,11 +98,7 @@ class RestorerRun(Run):
 
 
 def start_params(config: RestorerTrainingConfig, weights_dir: Path | None) -> dict[str, tf.Tensor]:
-    """Return the weights to start from: drawn, a face restorer's, or those of an RRDBNet.
-
-    Raises:
-        UserError: weights are missing or do not fit.
-    """
+    """Return the weights to start from: drawn, a face restorer's, or those of an RRDBNet."""
     init = config.optimization.init
     if init == RANDOM:
         return init_face_restorer(config.optimization.seed, config.network)
@@ -125,17 +116,9 @@ def start_params(config: RestorerTrainingConfig, weights_dir: Path | None) -> di
 
 def assemble_restorer(folder: Path, config: RestorerTrainingConfig, *, start: int, checkpoints: Checkpoints,
                       weights_dir: Path | None) -> RestorerRun:
-    """Put a run together: list the portraits, load the networks, restore a checkpoint.
+    """Build a run: list the portraits, load the networks, restore a checkpoint.
 
-    Args:
-        folder: of the run.
-        config: of the run.
-        start: iteration of the checkpoint to resume from; 0 to begin.
-        checkpoints: of the run.
-        weights_dir: where downloaded weights are looked up.
-
-    Raises:
-        UserError: something is missing or does not fit.
+    `start` is the iteration of the checkpoint to resume from; 0 to begin.
     """
     data = config.data
     portraits = list_portraits(Path(data.photo_dir), Path(data.faces), exclude=data.held_out)
@@ -144,20 +127,14 @@ def assemble_restorer(folder: Path, config: RestorerTrainingConfig, *, start: in
     # a checkpoint brings the weights; those that the run began with may be gone by now
     params = init_face_restorer(0, config.network) if start else start_params(config, weights_dir)
     trainer = RestorerTrainer(config, params, lpips)
-    if start:
-        checkpoints.restore(start, trainer)
-    checkpoints.resume_at(start)
+    checkpoints.resume(start, trainer)
     validator = RestorerValidator(draw_validation_samples(kept, config), config.run.image_faces,
                                   make_lpips_distance(lpips) if lpips is not None else None)
     return RestorerRun(folder, trainer, FaceSource(portraits, config), validator, checkpoints)
 
 
 def checkpoint_params(prefix: Path) -> dict[str, np.ndarray]:
-    """Read the moving average of the network's parameters from a checkpoint of a run.
-
-    Raises:
-        UserError: it cannot be read, or is of another program.
-    """
+    """Read the moving average of the network's parameters from a checkpoint of a run."""
     scope = AVERAGE_SCOPE + SCOPE
     tensors = read_tensors(prefix, lambda name: name.startswith(scope))
     if not tensors:

@@ -1,7 +1,7 @@
 """The run of meta-training, and how it is built: records, start weights, devices, checkpoint."""
 
 import contextlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from utils.training.state import Checkpoints
 from utils.training.validation import Validator, draw_validation_tasks
 from utils.weights.checkpoints import load_super_resolver
 from utils.weights.discriminator import load_discriminator, read_discriminator
-from utils.weights.manifest import find_weights, load_manifest
+from utils.weights.manifest import is_there, load_manifest
 
 
 class MetaRun(Run):
@@ -85,8 +85,7 @@ def load_networks(config: TrainingConfig, weights_dir: Path | None) -> Networks:
     """
     seed, architecture, mask, adversary = config.meta.seed, config.generator, None, None
     if config.meta.init == RANDOM:
-        generator = init_rrdbnet(seed, num_blocks=architecture.num_blocks, num_features=architecture.num_features,
-                                 growth=architecture.growth)
+        generator = init_rrdbnet(seed, **asdict(architecture))
     else:
         weights = load_super_resolver(config.meta.init, weights_dir=weights_dir)
         generator, mask = weights.generator, weights.mask
@@ -126,12 +125,8 @@ def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
     loss = config.loss
     wanted = [config.data.restorer, config.meta.init, *[config.discriminator.init] * bool(loss.gan),
               *[LPIPS_WEIGHTS] * bool(loss.lpips)]
-    manifest, missing = load_manifest(), []
-    for name in dict.fromkeys(name for name in wanted if name in manifest):
-        try:
-            find_weights(name, weights_dir)
-        except UserError:
-            missing.append(name)
+    manifest = load_manifest()
+    missing = [name for name in dict.fromkeys(wanted) if name in manifest and not is_there(manifest[name], weights_dir)]
     if len(missing) > 1:  # a single one is explained where it is loaded
         option = f" --weights_dir {weights_dir}" if weights_dir else ""
         raise UserError(f"weights are missing: {', '.join(missing)}. Get them with: python scripts/download_weights.py "
@@ -160,9 +155,7 @@ def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: C
                         discriminator=replace(config.discriminator, init=RANDOM))
     networks = load_networks(begin, weights_dir)
     trainer = MetaTrainer(config, networks, strategy)
-    if start:
-        checkpoints.restore(start, trainer)
-    checkpoints.resume_at(start)
+    checkpoints.resume(start, trainer)
     tasks = draw_validation_tasks(kept_faces, kept_scenes, config, restore)
     distance = None  # validation does without LPIPS when its weights are missing
     with contextlib.suppress(UserError):

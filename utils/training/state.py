@@ -141,6 +141,12 @@ class Checkpoints:
                 for file in files.get(number, ()):
                     file.unlink()
 
+    def resume(self, iteration: int, trainer: Any) -> None:
+        """Restore a trainer from the checkpoint of an iteration (0: none), and make that the latest one."""
+        if iteration:
+            self.restore(iteration, trainer)
+        self.resume_at(iteration)
+
     def resume_at(self, iteration: int) -> None:
         """Make the checkpoint of an iteration the latest one, and remove what a killed process left behind.
 

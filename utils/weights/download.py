@@ -27,9 +27,8 @@ from utils.weights.manifest import (
     UrlSource,
     WeightFile,
     faulty_files,
-    file_states,
     how_to_get,
-    is_complete,
+    is_there,
     sha256_of,
     verify,
 )
@@ -60,11 +59,6 @@ class __legacy__:
 
 class DownloadError(UserError):
     """A source failed; the message is a short reason. Another source may do."""
-
-
-def is_there(entry: Entry, weights_dir: Path | None) -> bool:
-    """Return whether a file_set of an entry is complete."""
-    return any(map(is_complete, file_states(entry, weights_dir)))
 
 
 def load_or_fetch(load: Callable[[], Loaded], weights_dir: Path | None) -> Loaded:

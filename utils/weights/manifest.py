@@ -176,6 +176,11 @@ def is_complete(states: dict[str, State]) -> bool:
     return all(state.usable for state in states.values())
 
 
+def is_there(entry: Entry, weights_dir: Path | str | None = None) -> bool:
+    """Return whether a file_set of an entry is complete."""
+    return any(map(is_complete, file_states(entry, weights_dir)))
+
+
 def faulty_files(entry: Entry, weights_dir: Path | str | None = None) -> list[tuple[Path, State]]:
     """Return the files of an entry that are there but may not be used, and why."""
     folder = entry.directory(weights_dir)

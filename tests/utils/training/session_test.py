@@ -135,9 +135,7 @@ class Program:
 
         def assemble(start, checkpoints):
             trainer = Trainer(config)
-            if start:
-                checkpoints.restore(start, trainer)
-            checkpoints.resume_at(start)
+            checkpoints.resume(start, trainer)
             return FitRun(folder, trainer, batches(start, config.fit.num_values, **faults), FitValidator(), checkpoints,
                           num_iterations=config.fit.num_iterations, columns=["square_loss"], records=[])
 
