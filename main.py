@@ -5,7 +5,7 @@ import argparse
 from utils.console import ArgumentParser, run_cli
 from utils.errors import require
 from utils.training.configuration import META_TRAINING
-from utils.training.session import add_run_arguments, prepare, print_outcome, run_session
+from utils.training.session import add_run_arguments, prepare, run_session
 
 # flags that are short for --set
 SHORTHANDS = {
@@ -45,10 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     from utils.training.state import META_LAYOUT
 
     strategy = make_strategy(args.cpu_devices)
-    run = run_session(args, config, META_LAYOUT, lambda start, checkpoints: assemble(
-        folder, config, start=start, checkpoints=checkpoints, weights_dir=args.weights_dir, strategy=strategy))
-    if run:
-        print_outcome(run, f"Adapt photos with: python test.py --model_dir {run.checkpoint}")
+    run_session(args, config, META_LAYOUT, lambda start, checkpoints: assemble(
+        folder, config, start=start, checkpoints=checkpoints, weights_dir=args.weights_dir, strategy=strategy),
+        "Adapt photos with: python test.py --model_dir {checkpoint}")
     return 0
 
 

@@ -15,14 +15,7 @@ from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
 from utils.tensorflow_setup import start_tensorflow
 from utils.training.configuration import RESTORER_TRAINING
-from utils.training.session import (
-    add_run_arguments,
-    choose_start,
-    prepare,
-    print_outcome,
-    run_folder,
-    run_session,
-)
+from utils.training.session import add_run_arguments, choose_start, prepare, run_folder, run_session
 
 # flags that are short for --set
 SHORTHANDS = {
@@ -70,11 +63,10 @@ def main(argv: list[str] | None = None) -> int:
     folder, config = prepare(RESTORER_TRAINING, args)
     from utils.training.face_restorer import RESTORER_LAYOUT, assemble_restorer
 
-    run = run_session(args, config, RESTORER_LAYOUT, lambda start, checkpoints: assemble_restorer(
-        folder, config, start=start, checkpoints=checkpoints, weights_dir=args.weights_dir))
-    if run:
-        print_outcome(run, "Write its weights for use with: python scripts/train_face_restorer.py --run_dir "
-                      f"{args.run_dir} --trial {args.trial} --export FILE.npz")
+    run_session(args, config, RESTORER_LAYOUT, lambda start, checkpoints: assemble_restorer(
+        folder, config, start=start, checkpoints=checkpoints, weights_dir=args.weights_dir),
+        "Write its weights for use with: python scripts/train_face_restorer.py "
+        f"--run_dir {args.run_dir} --trial {args.trial} --export FILE.npz")
     return 0
 
 

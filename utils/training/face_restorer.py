@@ -79,12 +79,6 @@ class RestorerRun(Run):
     oom_hint = "Lower optimization.batch_size or data.patch_size"
     not_finite_hint = "Lower optimization.learning_rate, or give --set optimization.bfloat16=false"
 
-    def __init__(self, folder: Path, trainer: RestorerTrainer, source: FaceSource, validator: RestorerValidator,
-                 checkpoints: Checkpoints):
-        super().__init__(folder, trainer, source.batches(trainer.iteration), validator, checkpoints,
-                         num_iterations=trainer.config.optimization.num_iterations,
-                         columns=[*trainer.scalar_names, "learning_rate", "gradient_norm"], records=[])
-
     def score(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Score the moving average."""
         return self._validator.evaluate(self.trainer.params())
@@ -130,7 +124,9 @@ def assemble_restorer(folder: Path, config: RestorerTrainingConfig, *, start: in
     checkpoints.resume(start, trainer)
     validator = RestorerValidator(draw_validation_samples(kept, config), config.run.image_faces,
                                   make_lpips_distance(lpips) if lpips is not None else None)
-    return RestorerRun(folder, trainer, FaceSource(portraits, config), validator, checkpoints)
+    return RestorerRun(folder, trainer, FaceSource(portraits, config).batches(start), validator, checkpoints,
+                       num_iterations=config.optimization.num_iterations,
+                       columns=[*trainer.scalar_names, "learning_rate", "gradient_norm"])
 
 
 def checkpoint_params(prefix: Path) -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ class Run(abc.ABC):
     tracing_note = "tracing the network"
 
     def __init__(self, folder: Path, trainer: Any, batches: Generator, validator: Any, checkpoints: Checkpoints, *,
-                 num_iterations: int, columns: Sequence[str], records: Sequence[ImageRecords]):
+                 num_iterations: int, columns: Sequence[str], records: Sequence[ImageRecords] = ()):
         """Open the run's files, from the trainer's iteration on.
 
         `batches` are from there on, too: named tuples of arrays. The `validator` has `columns`, the names of its

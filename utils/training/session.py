@@ -69,11 +69,12 @@ def choose_start(step: int, checkpoints) -> int:
     return step
 
 
-def run_session(args: argparse.Namespace, config: Any, layout, assemble: Callable[[int, Any], Any]):
-    """Build a run, resume it from a checkpoint, and train until the end or until it is asked to stop.
+def run_session(args: argparse.Namespace, config: Any, layout, assemble: Callable[[int, Any], Any], use: str):
+    """Build a run, resume it from a checkpoint, train until the end or until it is asked to stop, and say how it ended.
 
     `layout` is the `StateLayout` of the program; `assemble` builds its `Run` from the iteration to resume from (0:
-    begin) and `Checkpoints`. Returns the run, closed; None if it was stopped when there was nothing to save.
+    begin) and `Checkpoints`; `use` says what to do with the `{checkpoint}`. Returns the run, closed; None if it was
+    stopped when there was nothing to save.
     """
     from utils.training.state import Checkpoints
 
@@ -94,6 +95,12 @@ def run_session(args: argparse.Namespace, config: Any, layout, assemble: Callabl
                 raise
             print("stopped before the first iteration: there is nothing to save", flush=True)
             return None
+    if run.num_skipped:
+        print(f"{run.num_skipped} damaged images were left out")
+    iteration = run.trainer.iteration
+    advice = f" {use}".replace("{checkpoint}", str(run.checkpoint))
+    how = "trained" if iteration >= run.num_iterations else "stopped"
+    print(f"{how} at iteration {iteration}.{advice * bool(iteration)}", flush=True)
     return run
 
 
@@ -126,12 +133,3 @@ def train(run, stop: StopRequest, progress: Progress) -> None:
     run.save()
     if trainer.iteration == end:
         run.validate(progress.write)
-
-
-def print_outcome(run, use: str) -> None:
-    """Print how far a run came and what was left out; `use`: what to do with its checkpoint, if there is one."""
-    if run.num_skipped:
-        print(f"{run.num_skipped} damaged images were left out")
-    iteration = run.trainer.iteration
-    how = "trained" if iteration >= run.num_iterations else "stopped"
-    print(f"{how} at iteration {iteration}.{f' {use}' * bool(iteration)}", flush=True)

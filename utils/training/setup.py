@@ -35,14 +35,6 @@ class MetaRun(Run):
     oom_hint = "Lower data.samples_per_task, data.scene_patch_size or data.face_patch_size"
     not_finite_hint = "Lower meta.learning_rate or inner.learning_rate, or give --set meta.clip_norm=1"
 
-    def __init__(self, folder: Path, trainer: MetaTrainer, source: TaskSource, validator: Validator,
-                 checkpoints: Checkpoints):
-        meta = trainer.config.meta
-        super().__init__(folder, trainer, source.batches(trainer.iteration, range(meta.tasks_per_batch)), validator,
-                         checkpoints, num_iterations=meta.num_iterations,
-                         columns=[*trainer.scalar_names, "gradient_norm", "discriminator_gradient_norm"],
-                         records=[source.faces.records, source.scenes.records])
-
     def compute(self, batch: Task) -> Update:
         """Compute the update of a meta-batch, whose tasks are divided among the replicas."""
         count = self.trainer.tasks_per_replica
@@ -160,5 +152,7 @@ def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: C
     distance = None  # validation does without LPIPS when its weights are missing
     with contextlib.suppress(UserError):
         distance = make_lpips_distance(load_lpips(weights_dir))
-    validator = Validator(tasks, config, distance)
-    return MetaRun(folder, trainer, TaskSource(faces, scenes, config, restore), validator, checkpoints)
+    batches = TaskSource(faces, scenes, config, restore).batches(start, range(config.meta.tasks_per_batch))
+    return MetaRun(folder, trainer, batches, Validator(tasks, config, distance), checkpoints,
+                   num_iterations=config.meta.num_iterations, records=[faces.records, scenes.records],
+                   columns=[*trainer.scalar_names, "gradient_norm", "discriminator_gradient_norm"])

@@ -18,7 +18,7 @@ from utils.plain_data import Range
 from utils.training.configuration import Kind
 from utils.training.log import Panel, losses_panel
 from utils.training.run import Run
-from utils.training.session import add_run_arguments, prepare, print_outcome, run_session
+from utils.training.session import add_run_arguments, prepare, run_session
 from utils.training.state import AVERAGE_SCOPE, StateLayout
 from utils.weights.checkpoints import read_tensors
 
@@ -139,10 +139,7 @@ class Program:
             return FitRun(folder, trainer, batches(start, config.fit.num_values, **faults), FitValidator(), checkpoints,
                           num_iterations=config.fit.num_iterations, columns=["square_loss"], records=[])
 
-        run = run_session(args, config, LAYOUT, assemble)
-        if run:
-            print_outcome(run, f"See {run.checkpoint}.")
-        return run
+        return run_session(args, config, LAYOUT, assemble, "See {checkpoint}.")
 
     def checkpoint(self, iteration, *, trial=0, kind="model"):
         return read_tensors(self.root / f"trial_{trial}" / "checkpoints" / f"{kind}-{iteration}", lambda _: True)
