@@ -6,7 +6,6 @@ python scripts/generate_tfrecord.py verify datasets/whole_face.tfrecord
 """
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -25,12 +24,12 @@ from PIL import Image
 
 from config import SCALE
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
-from utils.data.tfrecords import ImageRecords, record_files, write_image_records
+from utils.data.tfrecords import ImageRecords, write_image_records
 from utils.errors import UserError, require
 from utils.face.patches import log_gradient
 from utils.files import check_writable, exclusive, read_bytes, remove_leftovers, write_text
 from utils.image.io import add_pixel_limit, quantize, read_image
-from utils.image.listing import Source, list_sources
+from utils.image.listing import Source, add_source_options, list_sources
 from utils.tensorflow_setup import start_tensorflow
 
 FORMAT_VERSION = 1  # of the file beside a record
@@ -65,7 +64,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         "gradient) is lower, as -6 (default: none)")
     verify = commands.add_parser("verify", description="Read every image of records and compare them with the .json "
                                  "files beside them, if there are any.", help="read records fully")
-    verify.add_argument("records", type=Path, nargs="+", metavar="RECORD", help="file, or shards without their numbers")
+    verify.add_argument("records", type=Path, nargs="+", metavar="RECORD")
     verify.add_argument("--size", type=int, help="of the images (default: what the record says)")
     args = parser.parse_args(argv)
     require(args.size is None or (args.size > 0 and args.size % SCALE == 0),
@@ -81,14 +80,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _add_common(parser: ArgumentParser, size: int) -> None:
     add_pixel_limit(parser)
-    parser.add_argument("--input_dir", type=Path, nargs="+", required=True, metavar="DIR",
-                        help="folders of photos, searched recursively")
+    add_source_options(parser, "input_dir", "photos", prefix="", required=True)
     parser.add_argument("--output", type=Path, required=True, help="the record")
     parser.add_argument("--size", type=int, default=size, help="side of the images in pixels")
-    parser.add_argument("--match", nargs="+", metavar="GLOB",
-                        help="only files whose name, or path below the folder, fits one of these (default: all)")
-    parser.add_argument("--exclude", nargs="+", metavar="GLOB",
-                        help="no file whose name, or path below the folder, fits one of these (default: none)")
     parser.add_argument("--shuffle", type=int, metavar="SEED", help="of the order (default: not shuffled)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="that read photos")
     parser.add_argument("--overwrite", action="store_true", help="replace the record")
@@ -169,7 +163,7 @@ def generate(args: argparse.Namespace) -> int:
         start_tensorflow()
         count = write_image_records(args.output, read_crops(sources, crop, args.threads, notes, errors), args.size,
                                     shuffle_seed=args.shuffle)
-        write_sidecar(args, sources, notes, errors, count)
+        write_sidecar(args, len(sources), notes, errors, count)
     print(f"{args.output}: {count} images of {args.size}x{args.size} from {len(sources)} photos"
           + f" ({_describe(notes)})" * bool(+notes)
           + f", {args.output.stat().st_size / 1e6:.1f} MB, {time.monotonic() - begin:.1f} s")
@@ -181,14 +175,11 @@ def sidecar_path(record: Path) -> Path:
     return record.with_name(f"{record.name}.json")
 
 
-def write_sidecar(args: argparse.Namespace, sources: list[Source], notes: Counter, errors: list[str],
-                  count: int) -> None:
+def write_sidecar(args: argparse.Namespace, num_sources: int, notes: Counter, errors: list[str], count: int) -> None:
     """Write the file that states how a record was made."""
-    listed = "".join(f"{source.name}\t{source.path.stat().st_size}\n" for source in sorted(sources))
     text = json.dumps({
         "format_version": FORMAT_VERSION, "count": count, "size": args.size,
-        "file_bytes": [args.output.stat().st_size], "num_sources": len(sources),
-        "sources_sha256": hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest(),
+        "file_bytes": [args.output.stat().st_size], "num_sources": num_sources,
         "left_out": {name: notes[name] for name in ("unreadable", "too_small", "flat_crops")},
         "cut_to_square": notes["cut_to_square"], "unreadable": errors,
         "arguments": {name: value for name, value in vars(args).items() if name not in NOT_RECORDED},
@@ -213,8 +204,7 @@ def verify(args: argparse.Namespace) -> int:
 
 def verify_record(path: Path, size: int | None) -> list[str]:
     """Read a record fully and print a summary; return what is wrong with it."""
-    sidecar, num_bytes = sidecar_path(path), [file.stat().st_size for file in record_files(path)]
-    problems, stated = [], None
+    sidecar, stated, problems = sidecar_path(path), None, []
     if sidecar.exists():
         try:
             content = json.loads(read_bytes(sidecar))
@@ -230,9 +220,10 @@ def verify_record(path: Path, size: int | None) -> list[str]:
             except UserError as error:
                 problems.append(str(error))
             progress.update()
+    num_bytes = path.stat().st_size
     print(f"{path}: {len(records) - len(problems)} intact images of {records.size}x{records.size}, "
-          f"{sum(num_bytes) / 1e6:.1f} MB", flush=True)
-    if stated not in (None, (len(records), num_bytes)):
+          f"{num_bytes / 1e6:.1f} MB", flush=True)
+    if stated not in (None, (len(records), [num_bytes])):
         problems.append(f"{path} has {len(records)} images in {num_bytes} bytes; {sidecar} states {stated[0]} in "
                         f"{stated[1]}. Fetch or make both again.")
     return [*records.faults, *problems]

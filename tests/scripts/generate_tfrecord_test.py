@@ -1,6 +1,5 @@
 """Making records of folders of photos, and verifying them."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -118,8 +117,6 @@ def test_threads_do_not_change_a_byte(tmp_path, photos):
 def test_file_beside_the_record_states_how_it_was_made(tmp_path, photos):
     faces(tmp_path, "--exclude", "p3*")
     found = sidecar(tmp_path / "out.tfrecord")
-    listed = "".join(f"{name}\t{(tmp_path / 'photos' / name).stat().st_size}\n" for name in list(photos)[:4])
-    assert found["sources_sha256"] == hashlib.sha256(listed.encode()).hexdigest()
     assert (found["format_version"], found["count"], found["size"], found["num_sources"]) == (1, 4, 16, 4)
     assert found["file_bytes"] == [(tmp_path / "out.tfrecord").stat().st_size]
     assert found["arguments"] == {"command": "faces", "input_dir": [str(tmp_path / "photos")], "size": 16,

@@ -1,11 +1,10 @@
-"""TFRecord files of training images: uint8 RGB of one size. A record is one file; several shards can be read too.
+"""TFRecord files of training images: uint8 RGB of one size.
 
-A record is a tf.train.Example whose feature `label` is one byte string, the samples of an image [size, size, 3], as in
-the published records. Images of one size make records of one length, so record i begins at byte i * length.
-TensorFlow is imported by the first call that needs it.
+An image is a tf.train.Example whose feature `label` is one byte string, the samples [size, size, 3], as in the
+published records. All of a file have one length, so image i begins at byte i * length. TensorFlow is imported by the
+first call that needs it.
 """
 
-import glob
 import struct
 import tempfile
 from collections.abc import Iterable
@@ -57,22 +56,6 @@ def _decode(data: bytes, name: str) -> bytes:
     return label
 
 
-def record_files(path: Path) -> list[Path]:
-    """Return the files of a record: `path` itself or, if it does not exist, its shards `NAME-00000-of-00008`."""
-    if path.exists():
-        return [path]
-    shards = sorted(path.parent.glob(f"{glob.escape(path.name)}-?????-of-?????"))
-    if not shards:
-        kind = "faces" if "face" in path.name else "scenes"
-        raise UserError(f"there is no record {path}. Fetch a published one (see README.md), or make one: python "
-                        f"scripts/generate_tfrecord.py {kind} --input_dir PHOTOS --output {path}")
-    count = int(shards[0].name[-5:])
-    expected = [path.with_name(f"{path.name}-{index:05d}-of-{count:05d}") for index in range(count)]
-    require(shards == expected, f"{path} must have exactly the shards {expected[0].name} to {expected[-1].name}",
-            ", ".join(shard.name for shard in shards[:20]))
-    return shards
-
-
 def _read(path: Path, start: int, num_bytes: int) -> bytes:
     with read_errors(path), path.open("rb") as file:
         file.seek(start)
@@ -82,33 +65,34 @@ def _read(path: Path, start: int, num_bytes: int) -> bytes:
 class ImageRecords:
     """Random access to the images of a record, of side `size`. Reading is thread-safe.
 
-    `faults` has a line for each truncated file; it is empty without `skip_corrupt`.
+    `faults` has a line for a truncated file; it is empty without `skip_corrupt`.
     """
 
     def __init__(self, path: Path | str, size: int | None = None, *, skip_corrupt: bool = False):
-        """Open a record, as `record_files`, and check its first image.
+        """Open a record and check its first image.
 
         `size` None: that of the first image. `skip_corrupt`: leave out a truncated last image, and let `read_or_next`
         leave out damaged ones.
         """
         self.path, self.size, self._skip_corrupt = Path(path), size, skip_corrupt
-        self._files = record_files(self.path)
-        self._header = _read(self._files[0], 0, HEADER_SIZE)  # of every record
+        if not self.path.exists():
+            kind = "faces" if "face" in self.path.name else "scenes"
+            raise UserError(f"there is no record {path}. Fetch a published one (see README.md), or make one: python "
+                            f"scripts/generate_tfrecord.py {kind} --input_dir PHOTOS --output {path}")
+        self._header = _read(self.path, 0, HEADER_SIZE)  # of every image
         if len(self._header) < HEADER_SIZE or self._header[8:] != _checksum(self._header[:8]):
-            raise UserError(f"{self._files[0]} is no TFRecord, or begins damaged. Check the path, or fetch it again.")
+            raise UserError(f"{path} is no TFRecord, or begins damaged. Check the path, or fetch it again.")
         self._record_size = HEADER_SIZE + struct.unpack_from("<Q", self._header)[0] + FOOTER_SIZE
-        counts, surplus = np.divmod([file.stat().st_size for file in self._files], self._record_size)
-        self._firsts = np.cumsum([0, *counts])
-        self.faults = [f"{file} is truncated: image {count} (at byte {count * self._record_size}) lacks "
-                       f"{self._record_size - num_bytes} bytes."
-                       for file, count, num_bytes in zip(self._files, counts, surplus, strict=True) if num_bytes]
+        self._count, surplus = divmod(self.path.stat().st_size, self._record_size)
+        self.faults = [f"{path} is truncated: image {self._count} (at byte {self._count * self._record_size}) lacks "
+                       f"{self._record_size - surplus} bytes."] * bool(surplus)
         if self.faults and not skip_corrupt:
             raise UserError(f"{self.faults[0]} {REMEDY}")
         self._damaged: set[int] = set()
         self.size = len(self.read_or_next(0))
 
     def __len__(self) -> int:
-        return int(self._firsts[-1])
+        return self._count
 
     @property
     def num_skipped(self) -> int:
@@ -117,10 +101,9 @@ class ImageRecords:
 
     def read(self, index: int) -> np.ndarray:
         """Read image `index`, 0 <= index < len: uint8 RGB [size, size, 3]. UserErrors name file and byte."""
-        number = int(np.searchsorted(self._firsts, index, side="right")) - 1
-        file, place = self._files[number], index - int(self._firsts[number])
-        stored = _read(file, place * self._record_size, self._record_size)
-        data, name = stored[HEADER_SIZE:-FOOTER_SIZE], f"{file}: image {place} (at byte {place * self._record_size})"
+        start = index * self._record_size
+        stored = _read(self.path, start, self._record_size)
+        data, name = stored[HEADER_SIZE:-FOOTER_SIZE], f"{self.path}: image {index} (at byte {start})"
         if stored != self._header + data + _checksum(data):
             raise DamagedImageError(f"{name} is damaged: its bytes contradict its checksums. {REMEDY}")
         samples = np.frombuffer(_decode(data, name), np.uint8)

@@ -217,13 +217,15 @@ def list_sources(folders: Sequence[Path], *, match: Sequence[str] | None = None,
     return list(sources.values())
 
 
-def add_source_options(parser: argparse.ArgumentParser, name: str, what: str) -> None:
-    """Add --NAME (folders of `what`), --NAME_match and --NAME_exclude to a parser or to a group of its options."""
-    parser.add_argument(f"--{name}", type=Path, nargs="+", metavar="DIR",
+def add_source_options(parser: argparse.ArgumentParser, name: str, what: str, *, prefix: str | None = None,
+                       required: bool = False) -> None:
+    """Add --NAME (folders of `what`) and, with the prefix `NAME_` or another, --match and --exclude to a parser."""
+    prefix = f"{name}_" if prefix is None else prefix
+    parser.add_argument(f"--{name}", type=Path, nargs="+", metavar="DIR", required=required,
                         help=f"folders of {what}, with their subfolders")
-    parser.add_argument(f"--{name}_match", nargs="+", metavar="GLOB",
+    parser.add_argument(f"--{prefix}match", nargs="+", metavar="GLOB",
                         help="only files whose name, or path below the folder, fits one of these (default: all)")
-    parser.add_argument(f"--{name}_exclude", nargs="+", metavar="GLOB",
+    parser.add_argument(f"--{prefix}exclude", nargs="+", metavar="GLOB",
                         help="no file whose name, or path below the folder, fits one of these (default: none)")
 
 

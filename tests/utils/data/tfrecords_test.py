@@ -97,25 +97,6 @@ def test_shuffling_keeps_every_image_and_depends_on_the_seed_only(tmp_path):
         assert sorted(order) == list(range(30)) != order
 
 
-def write_shards(path, images, *counts):
-    """Write a record in shards of so many images."""
-    first = 0
-    for index, count in enumerate(counts):
-        write_image_records(f"{path}-0000{index}-of-0000{len(counts)}", images[first:first + count], SIZE)
-        first += count
-
-
-def test_missing_shards_and_shards_of_two_divisions_are_named(tmp_path, images):
-    write_shards(tmp_path / "y", images, 2, 1, 2)
-    (tmp_path / "y-00000-of-00002").touch()
-    with pytest.raises(UserError, match="y-00000-of-00002, y-00000-of-00003"):
-        ImageRecords(tmp_path / "y", SIZE)
-    for name in ("y-00000-of-00002", "y-00001-of-00003"):
-        (tmp_path / name).unlink()
-    with pytest.raises(UserError, match="y-00000-of-00003 to y-00002-of-00003"):
-        ImageRecords(tmp_path / "y", SIZE)
-
-
 @pytest.mark.parametrize("options", [{}, {"shuffle_seed": 1}], ids=str)
 def test_interrupted_writing_keeps_the_earlier_record(tmp_path, path, images, options):
     def fail():
@@ -221,12 +202,3 @@ def test_parts_and_records_without_an_intact_image_are_refused(path):
     damage(path, 0, 3, 4)
     with pytest.raises(UserError, match=r"x\.tfrecord has no intact image"):
         ImageRecords(path, SIZE, skip_corrupt=True)
-
-
-def test_damage_in_a_shard_names_its_file_and_byte(tmp_path, images):
-    write_shards(tmp_path / "y", images, 3, 2)
-    damage(tmp_path / "y-00001-of-00002", 1)
-    with pytest.raises(UserError, match=rf"y-00001-of-00002: image 1 \(at byte {RECORD_BYTES}\).*--skip_corrupt"):
-        read_all(ImageRecords(tmp_path / "y", SIZE))
-    records = ImageRecords(tmp_path / "y", SIZE, skip_corrupt=True)
-    assert numbers(map(records.read_or_next, range(5)), images) == [0, 1, 2, 3, 0]
