@@ -1,15 +1,17 @@
 """The tool: a run's folder, stopping and going on, exports, and errors of one line."""
 
+import contextlib
+import io
 import json
-import re
 import signal
 
 import numpy as np
 import pytest
 
-from scripts.train_face_restorer import main, parse_args
+from model.restorer_trainer import RestorerTrainer
+from scripts.train_face_restorer import main
 from tests.helpers.restorer_workplace import RestorerWorkplace
-from tests.helpers.training_runs import assert_equal_states, killed_at_the_end, wait_for
+from tests.helpers.training_runs import assert_equal_states
 from utils.errors import UserError
 from utils.face.restorers import load_face_restorer
 from utils.image.io import read_image
@@ -29,19 +31,18 @@ def place(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of 4 iterations."""
-    place = RestorerWorkplace(tmp_path_factory.mktemp("trained"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("utils.training.run.plot_curves", lambda *_: None)
-        place.run(**CONSTANT_RATE)
+    """A run of 4 iterations, and what it printed as `output`."""
+    place, output = RestorerWorkplace(tmp_path_factory.mktemp("trained")), io.StringIO()
+    with contextlib.redirect_stdout(output):
+        assert place.run(**CONSTANT_RATE) == 0
+    place.output = output.getvalue()
     return place
 
 
 @pytest.fixture(autouse=True)
-def without_plots(request, monkeypatch):
-    """Plotting takes longer than these runs; one test looks at the plot."""
-    if "curves" not in request.node.name:
-        monkeypatch.setattr("utils.training.run.plot_curves", lambda *_: None)
+def without_plots(trained, monkeypatch):
+    """Plotting takes longer than these runs; `trained` has its plot."""
+    monkeypatch.setattr("utils.training.run.plot_curves", lambda *_: None)
 
 
 def fails(match, *argv):
@@ -50,34 +51,44 @@ def fails(match, *argv):
     assert "\n" not in str(caught.value)
 
 
-def test_a_run_leaves_checkpoints_metrics_curves_and_its_configuration(place, capsys):
-    assert place.run() == 0
-    assert place.checkpoints() == ["average-2", "average-4", "model-2", "model-4"]
-    config = json.loads((place.folder() / "config.json").read_text())
+def test_a_run_leaves_checkpoints_metrics_curves_and_its_configuration(trained):
+    assert trained.checkpoints() == ["average-2", "average-4", "model-2", "model-4"]
+    config = json.loads((trained.folder() / "config.json").read_text())
     assert config["network"] == {"num_blocks": 2, "num_features": 8, "growth": 4}
-    rows = place.rows("train.csv")
+    rows = trained.rows("train.csv")
     assert [row["iteration"] for row in rows] == ["1", "2", "3", "4"]
     for row in rows:
         assert list(row) == COLUMNS
         assert row["loss"] == row["l1"]
         assert min(float(row[name]) for name in ("loss", "seconds", "gradient_norm", "learning_rate")) > 0
-    scores = place.rows("metrics.csv")
+    scores = trained.rows("metrics.csv")
     assert [row["iteration"] for row in scores] == ["0", "2", "4"]
     assert all(np.isfinite(float(value)) for row in scores for value in row.values())
     assert len({row["psnr_bicubic"] for row in scores}) == 1
     assert len({row["psnr"] for row in scores}) > 1
-    assert read_image(place.folder() / "curves.png").pixels.std() > 0.05
-    assert "network.num_blocks=2" in capsys.readouterr().out
+    assert read_image(trained.folder() / "curves.png").pixels.std() > 0.05
+    assert "network.num_blocks=2" in trained.output
 
 
-def test_a_stopped_and_resumed_run_equals_one_without_a_stop_bit_for_bit(place, trained):
-    place.run("--iterations", "2", data__photo_dir=trained.photos, data__faces=trained.faces, **CONSTANT_RATE)
-    place.main(*place.place(), "--iterations", "4")
+def test_a_terminated_and_resumed_run_equals_one_without_a_stop_bit_for_bit(place, trained, monkeypatch, capsys):
+    portraits, apply = {"data__photo_dir": trained.photos, "data__faces": trained.faces}, RestorerTrainer.apply
+
+    def terminate_at_3(trainer, update):
+        apply(trainer, update)
+        if trainer.iteration == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RestorerTrainer, "apply", terminate_at_3)
+        assert place.run(**portraits, **CONSTANT_RATE) == 0
+    assert "stopped at iteration 3." in capsys.readouterr().out
+    assert place.checkpoints() == ["average-2", "average-3", "model-2", "model-3"]
+    place.main(*place.place())
     stopped, through = place.checkpoint(4), trained.checkpoint(4)
     assert_equal_states(through, stopped)
     assert any(name.endswith("/Adam_1") for name in stopped)
     assert stopped["global_step"] == 4
-    assert any((stopped[name] != place.checkpoint(2)[name]).any() for name in stopped if name.startswith(SCOPE))
+    assert any((stopped[name] != place.checkpoint(3)[name]).any() for name in stopped if name.startswith(SCOPE))
     for left, right in zip(trained.rows("train.csv"), place.rows("train.csv"), strict=True):
         assert [left[name] for name in ("iteration", "loss", "learning_rate", "gradient_norm")] == [
             right[name] for name in ("iteration", "loss", "learning_rate", "gradient_norm")]
@@ -87,17 +98,6 @@ def test_a_checkpoint_fits_no_other_network_and_no_other_beginning(trained):
     fails("model-4 .*network.num_blocks", *trained.place(), "--set", "network.num_blocks=3")
     fails("optimization.init=random .*--trial", *trained.place(), "--init",
           "realesrgan")
-
-
-def test_sigterm_saves_and_exits_with_0(place):
-    options = {"optimization__num_iterations": 1000, "run__save_every": 1000, "run__validate_every": 1000}
-    with killed_at_the_end(place.start(**options)) as process:
-        wait_for(lambda: place.rows("train.csv"), process)
-        process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=100)
-    assert process.returncode == 0, output
-    [iteration] = re.findall(r"stopped at iteration (\d+)", output)
-    assert place.checkpoints() == [f"average-{iteration}", f"model-{iteration}"]
 
 
 def test_a_value_that_is_not_finite_is_named_and_its_batch_saved(place):
@@ -139,27 +139,14 @@ def test_training_goes_on_from_an_export(trained, place):
         np.testing.assert_allclose(place.checkpoint(1)[SCOPE + name], value, atol=1e-9)
 
 
-def test_an_export_of_a_run_of_main_py_is_refused(tmp_path):
+def test_an_export_of_what_is_not_there_says_what_is(trained, tmp_path):
     write_tf1_checkpoint(tmp_path / "trial_0" / "checkpoints" / "model-7", {"MODEL/conv_first/bias": np.zeros(3)})
-    fails("model-7 holds no face restorer", "--run_dir", tmp_path, "--export", tmp_path / "x.npz")
-    assert not (tmp_path / "x.npz").exists()
-
-
-def test_an_export_without_a_checkpoint_says_where_there_is_none(tmp_path):
+    export = ("--export", tmp_path / "x.npz")
+    fails("model-7 holds no face restorer", "--run_dir", tmp_path, *export)  # it is of main.py
     fails(f"there is no checkpoint in {tmp_path / 'trial_3' / 'checkpoints'}. Train first, or give --run_dir and",
-          "--run_dir", tmp_path, "--trial", 3, "--export", tmp_path / "x.npz")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_export_of_an_iteration_that_is_not_there_lists_those_that_are(trained):
-    fails(r"no checkpoint of iteration 3 in .*\. There are: 2, 4\.", *trained.place(), "--step", 3, "--export", "x.npz")
-
-
-def test_flags_are_short_for_settings_and_set_goes_before_them():
-    args = parse_args(["--photo_dir", "a", "--faces", "b", "--iterations", "7", "--init", "c",
-                       "--set", "optimization.seed=1", "--set", "optimization.num_iterations=8"])
-    assert args.settings == ["data.photo_dir=a", "data.faces=b", "optimization.num_iterations=7",
-                             "optimization.init=c", "optimization.seed=1", "optimization.num_iterations=8"]
+          "--run_dir", tmp_path, "--trial", 3, *export)
+    fails(r"no checkpoint of iteration 3 in .*\. There are: 2, 4\.", *trained.place(), "--step", 3, *export)
+    assert [path.name for path in tmp_path.iterdir()] == ["trial_0"]
 
 
 @pytest.mark.parametrize(("argv", "match"), [

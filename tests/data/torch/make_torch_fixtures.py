@@ -1,7 +1,6 @@
 """Writes the .pth files of this folder with PyTorch, and the values that a reader must find in them.
 
-Run it where PyTorch is installed (written with 2.13.0 and NumPy 2.2.6): `python make_torch_fixtures.py`. The expected
-arrays are made with NumPy alone; the script only asserts that PyTorch agrees with them.
+Run it where PyTorch is installed (written with 2.13.0 and NumPy 2.2.6): `python make_torch_fixtures.py`.
 
     zip.pth, legacy.pth              every number type, view and container of `make_tensors` and `make_object`
     unsigned.pth                     types that PyTorch stores without a typed storage (zip format only)
@@ -24,30 +23,8 @@ FOLDER = Path(__file__).parent
 VALUES = [-3, 0, 1, 2, 5, 100]
 
 
-def make_expected() -> dict[str, np.ndarray]:
-    """What each tensor holds, from NumPy."""
-    expected = {f"dtype_{name}": np.array(VALUES, name) for name in ("float64", "float32", "float16", "int64", "int32",
-                                                                     "int16", "int8")}
-    expected["dtype_uint8"] = np.array([0, 1, 2, 100, 200, 255], np.uint8)
-    expected["dtype_bool"] = np.array([True, False, True, True, False, False])
-    # a bfloat16 is the upper half of a float32; these values need no rounding
-    expected["dtype_bfloat16"] = (np.array(VALUES, np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    base = np.arange(24, dtype=np.float32).reshape(4, 6)
-    expected["transposed"] = base.T
-    expected["sliced"] = base[1:3, 1::2]
-    expected["row_of_base"] = base[2]
-    expected["base"] = base
-    expected["permuted"] = np.arange(24, dtype=np.float32).reshape(2, 3, 4).transpose(2, 0, 1)
-    expected["channels_last"] = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
-    expected["expanded"] = np.full((3, 2), 7, np.float32)
-    expected["scalar"] = np.array(2.5, np.float64)
-    expected["empty"] = np.zeros((0, 3), np.float32)
-    expected["empty_1d"] = np.zeros(0, np.int64)
-    return expected
-
-
 def make_tensors() -> dict[str, torch.Tensor]:
-    """The same as PyTorch tensors, with the memory layouts their names tell."""
+    """One tensor of every number type, and some with the memory layouts their names tell."""
     tensors = {f"dtype_{name}": torch.tensor(VALUES, dtype=getattr(torch, name)) for name in (
         "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8")}
     tensors["dtype_uint8"] = torch.tensor([0, 1, 2, 100, 200, 255], dtype=torch.uint8)
@@ -96,11 +73,9 @@ def make_rrdbnet() -> OrderedDict:
 
 def main() -> None:
     """Write the files."""
-    expected, tensors = make_expected(), make_tensors()
-    assert set(expected) == set(tensors)
-    for name, tensor in tensors.items():
-        bits = tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
-        np.testing.assert_array_equal(bits, expected[name])
+    tensors = make_tensors()
+    expected = {name: tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16
+                else tensor.numpy() for name, tensor in tensors.items()}
     assert not any(tensors[name].is_contiguous() for name in ("transposed", "sliced", "permuted", "expanded"))
     np.savez_compressed(FOLDER / "expected.npz", **expected)
 

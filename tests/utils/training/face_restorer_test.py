@@ -82,8 +82,8 @@ def test_validation_compares_the_inner_part_with_the_truth():
     assert {name: picture.shape for name, picture in pictures.items()} == {"face_0": (48, 3 * 48, 3)}
 
 
-@pytest.fixture
-def saved(tmp_path):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
     """A trainer after two updates, saved."""
     trainer = RestorerTrainer(configure("random"), init_face_restorer(0, SMALL_RESTORER))
     rng = np.random.default_rng(0)
@@ -93,7 +93,7 @@ def saved(tmp_path):
     for _ in range(2):
         trainer.apply(trainer.compute(*batch))
     tf.config.run_functions_eagerly(False)
-    checkpoints = Checkpoints(tmp_path, RESTORER_LAYOUT, keep=1, keep_every=0)
+    checkpoints = Checkpoints(tmp_path_factory.mktemp("saved"), RESTORER_LAYOUT, keep=1, keep_every=0)
     checkpoints.save(trainer)
     return trainer, checkpoints
 

@@ -156,14 +156,13 @@ def upscaled(params, task):
     return np.clip(rrdbnet(params, task.scene_lq[None])[0].numpy(), 0, 1)
 
 
-@pytest.mark.parametrize("num_steps", [1, 2])
-def test_scores_are_those_worked_out_step_by_step(networks, tasks, num_steps):
+def test_scores_are_those_worked_out_step_by_step(networks, tasks):
     def distance(image, truth):
         return float(np.square(image - truth).mean())
 
     generator, mask = networks
-    scores = Validator(tasks, configure(f"inner.num_steps={num_steps}"), distance).evaluate(*networks)[0]
-    adapted = [adapt(generator, mask, task.patches, learning_rate=0.05, num_steps=num_steps) for task in tasks]
+    scores = Validator(tasks, configure("inner.num_steps=2"), distance).evaluate(*networks)[0]
+    adapted = [adapt(generator, mask, task.patches, learning_rate=0.05, num_steps=2) for task in tasks]
     rows = []
     for number, task in enumerate(tasks):
         images = {"bicubic": resize_bicubic(task.scene_lq, 32, 24), "before": upscaled(generator, task),
