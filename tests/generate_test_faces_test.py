@@ -19,7 +19,7 @@ from scripts.make_demo import degrade
 from tests.helpers.face_restorer import nearest_restorer, small_restorer
 from tests.helpers.face_workplace import BOX, LANDMARKS, FaceWorkplace
 from tests.helpers.small_networks import small_generator, small_masknet
-from tests.helpers.tracing import untraced
+from tests.helpers.tracing import UNTRACED, untraced
 from tests.helpers.workplace import ROOT, fails
 from tests.helpers.workplace import cli as test_cli
 from utils.face.alignment import estimate_alignment
@@ -294,7 +294,7 @@ def test_a_stopped_run_leaves_finished_faces_and_goes_on(place):
     save_face_restorer(place.root / "own.npz", small_restorer())
     arguments = place.arguments("--detector", "boxes", "--boxes", str(place.root / "boxes.json"), "--restorer",
                                 str(place.root / "own.npz"), "--skip_existing")
-    process = subprocess.Popen([sys.executable, str(ROOT / "generate_test_faces.py"), *arguments],
+    process = subprocess.Popen([sys.executable, *UNTRACED, str(ROOT / "generate_test_faces.py"), *arguments],
                                stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while len(place.names("Face_LQ")) < 2 and time.monotonic() < deadline:

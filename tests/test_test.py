@@ -15,7 +15,7 @@ import utils.weights.checkpoints
 from model.super_resolver import SuperResolver
 from tests.helpers.picture_files import SRGB
 from tests.helpers.small_networks import small_generator, small_masknet
-from tests.helpers.tracing import untraced
+from tests.helpers.tracing import UNTRACED, untraced
 from tests.helpers.workplace import ROOT, Workplace, cli, fails, picture, write
 from utils.face.pairs import read_face
 from utils.face.patches import batch_patches, sample_patches
@@ -298,7 +298,7 @@ def test_a_stopped_run_keeps_finished_photos_and_nothing_half_written_and_goes_o
     place.add_photo("b.png", height=2600, width=2600, faces=0)  # thousands of tiles: it cannot finish
     place.add_photo("c.png", seed=3)
     tiles = ("--tile_size", "80", "--tile_overlap", "40")
-    process = subprocess.Popen([sys.executable, str(ROOT / "test.py"), *place.arguments(*tiles)],
+    process = subprocess.Popen([sys.executable, *UNTRACED, str(ROOT / "test.py"), *place.arguments(*tiles)],
                                stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (place.out / "a.png").exists() and time.monotonic() < deadline:

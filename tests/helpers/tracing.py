@@ -5,6 +5,10 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+# arguments of Python, before a tool's path and its arguments
+UNTRACED = ("-c", "import runpy, sys, tensorflow; tensorflow.config.run_functions_eagerly(True); del sys.argv[0]; "
+                  "runpy.run_path(sys.argv[0], run_name='__main__')")
+
 
 @contextlib.contextmanager
 def untraced() -> Iterator[None]:

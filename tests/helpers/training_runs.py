@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from tests.helpers.tracing import UNTRACED
 from utils.weights.checkpoints import read_tensors
 
 ROOT = Path(__file__).parents[2]
-UNTRACED = ("import runpy, sys, tensorflow; tensorflow.config.run_functions_eagerly(True); del sys.argv[0]; "
-            "runpy.run_path(sys.argv[0], run_name='__main__')")
 
 
 class TrainingRuns:
@@ -43,7 +42,7 @@ class TrainingRuns:
 
     def start(self, *extra, traced=False, **options):
         """Train in a process of its own."""
-        program = [] if traced else ["-c", UNTRACED]
+        program = [] if traced else UNTRACED
         return subprocess.Popen([sys.executable, *program, self.tool.__file__, *self.arguments(*extra, **options)],
                                 cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

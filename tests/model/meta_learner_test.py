@@ -11,7 +11,15 @@ from model.adaptation import Support, inner_steps, support_loss_and_gradients
 from model.discriminator import discriminator_params_from_torch, init_discriminator
 from model.lpips import lpips_params_from_torch
 from model.masknet import init_masknet, masknet
-from model.meta_learner import Networks, Task, batch_gradients, reconstruction_terms, scalar_names, task_gradients
+from model.meta_learner import (
+    Networks,
+    Task,
+    batch_gradients,
+    discriminator_terms,
+    reconstruction_terms,
+    scalar_names,
+    task_gradients,
+)
 from model.rrdbnet import rrdbnet
 from tests.helpers.reference_weights import (
     reference_discriminator_state,
@@ -130,6 +138,14 @@ def take_adam_steps(params, gradients, learning_rate):
             for name, value in gradients.items()}
 
 
+def discriminator_gradients(networks, task):
+    """As `task_gradients`, without those of the other networks."""
+    weights = masknet(networks.mask, task.face_lq, task.face_hq)
+    [step] = inner_steps(networks.generator, [Support(task.face_lq, task.face_hq, weights)], learning_rate=0.01,
+                         loss_and_gradients=functools.partial(support_loss_and_gradients, rrdbnet))
+    return discriminator_terms(networks, rrdbnet(step.params, task.scene_lq), task.scene_real).discriminator_gradients
+
+
 def test_one_iteration_in_the_original_order_gives_its_variables(networks, tasks):
     """The original takes the discriminator's gradient with the generator that has just been updated."""
     networks = networks._replace(vectors={name: tf.constant(GOLDEN[f"u_after/u{name[4]}"][None])
@@ -139,8 +155,8 @@ def test_one_iteration_in_the_original_order_gives_its_variables(networks, tasks
     mask = take_adam_steps(networks.mask, gradients.mask, 3e-5)
     moved = networks._replace(generator={name: state.value for name, state in generator.items()},
                               mask={name: state.value for name, state in mask.items()})
-    by_discriminator, _ = run(moved, tasks, second_order=False)
-    discriminator = take_adam_steps(networks.discriminator, by_discriminator.discriminator, 1e-4)
+    by_task = [discriminator_gradients(moved, Task(*(images[index] for images in tasks))) for index in range(2)]
+    discriminator = take_adam_steps(networks.discriminator, tf.nest.map_structure(tf.add, *by_task), 1e-4)
     after = {**{f"MODEL/{name}": state for name, state in generator.items()},
              **{f"Mask/{name}": state for name, state in mask.items()},
              **{f"Discriminator/{name}": state for name, state in discriminator.items()}}
@@ -293,6 +309,7 @@ def small_tasks():
 def test_a_generator_that_xla_compiles_gives_the_same_meta_gradient(small_tasks):
     networks, tasks = small_tasks
     task = Task(*(images[0] for images in tasks))
+    task = task._replace(face_lq=task.scene_lq, face_hq=task.scene_real)  # XLA compiles each size for itself
     gradients = functools.partial(task_gradients, Networks(networks.generator, networks.mask), task,
                                   inner=InnerConfig(), loss=L1_ONLY, second_order=True)
     (plain, before), (compiled, after) = gradients(), tf.function(functools.partial(gradients, xla=True))()
@@ -305,7 +322,7 @@ def test_a_generator_that_xla_compiles_gives_the_same_meta_gradient(small_tasks)
 
 def test_tasks_add_up_in_a_graph_as_one_by_one(small_tasks):
     networks, tasks = small_tasks
-    settings = {"inner": InnerConfig(), "loss": LossConfig(lpips=0.0), "second_order": True}
+    settings = {"inner": InnerConfig(), "loss": LossConfig(lpips=0.0), "second_order": False}
     sums, rows = tf.function(lambda tasks: batch_gradients(networks, tasks, **settings))(tasks)
     single = [task_gradients(networks, Task(*(images[index] for images in tasks)), **settings) for index in range(2)]
     for network in ("generator", "mask", "discriminator"):
