@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,20 +24,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
+from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, counted, run_cli
 from utils.data.composites import DETECTOR, MIN_CONFIDENCE
 from utils.data.presets import TESTSET_PRESETS
 from utils.data.testset import SynthesisSettings, synthesize_testset
 from utils.errors import require
-from utils.evaluation.faces import prepare_faces
+from utils.evaluation.faces import Prepared, prepare_faces
 from utils.evaluation.photos import OWN_PHOTO, Photos, make_photos
 from utils.evaluation.plots import plot_gains, write_pictures
 from utils.evaluation.scores import score_photo
-from utils.evaluation.settings import SETTINGS, check_settings, digest_params, digest_sources
+from utils.evaluation.settings import check_settings, digest_params, digest_sources
 from utils.evaluation.table import format_tables, summarize_set, write_scores
 from utils.evaluation.variants import BASE, MODEL, PUBLISHED_STEP, VARIANTS
-from utils.face.detection import Detector, open_detector
-from utils.face.restorers import FIDELITY, Restorer, check_restorer, open_restorer, restorer_label
+from utils.face.detection import open_detector
+from utils.face.preparation import PreparationSettings
+from utils.face.restorers import FIDELITY, check_restorer, open_restorer, restorer_label
 from utils.files import check_writable, exclusive, write_text
 from utils.image.io import add_pixel_limit
 from utils.image.listing import Source, add_source_options, list_chosen, list_photos, parse_people
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from utils.evaluation.runner import VariantRunner  # imports TensorFlow
 
 DEFAULT_PRESETS = ("iid", "ood-noise", "ood-camera", "ood-tone")
+SETTINGS = "settings.json"
 REPORTS = ("table.md", "scores.csv", "summary.json", "gains.png", "pictures.png")
 DRAWS = 4  # of scikit-image's photo when it is the only one
 
@@ -127,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
     with exclusive(args.output_dir / ".evaluation.lock", str(args.output_dir)):
         errors = evaluate(args, inputs, shlex.join(["python", "scripts/evaluate.py", *argv]))
-    print(f"{len(errors)} error{'s' * (len(errors) != 1)}. All of it: {args.output_dir}")
+    print(f"{counted(len(errors), 'error')}. All of it: {args.output_dir}")
     return EXIT_USER_ERROR if errors else 0
 
 
@@ -141,40 +144,43 @@ def evaluate(args: argparse.Namespace, inputs: Inputs, command: str) -> list[str
     restore = open_restorer(args.restorer, args.weights_dir, fidelity=args.codeformer_fidelity)
     only_own = not inputs.scenes and not inputs.ready  # then there is no sample of photos, and no interval
     num_draws = (args.photos or DRAWS) if only_own else 1
-    check_output(args, inputs, {**digests, "draws": num_draws})
+    label = restorer_label(args.restorer, args.codeformer_fidelity)
+    settings = {"seed": args.seed, "learning_rate": args.learning_rate, "people": args.people.pattern,
+                "detector": DETECTOR, "min_confidence": MIN_CONFIDENCE, "restorer": label,
+                "adaptation": asdict(PUBLISHED_STEP), **digests, "draws": num_draws,
+                "scenes": digest_sources(inputs.scenes), "portraits": digest_sources(inputs.portraits),
+                "input": digest_sources(inputs.ready),
+                "variants": {name: asdict(variant) for name, variant in VARIANTS.items()}}
+    check_settings(args.output_dir / SETTINGS, settings, ["photos", *TESTSET_PRESETS, *REPORTS],
+                   overwrite=args.overwrite)
     with open_detector(DETECTOR, min_confidence=MIN_CONFIDENCE) as detect:
         photos = make_photos(args.output_dir / "photos", inputs.scenes, inputs.portraits, detect, seed=args.seed,
                              num_draws=num_draws, people=args.people, ready=inputs.ready)
         errors = list(photos.errors)
-        sets = {preset: make_set(args, preset, networks, detect, restore, photos, errors) for preset in args.presets}
+        faces = partial(prepare_faces, detect=detect, restore=restore, settings=PreparationSettings(DETECTOR, label))
+        sets = {preset: make_set(args, preset, networks, faces, photos, errors) for preset in args.presets}
     scores = run_and_score(args, sets, functions, errors)
-    seconds = sum(runner.seconds for runner, _ in sets.values())
     made = {"command": command, "model": args.model, **({"base": args.base} if BASE in networks else {}),
-            "restorer": restorer_label(args.restorer, args.codeformer_fidelity),
-            "detector": f"{DETECTOR}, at least {MIN_CONFIDENCE:g} sure",
+            "restorer": label, "detector": f"{DETECTOR}, at least {MIN_CONFIDENCE:g} sure",
             "learning rate": args.learning_rate, "seed": args.seed, "scenes": len(inputs.scenes),
             "portraits": len(inputs.portraits), "photos": len(photos.faces),
-            "date": time.strftime("%Y-%m-%d %H:%M"), "errors": len(errors),
-            "minutes of adapting and upscaling": round(seconds / 60, 1)}
+            "date": time.strftime("%Y-%m-%d %H:%M"), "errors": len(errors)}
     report(args, sets, scores, ["psnr_y", "ssim", *functions], made, intervals=not only_own)
     if photos.left_out:
         print(f"{len(photos.left_out)} of {len(inputs.portraits)} portraits were left out, as {photos.left_out[0]}")
     if only_own:
-        print(f"The only photo is scikit-image's, degraded {num_draws} time{'s' * (num_draws != 1)} by each preset: no "
-              "intervals. Use --input_dir, or --portraits and --scenes, for more.")
+        print(f"The only photo is scikit-image's, degraded {counted(num_draws, 'time')} by each preset: no intervals. "
+              "Use --input_dir, or --portraits and --scenes, for more.")
     return errors
 
 
-def open_networks(args: argparse.Namespace) -> tuple[dict, dict[str, str | None]]:
-    """Load and compile the networks that the variants need; returns them and the digests of their weights, by role.
-
-    The digest is None where a network is not needed.
-    """
+def open_networks(args: argparse.Namespace) -> tuple[dict, dict[str, str]]:
+    """Load and compile the networks that the variants need; returns them and the digests of their weights, by role."""
     from model.super_resolver import SuperResolver
     from utils.weights.checkpoints import load_super_resolver
 
     needs_base = any(VARIANTS[name].network == BASE for name in args.variants)
-    networks, digests = {}, {MODEL: None, BASE: None}
+    networks, digests = {}, {}
     for role, name in [(MODEL, args.model), (BASE, args.base)][:1 + needs_base]:
         weights = load_super_resolver(name, weights_dir=args.weights_dir)
         networks[role] = SuperResolver(weights.generator, weights.mask)
@@ -187,26 +193,12 @@ def open_networks(args: argparse.Namespace) -> tuple[dict, dict[str, str | None]
     return networks, digests
 
 
-def check_output(args: argparse.Namespace, inputs: Inputs, further: dict) -> None:
-    """Make sure that what is in the output folder was made with the same settings and inputs, or remove it."""
-    settings = {"seed": args.seed, "learning_rate": args.learning_rate, "people": args.people.pattern,
-                "detector": DETECTOR, "min_confidence": MIN_CONFIDENCE,
-                "restorer": restorer_label(args.restorer, args.codeformer_fidelity),
-                "adaptation": asdict(PUBLISHED_STEP), **further, "scenes": digest_sources(inputs.scenes),
-                "portraits": digest_sources(inputs.portraits),
-                **({"input": digest_sources(inputs.ready)} if inputs.ready else {}),
-                "variants": {name: asdict(variant) for name, variant in VARIANTS.items()}}
-    made = [args.output_dir / name for name in ("photos", *TESTSET_PRESETS, *REPORTS)]
-    check_settings(args.output_dir / SETTINGS, settings, [path for path in made if path.exists()],
-                   overwrite=args.overwrite)
-
-
 PhotoSet = tuple["VariantRunner", dict[str, np.ndarray]]  # and boxes [n, 4] that scores leave out, by stem
 
 
-def make_set(args: argparse.Namespace, preset: str, networks: Mapping, detect: Detector, restore: Restorer,
-             photos: Photos, errors: list[str]) -> PhotoSet:
-    """Degrade all photos by one preset and prepare their faces; those that fail are left out."""
+def make_set(args: argparse.Namespace, preset: str, networks: Mapping, faces: Callable[..., Prepared], photos: Photos,
+             errors: list[str]) -> PhotoSet:
+    """Degrade all photos by one preset and prepare their `faces`; those that fail are left out."""
     from utils.evaluation.runner import VariantRunner
 
     folder = args.output_dir / preset
@@ -215,8 +207,7 @@ def make_set(args: argparse.Namespace, preset: str, networks: Mapping, detect: D
                           skip_existing=True)["error"]:
         errors.append(f"{folder / 'report.csv'} names photos that could not be degraded")
     degraded = [photo.path for photo in list_photos(folder / "LQ") if photo.key in photos.faces]
-    prepared = prepare_faces(degraded, folder / "GT", folder / "faces", detect=detect, restore=restore,
-                             detector=DETECTOR, restorer=restorer_label(args.restorer, args.codeformer_fidelity))
+    prepared = faces(degraded, folder / "GT", folder / "faces")
     errors += prepared.errors
     runner = VariantRunner(args.variants, folder, networks, people=photos.people, seed=args.seed,
                            photos=[photo for photo in degraded if photo.stem in prepared.boxes],
@@ -224,21 +215,22 @@ def make_set(args: argparse.Namespace, preset: str, networks: Mapping, detect: D
     without = [stem for stem, count in runner.num_faces.items() if not count]
     print(f"{sum(runner.num_faces.values())} faces in {len(runner.photos) - len(without)} of {len(degraded)} photos"
           + f"; none found, and so un-adapted in every variant: {', '.join(without)}" * bool(without))
-    return runner, {stem: np.concatenate([photos.faces[stem], boxes]) for stem, boxes in prepared.boxes.items()}
+    return runner, {stem: np.array([*photos.faces[stem], *boxes]).reshape(-1, 4)
+                    for stem, boxes in prepared.boxes.items()}
 
 
 def run_and_score(args: argparse.Namespace, sets: Mapping[str, PhotoSet],
                   functions: Mapping[str, Callable[..., float]], errors: list[str]) -> dict[str, list[dict]]:
     """Make the missing results and score all; returns a dict per photo and variant, by preset."""
     scores = {preset: [] for preset in sets}
-    total = sum(len(runner.photos) * len(args.variants) for runner, _ in sets.values())
+    total = sum(len(runner.photos) * len(runner.names) for runner, _ in sets.values())
     with Progress(total, description="results", unit="result") as progress:
         for preset, (runner, unscored) in sets.items():
             for photo in runner.photos:
                 note = f"{preset}/{photo.stem}"
                 failed = runner.run(photo, lambda name, note=note: progress.update(1, f"{note} {name}"))
-                files = [(name, runner.path(name, photo.stem)) for name in args.variants if runner.applies(name)]
-                found, not_scored = score_photo(args.output_dir / preset / "GT" / photo.name, files,
+                found, not_scored = score_photo(args.output_dir / preset / "GT" / photo.name,
+                                                {name: runner.path(name, photo.stem) for name in runner.names},
                                                 unscored[photo.stem], functions)
                 for line in failed + not_scored:
                     progress.write(f"error: {line}")

@@ -6,33 +6,39 @@ python scripts/evaluate_face_restorer.py --input_dir HELD_OUT_PORTRAITS --output
 import argparse
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cv2
 import numpy as np
 
 from config import SCALE
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
 from utils.errors import FatalError, UserError, require
-from utils.evaluation.face_restorer import DEGRADATIONS, METHODS, Result, draw_subject, restore_subject
-from utils.face.detection import open_detector
-from utils.face.restorers import FIDELITY, check_restorer, open_restorer
+from utils.evaluation.face_restorer import (
+    DEGRADATIONS,
+    METHODS,
+    FaceMeter,
+    Result,
+    draw_subject,
+    restore_subject,
+)
+from utils.evaluation.table import markdown_table
+from utils.face.detection import Detector, open_detector
+from utils.face.restorers import FIDELITY, Restorer, check_restorer, open_restorer
 from utils.files import check_writable, write_text
-from utils.image.io import add_pixel_limit, read_image, write_png
+from utils.image.io import add_pixel_limit, quantize, read_image, write_png
 from utils.image.listing import list_photos, parse_people, person_of
+from utils.image.panels import compose_row
 from utils.metrics.bootstrap import paired_difference
 from utils.report import Report
 from utils.tensorflow_setup import start_tensorflow
 
 FACE_METRICS = {"psnr_y": ("PSNR-Y (dB)", 2), "ssim": ("SSIM", 4), "lpips": ("LPIPS (lower is better)", 3),
-           "identity": ("identity", 4), "brightness": ("brightness error (of 255)", 2)}  # label, digits
+                "identity": ("identity", 4), "brightness": ("brightness error (of 255)", 2)}  # label, digits
 SCORE_COLUMNS = ("file", "status", "person", "preset", "width", "height",
-           *(f"{metric}_{name}" for metric in FACE_METRICS for name in METHODS), "reason")
-LABELS = {"bicubic": "bicubic", "realesrgan": "Real-ESRGAN", "restored": "restored"}
-PICTURE_SIDE = 256  # of a face in the picture, pixels
-CAPTION_HEIGHT = 24
+                 *(f"{metric}_{name}" for metric in FACE_METRICS for name in METHODS), "reason")
 SMALLEST_FACE = 11  # high-quality pixels: SSIM's window
 
 
@@ -72,65 +78,77 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def make_table(rows: list[dict]) -> str:
     """Return the means and the differences to the two others, with 95 % intervals over people, as Markdown."""
-    lines = ["| degradation | faces | metric | " + " | ".join(LABELS.values())
-             + " | restored - bicubic | restored - Real-ESRGAN |", "|" + "---|" * 8]
+    *others, own = METHODS
+    lines = []
     for preset in dict.fromkeys(row["preset"] for row in rows):
         for metric, (label, digits) in FACE_METRICS.items():
-            chosen = [row for row in rows if row["preset"] == preset and f"{metric}_restored" in row]
-            if chosen:
-                lines.append(f"| {preset} | {len(chosen)} | {label} | " + " | ".join(_cells(chosen, metric, digits))
-                             + " |")
-    return "\n".join(lines) + "\n"
+            chosen = [row for row in rows if row["preset"] == preset and f"{metric}_{own}" in row]
+            if not chosen:
+                continue
+            values = np.array([[row[f"{metric}_{name}"] for name in METHODS] for row in chosen])
+            by_person = defaultdict(list)
+            for row, scores in zip(chosen, values, strict=True):
+                by_person[row["person"]].append(scores)
+            of_people = np.array([np.mean(scores, axis=0) for scores in by_person.values()])
+            means = values.mean(axis=0)
+            cells = [preset, str(len(chosen)), label, *(f"{mean:.{digits}f}" for mean in means)]
+            for index in range(len(others)):
+                ratio = f" (x{means[-1] / means[index]:.2f})" if metric == "lpips" and means[index] else ""
+                cells.append(paired_difference(of_people[:, -1], of_people[:, index]).text(digits) + ratio)
+            lines.append(cells)
+    header = ["degradation", "faces", "metric", *METHODS.values(), *(f"{METHODS[own]} - {METHODS[name]}"
+                                                                     for name in others)]
+    return markdown_table(header, lines) + "\n"
 
 
-def _cells(rows: list[dict], metric: str, digits: int) -> list[str]:
-    means = {name: np.mean([row[f"{metric}_{name}"] for row in rows]) for name in METHODS}
-    by_person = defaultdict(list)
-    for row in rows:
-        by_person[row["person"]].append(row)
-    of_people = {name: [np.mean([row[f"{metric}_{name}"] for row in group]) for group in by_person.values()]
-                 for name in METHODS}
-    cells = [f"{means[name]:.{digits}f}" for name in METHODS]
-    for other in METHODS[:2]:
-        gain = paired_difference(of_people["restored"], of_people[other])
-        interval = "" if np.isnan(gain.low) else f" [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]"
-        ratio = f" (x{means['restored'] / means[other]:.2f})" if metric == "lpips" and means[other] else ""
-        cells.append(f"{gain.mean:+.{digits}f}{interval}{ratio}")
-    return cells
+def gain(row: dict) -> float:
+    """Return the gain over Real-ESRGAN in LPIPS, or in PSNR-Y where there is no LPIPS."""
+    if "lpips_restored" in row:
+        return row["lpips_realesrgan"] - row["lpips_restored"]
+    return row["psnr_y_restored"] - row["psnr_y_realesrgan"]
 
 
-def make_strip(result: Result, row: dict) -> tuple[float, np.ndarray]:
-    """Show LQ, bicubic, Real-ESRGAN, restored and truth of a face beside each other.
+def make_picture(scored: list[tuple[dict, Result]], count: int) -> np.ndarray:
+    """Show faces below each other: first the third that gained least, then others, evenly from low to high gain.
 
-    Returns the gain, in LPIPS over Real-ESRGAN or in PSNR-Y where there is no LPIPS, and the image.
+    Of each: low quality, bicubic, Real-ESRGAN, restored, and truth, with their scores.
     """
-    shown = [_fit(result.low_quality, cv2.INTER_NEAREST)]
-    shown += [_fit(image, cv2.INTER_AREA if image.shape[1] > PICTURE_SIDE else cv2.INTER_CUBIC)
-              for image in (*(result.methods[name] for name in METHODS), result.truth)]
-    caption = np.full((CAPTION_HEIGHT, PICTURE_SIDE * len(shown), 3), 255, np.uint8)
-    text = f"{result.preset}, {row['width']} pixels wide: " + "; ".join(
-        f"{FACE_METRICS[metric][0].split()[0]} " + ", ".join(f"{row[f'{metric}_{name}']:.{FACE_METRICS[metric][1]}f}"
-                                                        for name in METHODS)
-        for metric in ("psnr_y", "lpips") if f"{metric}_restored" in row) + f" ({', '.join(LABELS.values())})"
-    cv2.putText(caption, text, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    gain = (row["lpips_realesrgan"] - row["lpips_restored"] if "lpips_restored" in row else
-            row["psnr_y_restored"] - row["psnr_y_realesrgan"])
-    height = min(image.shape[0] for image in shown)
-    return gain, np.concatenate([caption, np.concatenate([image[:height] for image in shown], axis=1)])
+    ordered = sorted(scored, key=lambda pair: gain(pair[0]))
+    num_worst = (count + 2) // 3
+    others = ordered[num_worst:]
+    places = np.linspace(0, len(others) - 1, min(count - num_worst, len(others))).round().astype(int)
+    strips = []
+    for row, result in (*ordered[:num_worst], *(others[place] for place in places)):
+        versions = {f"{result.preset}, {row['width']} pixels wide": result.low_quality}
+        for name, label in METHODS.items():
+            scores = [f"{FACE_METRICS[metric][0].split()[0]} {row[f'{metric}_{name}']:.{FACE_METRICS[metric][1]}f}"
+                      for metric in ("psnr_y", "lpips") if f"{metric}_{name}" in row]
+            versions[f"{label}: {', '.join(scores)}"] = result.methods[name]
+        strips.append(compose_row({**versions, "ground truth": result.truth}))
+    return np.concatenate(strips)
 
 
-def _fit(image: np.ndarray, interpolation: int) -> np.ndarray:
-    height = PICTURE_SIDE * image.shape[0] // image.shape[1]
-    return cv2.resize(image, (PICTURE_SIDE, height), interpolation=interpolation)
-
-
-def make_picture(strips: list[tuple[float, np.ndarray]], count: int) -> np.ndarray:
-    """Stack strips of `make_strip`: first the third that gained least, then others, evenly from low to high gain."""
-    ordered = [image for _, image in sorted(strips, key=lambda strip: strip[0])]
-    worst = ordered[:(count + 2) // 3]
-    others = ordered[len(worst):]
-    places = np.linspace(0, len(others) - 1, min(count - len(worst), len(others))).round().astype(int)
-    return np.concatenate([*worst, *(others[place] for place in places)])
+def evaluate_photo(args: argparse.Namespace, path: Path, detect: Detector, restore: Restorer,
+                   forward: Callable[[np.ndarray], np.ndarray], meter: FaceMeter) -> list[tuple[dict, Result | None]]:
+    """Return a row of the report per degradation of a photo, and the result where the face was found again."""
+    photo = read_image(path).pixels
+    subject, faces = None, detect(photo, path.name)
+    if faces:
+        subject = draw_subject(path.stem, quantize(photo), faces[0], args.face_sizes, args.seed, upscale=args.upscale)
+    if subject is None:
+        return [({"file": path.name, "status": "no face", "reason": "none is large enough"}, None)]
+    found = []
+    for preset in args.presets:
+        result = restore_subject(subject, preset, args.output_dir / preset, restore=restore, detect=detect,
+                                 upscale=lambda part: forward(part[None])[0], seed=args.seed)
+        row = {"file": path.name, "person": person_of(subject.name, args.people), "preset": preset}
+        if result is None or min(result.truth.shape[:2]) < SMALLEST_FACE:
+            row.update(status="not found", reason="the face was not found in the degraded photo")
+            found.append((row, None))
+        else:
+            height, width = result.low_quality.shape[:2]
+            found.append(({**row, "status": "ok", "width": width, "height": height, **meter.measure(result)}, result))
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -140,7 +158,6 @@ def main(argv: list[str] | None = None) -> int:
     check_writable(args.output_dir)
     start_tensorflow(args.gpu)
     from model.super_resolver import SuperResolver
-    from utils.evaluation.face_scores import FaceMeter
     from utils.metrics.lpips import load_lpips
     from utils.weights.checkpoints import REALESRGAN, load_super_resolver
 
@@ -152,51 +169,31 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         meter = FaceMeter(None)
         print(f"LPIPS and identity are left out: {error}")
-    sizes = tuple(args.face_sizes) if args.face_sizes[1] else None
-    rows, strips = [], []
-
-    def evaluate(path: Path) -> list[dict]:
-        """Return the rows of a photo, one per degradation."""
-        subject = draw_subject(path, detect(read_image(path).pixels, path.name), sizes, args.seed,
-                               upscale=args.upscale)
-        if subject is None:
-            return [{"file": path.name, "status": "no face", "reason": "none is large enough"}]
-        found = []
-        for preset in args.presets:
-            result = restore_subject(subject, preset, args.output_dir / preset, restore=restore, detect=detect,
-                                     upscale=lambda part: forward(part[None])[0], seed=args.seed)
-            row = {"file": path.name, "person": person_of(subject.name, args.people), "preset": preset}
-            if result is None or min(result.truth.shape[:2]) < SMALLEST_FACE:
-                found.append({**row, "status": "not found", "reason": "the face was not found in the degraded photo"})
-                continue
-            height, width = result.low_quality.shape[:2]
-            found.append({**row, "status": "ok", "width": width, "height": height, **meter.measure(result)})
-            strips.append(make_strip(result, found[-1]))
-        return found
-
+    counts, scored = Counter(), []
     with (Report(args.output_dir / "metrics.csv", SCORE_COLUMNS) as report,
           open_detector("mtcnn", min_confidence=0.9) as detect,
           Progress(len(photos), description="faces", unit="photo") as progress):
         for path in photos:
             try:
-                found = evaluate(path)
+                found = evaluate_photo(args, path, detect, restore, forward, meter)
             except FatalError:
                 raise
             except UserError as error:
-                found = [{"file": path.name, "status": "error", "reason": str(error)}]
+                found = [({"file": path.name, "status": "error", "reason": str(error)}, None)]
                 progress.write(f"error: {shown_name(path.name)}: {' '.join(str(error).splitlines())}")
-            report.add(*found)
-            rows += found
+            rows = [row for row, _ in found]
+            report.add(*rows)
+            counts.update(row["status"] for row in rows)
+            scored += [(row, result) for row, result in found if result]
             progress.update(1, shown_name(path.name))
-    scored, counts = [row for row in rows if row["status"] == "ok"], Counter(row["status"] for row in rows)
     if not scored:
         raise UserError(f"no photo in {args.input_dir} has a face that MTCNN finds, also once it is degraded, and that "
                         "is large enough. Give portraits, or --upscale.")
-    table = make_table(scored)
+    table = make_table([row for row, _ in scored])
     write_text(args.output_dir / "table.md", table)
-    write_png(args.output_dir / "faces.png", make_picture(strips, args.pictures))
+    write_png(args.output_dir / "faces.png", make_picture(scored, args.pictures))
     without, failed, degraded = counts["no face"], counts["error"], counts["ok"] + counts["not found"]
-    darkest = max(abs(row["brightness_restored"]) for row in scored)
+    darkest = max(abs(row["brightness_restored"]) for row, _ in scored)
     print(f"{table}\n{len(photos)} photos: {len(photos) - without - failed} with a face, {without} without, {failed} "
           f"errors. Once degraded, the face was found again in {len(scored)} of {degraded}. Largest error of the mean "
           f"brightness of a restored face: {darkest:.1f} of 255. Scale x{SCALE}; region: the face's box. All of it: "

@@ -11,10 +11,10 @@ from scripts import evaluate_face_restorer as tool
 from tests.helpers.face_restorer import nearest_restorer
 from tests.helpers.small_networks import small_generator
 from utils.errors import UserError
-from utils.evaluation.face_restorer import METHODS, Result
-from utils.evaluation.face_scores import FaceMeter
+from utils.evaluation.face_restorer import METHODS, FaceMeter, Result
 from utils.face.restorers import save_face_restorer
 from utils.image.io import quantize, read_image, write_png
+from utils.image.panels import LABEL_HEIGHT, MARGIN, PANEL
 
 METER = FaceMeter(None)
 
@@ -74,11 +74,10 @@ def test_one_person_has_no_interval_and_lpips_has_ratios():
 
 def test_the_picture_begins_with_the_face_that_gained_least():
     results = [make_result(psnr, seed=seed) for seed, psnr in enumerate([(25, 27, 30), (27, 28, 26), (26, 26, 29)])]
-    strips = [tool.make_strip(result, measure(result)) for result in results]
-    picture = tool.make_picture(strips, 2)
-    side, height = tool.PICTURE_SIDE, tool.PICTURE_SIDE * 64 // 48
-    assert picture.shape == (2 * (24 + height), 5 * side, 3)
-    shown = picture[24:24 + height, 4 * side:]
+    picture = tool.make_picture([(measure(result), result) for result in results], 2)
+    height = LABEL_HEIGHT + MARGIN + PANEL * 64 // 48
+    assert picture.shape == (2 * height, 5 * PANEL + 4 * MARGIN, 3)
+    shown = picture[LABEL_HEIGHT + MARGIN:height, -PANEL:]
     means = [result.truth.mean() for result in results]
     assert int(np.argmin(np.abs(np.subtract(means, shown.mean())))) == 1
 
@@ -103,7 +102,7 @@ def test_a_run_writes_table_rows_and_picture(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / "table.md").read_text() in output
     assert "nan" not in output
     assert "3 photos: 1 with a face, 1 without, 1 errors. Once degraded, the face was found again in 1 of 1." in output
-    assert read_image(tmp_path / "out" / "faces.png").pixels.shape[1] == 5 * tool.PICTURE_SIDE
+    assert read_image(tmp_path / "out" / "faces.png").pixels.shape[1] == 5 * PANEL + 4 * MARGIN
 
 
 @pytest.mark.parametrize(("flags", "message"), [

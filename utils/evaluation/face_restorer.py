@@ -1,7 +1,8 @@
-"""Held-out faces: degraded, found again, restored as generate_test_faces.py does, and upscaled in other ways."""
+"""Held-out faces: degraded, found again, restored as generate_test_faces.py does or upscaled otherwise, and scored."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +19,9 @@ from utils.face.restorers import Restorer
 from utils.image.io import quantize, read_image, to_float, write_png
 from utils.image.listing import Source, photo_rng
 from utils.image.resizing import resize_bicubic
+from utils.metrics.fidelity import psnr_y, ssim
 
-METHODS = ("bicubic", "realesrgan", "restored")
+METHODS = {"bicubic": "bicubic", "realesrgan": "Real-ESRGAN", "restored": "restored"}  # and what they are called
 VISIBLE_MARGIN = 24  # pixels around a face that Real-ESRGAN sees
 DEGRADATIONS = {**TESTSET_PRESETS, "clean": Preset("shrunk by area means, nothing else", lambda _: [Shrink("area")]),
                 "mild": Preset("slight two-stage degradation of good photos", lambda rng: [
@@ -48,25 +50,22 @@ class Result(NamedTuple):
     methods: dict[str, np.ndarray]
 
 
-def draw_subject(path: Path, faces: list[Face], sizes: tuple[float, float] | None, seed: int, *,
+def draw_subject(name: str, photo: np.ndarray, face: Face, sizes: Sequence[float], seed: int, *,
                  upscale: bool = False) -> Subject | None:
-    """Resize a clean photo so that its best face has a size that is drawn, even in its logarithm.
+    """Resize a clean photo, uint8 RGB [h, w, 3], so that its face has a size that is drawn, even in its logarithm.
 
-    `sizes`: least and largest width of a face in pixels of the degraded photo; None: the photo's own size. `upscale`:
-    whether the photo may be upscaled; otherwise the largest size is what it has itself. Returns None when there is no
-    face, or too small a one.
+    `sizes`: least and largest width of a face in pixels of the degraded photo; 0, 0: the photo's own size. `upscale`:
+    whether the photo may be upscaled; otherwise the largest size is what it has itself. Returns None when the face is
+    too small.
     """
-    if not faces:
-        return None
-    photo, ratio = quantize(read_image(path).pixels), 1.0
-    photo = photo[:photo.shape[0] // SCALE * SCALE, :photo.shape[1] // SCALE * SCALE]
-    if sizes is not None:
-        own = float(faces[0].box[2] - faces[0].box[0]) / SCALE
+    photo, ratio = photo[:photo.shape[0] // SCALE * SCALE, :photo.shape[1] // SCALE * SCALE], 1.0
+    if any(sizes):
+        own = float(face.box[2] - face.box[0]) / SCALE
         least, largest = sizes if upscale else (sizes[0], min(sizes[1], own))
         if largest < least:
             return None
         # a stream of its own: otherwise large faces would go with strong degradations
-        rng = photo_rng(seed, f"{path.stem}: size")
+        rng = photo_rng(seed, f"{name}: size")
         ratio = math.exp(rng.uniform(math.log(least), math.log(largest))) / own
     height, width = (max(SCALE, round(side * ratio) // SCALE * SCALE) for side in photo.shape[:2])
     scales = np.array([width / photo.shape[1], height / photo.shape[0]]) / SCALE
@@ -74,9 +73,9 @@ def draw_subject(path: Path, faces: list[Face], sizes: tuple[float, float] | Non
     def moved(points: np.ndarray) -> np.ndarray:  # pixels are counted from their centres
         return (points + 0.5) * scales - 0.5
 
-    face = Face(moved(faces[0].box.reshape(2, 2)).ravel(), moved(faces[0].landmarks), faces[0].score)
     interpolation = cv2.INTER_AREA if ratio < 1 else cv2.INTER_CUBIC
-    return Subject(path.stem, cv2.resize(photo, (width, height), interpolation=interpolation), face)
+    return Subject(name, cv2.resize(photo, (width, height), interpolation=interpolation),
+                   Face(moved(face.box.reshape(2, 2)).ravel(), moved(face.landmarks), face.score))
 
 
 def restore_subject(subject: Subject, preset: str, folder: Path, *, restore: Restorer, detect: Detector,
@@ -118,3 +117,53 @@ def _upscale_around(photo: np.ndarray, box: tuple[int, int, int, int],
     result = np.zeros((SCALE * photo.shape[0], SCALE * photo.shape[1], 3), np.float32)
     result[SCALE * top:SCALE * top + part.shape[0], SCALE * left:SCALE * left + part.shape[1]] = part
     return result
+
+
+class FaceMeter:
+    """Scores faces against their truth by PSNR-Y, SSIM, brightness, and, with AlexNet, LPIPS and identity.
+
+    Brightness is the error of the mean, in units of 1/255. Identity is the cosine similarity of AlexNet's features at
+    the five landmarks, averaged over these and the layers.
+    """
+
+    def __init__(self, lpips_params: dict | None):
+        """Take LPIPS's parameters; None: do without."""
+        import tensorflow as tf  # not before the command line is checked
+
+        from model.lpips import lpips_features
+
+        self._params = lpips_params
+        self._features = tf.function(partial(lpips_features, lpips_params),
+                                     input_signature=[tf.TensorSpec([1, None, None, 3], tf.float32)])
+
+    def measure(self, result: Result) -> dict[str, float]:
+        """Return `METRIC_METHOD` -> value; metrics for which the face is too small are left out."""
+        from model.lpips import SMALLEST_SIDE, lpips_from_features
+
+        truth, scores = result.truth, {}
+        large_enough = self._params is not None and min(truth.shape[:2]) >= SMALLEST_SIDE
+        truth_features = self._features(to_float(truth)[None]) if large_enough else None
+        for method, image in result.methods.items():
+            values = {"psnr_y": psnr_y(image, truth), "ssim": ssim(image, truth),
+                      "brightness": float(image.mean()) - float(truth.mean())}
+            if large_enough:
+                features = self._features(to_float(image)[None])
+                values["lpips"] = float(lpips_from_features(self._params, features, truth_features)[0])
+                values["identity"] = landmark_similarity(features, truth_features, result.landmarks, truth.shape[:2])
+            scores |= {f"{metric}_{method}": value for metric, value in values.items()}
+        return scores
+
+
+def landmark_similarity(features: Sequence, others: Sequence, landmarks: np.ndarray, size: tuple[int, int]) -> float:
+    """Return the mean cosine similarity of features, maps [1, h, w, c] of unit length and any sizes, at landmarks.
+
+    `landmarks` [n, 2] are x and y in pixels of images of `size` (height, width); those outside count as at the border.
+    """
+    import tensorflow as tf
+
+    similarities = []
+    for one, other in zip(features, others, strict=True):
+        cells = np.array(one.shape[1:3])
+        places = ((landmarks[:, ::-1] + 0.5) / size * cells).astype(int).clip(0, cells - 1)
+        similarities += [float(tf.reduce_sum(one[0, row, column] * other[0, row, column])) for row, column in places]
+    return float(np.mean(similarities))

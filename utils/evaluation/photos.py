@@ -25,13 +25,13 @@ EVERYONE = re.compile("(.*)")
 
 
 class Photos(NamedTuple):
-    """The photos, by stem.
+    """The photos, by stem, as plain data.
 
     `faces` are boxes [n, 4] in pixels of the clean photo, `people` the names of the people in it; `errors` are lines on
     files that cannot be used, `left_out` on portraits from which nobody can be cut out.
     """
 
-    faces: dict[str, np.ndarray]
+    faces: dict[str, list[list[float]]]
     people: dict[str, list[str]]
     errors: list[str]
     left_out: list[str]
@@ -47,8 +47,8 @@ def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Sour
     `portraits` are of one person each, before an even background, and all used equally often. `num_draws`: copies of
     scikit-image's photo. What of a file's name matches `people` is the same for photos of one person.
     """
-    with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):  # missing or damaged
-        return _read_record(folder / RECORD)
+    with contextlib.suppress(ValueError, TypeError):  # missing or damaged
+        return Photos(**json.loads(read_bytes(folder / RECORD)))
     photos = Photos({}, {}, [], [])
     own = [OWN_PHOTO] if num_draws == 1 else [f"{OWN_PHOTO}-{n}" for n in range(1, num_draws + 1)]
     with Progress(len(ready or [*scenes, *own]), description="photos", unit="photo") as progress:
@@ -58,8 +58,11 @@ def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Sour
             *((stem, _own_photo) for stem in own)]
         for stem, make in jobs:
             try:
-                composite, names = make()
-                photos.faces[stem] = _write(folder / f"{stem}.png", composite, detect)
+                (image, faces), names = make()
+                found = [face.box for face in detect(to_float(image), f"{stem}.png")]
+                write_png(folder / f"{stem}.png", image)
+                others = [box for box in found if not any(box_overlap(box, face) > SAME_FACE_IOU for face in faces)]
+                photos.faces[stem] = np.array([*faces, *others], np.float64).tolist()
                 photos.people[stem] = names
             except FatalError:
                 raise
@@ -69,16 +72,8 @@ def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Sour
             progress.update(1, stem)
     if not photos.faces:
         raise FatalError("none of the photos can be used; the lines above say why. Check --input_dir.")
-    plain = {**photos._asdict(), "faces": {stem: boxes.tolist() for stem, boxes in photos.faces.items()}}
-    write_text(folder / RECORD, json.dumps(plain, indent=1) + "\n")
+    write_text(folder / RECORD, json.dumps(photos._asdict(), indent=1) + "\n")
     return photos
-
-
-def _read_record(path: Path) -> Photos:
-    content = json.loads(read_bytes(path))
-    return Photos({stem: np.array(boxes, np.float64).reshape(-1, 4) for stem, boxes in content["faces"].items()},
-                  {stem: list(content["people"][stem]) for stem in content["faces"]},
-                  list(content["errors"]), list(content["left_out"]))
 
 
 def _cut(detect: Detector, photos: Photos, write: Callable[[str], None], portrait: Source) -> Person | None:
@@ -145,11 +140,3 @@ def _own_photo() -> tuple[Composite, list[str]]:
     import skimage.data  # takes a while
 
     return Composite(skimage.data.astronaut(), np.zeros((0, 4))), [OWN_PHOTO]
-
-
-def _write(path: Path, composite: Composite, detect: Detector) -> np.ndarray:
-    """Write a photo and return the boxes of its faces: those that are known, and others that are found."""
-    others = [face.box for face in detect(to_float(composite.image), path.name)
-              if not any(box_overlap(face.box, box) > SAME_FACE_IOU for box in composite.faces)]
-    write_png(path, composite.image)
-    return np.array([*composite.faces, *others], np.float64).reshape(-1, 4)

@@ -9,7 +9,7 @@ from pathlib import Path
 from config import SCALE, UpscalingConfig
 from model.super_resolver import SuperResolver
 from utils.errors import FatalError, UserError
-from utils.evaluation.faces import LEGACY, ORACLE, RESTORED
+from utils.evaluation.faces import KINDS, RESTORED
 from utils.evaluation.variants import BICUBIC, MODEL, VARIANTS
 from utils.face.pairs import FaceFolder, PhotoFace
 from utils.image.io import Photo, quantize, read_image, write_png
@@ -61,15 +61,16 @@ class VariantRunner:
         `folder`, of the set, has `faces/` and gets `<variant>/<stem>.png` and variants.csv. `photos` are the degraded
         ones, sorted; `people` are the names of those in them, by stem. `seed` is that of the patches.
         """
-        self._folder = folder
-        kinds = {kind: FaceFolder(folder / "faces" / kind) for kind in (RESTORED, LEGACY, ORACLE)}
+        self._folder, self.photos = folder, photos
+        kinds = {kind: FaceFolder(folder / "faces" / kind) for kind in KINDS}
         self.num_faces = {photo.stem: len(kinds[RESTORED].pairs(photo.stem)) for photo in photos}
         self.partners = find_partners(self.num_faces, people)
-        self.seconds = 0.0  # that the results of the photos that were run took, in earlier calls, too
+        # there is no control without two photos with faces
+        self.names = [name for name in names if self.partners or not VARIANTS[name].other]
         unmasked = copy.copy(networks[MODEL])  # shares what is traced
         unmasked.mask = None
         self._pipelines = {}
-        for name in names:
+        for name in self.names:
             variant = VARIANTS[name]
             if variant.network != BICUBIC:
                 faces = kinds[variant.faces]
@@ -78,22 +79,11 @@ class VariantRunner:
                     networks[variant.network] if variant.masked else unmasked,
                     OtherFaces(faces, self.partners) if variant.other else faces, folder / name,
                     PipelineSettings(adaptation, UpscalingConfig(), backtrack=variant.backtrack))
-        self.photos, self._names = photos, names
         self.report = Report(folder / "variants.csv", RESULT_COLUMNS, keep=STATUSES)
 
     def path(self, name: str, stem: str) -> Path:
         """Return where a result is written."""
         return self._folder / name / f"{stem}.png"
-
-    def applies(self, name: str) -> bool:
-        """Return whether a variant has results: there is no control without two photos with faces."""
-        return not VARIANTS[name].other or bool(self.partners)
-
-    def _faces_of(self, name: str, stem: str) -> str:
-        """Return the photo whose faces a result is made with; empty if it is made with none."""
-        if not VARIANTS[name].adaptation.num_steps or not self.num_faces[stem]:
-            return ""
-        return self.partners[stem] if VARIANTS[name].other else stem
 
     def run(self, photo: Path, on_result: Callable[[str], None]) -> list[str]:
         """Make the results of a photo that are missing, or were made with the faces of what is no longer its partner.
@@ -102,10 +92,14 @@ class VariantRunner:
         """
         rows = {row["variant"]: row for row in self.report.earlier(photo.name)}
         errors = []
-        for name in self._names:
-            if self.applies(name) and not self._is_done(name, photo.stem, rows.get(name, {})):
-                self.path(name, photo.stem).unlink(missing_ok=True)
-                row = {"file": photo.name, "variant": name, "faces_of": self._faces_of(name, photo.stem)}
+        for name in self.names:
+            path, variant, faces_of = self.path(name, photo.stem), VARIANTS[name], ""
+            if variant.adaptation.num_steps and self.num_faces[photo.stem]:
+                faces_of = self.partners[photo.stem] if variant.other else photo.stem
+            known = rows[name]["faces_of"] if name in rows else "" if variant.other else faces_of
+            if not path.exists() or known != faces_of:
+                path.unlink(missing_ok=True)
+                row = {"file": photo.name, "variant": name, "faces_of": faces_of}
                 started = time.perf_counter()
                 try:
                     self._restore(name, photo, row)
@@ -117,16 +111,10 @@ class VariantRunner:
                 rows[name] = {**row, "seconds": time.perf_counter() - started}
                 self.report.add(*rows.values())
             on_result(name)
-        self.seconds += sum(float(row["seconds"] or 0) for row in rows.values())
         return errors
 
-    def _is_done(self, name: str, stem: str, row: dict) -> bool:
-        """Return whether a result is there and made with the right faces, by its row of the report."""
-        known = row.get("faces_of", "" if VARIANTS[name].other else self._faces_of(name, stem))
-        return self.path(name, stem).exists() and known == self._faces_of(name, stem)
-
     def _restore(self, name: str, photo: Path, row: dict) -> None:
-        if VARIANTS[name].network != BICUBIC:
+        if name in self._pipelines:
             pipeline = self._pipelines[name]
             pipeline.process(pipeline.read(Source(photo.name, photo), row), row, lambda *_: None)
             return

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,20 +36,18 @@ def outside(faces: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return which pixels lie outside of all faces and of the margin around them: bool [height, width]."""
     keep = np.ones((height, width), bool)
     for face in faces:
-        box = intersect_box(face, height, width, margin=FACE_MARGIN)
-        if box is not None:
+        if box := intersect_box(face, height, width, margin=FACE_MARGIN):
             top, left, rows, columns = box
             keep[top:top + rows, left:left + columns] = False
     return keep
 
 
-def score_photo(truth: Path, results: Iterable[tuple[str, Path]], faces: np.ndarray,
+def score_photo(truth: Path, results: Mapping[str, Path], faces: np.ndarray,
                 functions: Mapping[str, Callable[..., float]]) -> tuple[list[dict], list[str]]:
     """Return a dict of values for each existing result of a photo, and a line for each that has none.
 
-    `results`: variants and files; `faces` and `functions` as for `measure`.
+    `results`: files by variant; `faces` and `functions` as for `measure`.
     """
-    scores, errors = [], []
     try:
         clean = quantize(read_image(truth).pixels)
         ssim(clean, clean, keep=outside(faces, *clean.shape[:2]))
@@ -57,7 +55,8 @@ def score_photo(truth: Path, results: Iterable[tuple[str, Path]], faces: np.ndar
         return [], [str(error)]
     except ValueError:
         return [], [f"{truth} has no scores: its faces leave nothing of it"]
-    for name, path in results:
+    scores, errors = [], []
+    for name, path in results.items():
         try:
             if path.exists():
                 values = measure(quantize(read_image(path).pixels), clean, faces, functions)

@@ -4,14 +4,13 @@ With fewer than two pairs a difference has no interval.
 """
 
 import csv
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from utils.files import atomic_path
-from utils.metrics.bootstrap import paired_difference
+from utils.metrics.bootstrap import Difference, paired_difference
 from utils.metrics.suite import METRICS
 from utils.report import TEXT
 
@@ -55,9 +54,8 @@ def _compare(scores: Mapping[str, dict], others: Mapping[str, dict], metric: str
              if photo in only and photo in others and metric in scores[photo] and metric in others[photo]]
     if not pairs:
         return None
-    mean, *ends = paired_difference(*zip(*pairs, strict=True))
-    low, high = (end if intervals and math.isfinite(end) else None for end in ends)
-    return {"mean": mean, "low": low, "high": high, "photos": len(pairs)}
+    difference = paired_difference(*zip(*pairs, strict=True))
+    return {**(difference if intervals else Difference(difference.mean))._asdict(), "photos": len(pairs)}
 
 
 def format_tables(summaries: Mapping[str, dict], metrics: Sequence[str], base: str) -> str:
@@ -72,39 +70,40 @@ def format_tables(summaries: Mapping[str, dict], metrics: Sequence[str], base: s
     for preset, summary in summaries.items():
         rows, without = summary["variants"], summary["photos_without_faces"]
         remark = f"; in {len(without)} no face was found: {', '.join(without)}" if without else ""
-        means = [[names.get(name, name), str(row["photos"]), *(_number(row["means"][metric], DECIMALS[metric])
-                                                               for metric in metrics)] for name, row in rows.items()]
-        parts += [f"## {preset}: {summary['photos']} photos{remark}", _table(["variant", "photos", *labels], means)]
+        means = [[names.get(name, name), str(row["photos"]), *(_mean(row["means"], metric) for metric in metrics)]
+                 for name, row in rows.items()]
+        parts += [f"## {preset}: {summary['photos']} photos{remark}",
+                  markdown_table(["variant", "photos", *labels], means)]
         columns = [(metric, baseline) for metric in metrics for baseline in BASELINES if baseline in rows]
         if any(row["against"] for row in rows.values()):
             header = [f"{METRICS[metric].label} - {names.get(baseline, baseline)}" for metric, baseline in columns]
-            lines = [[names.get(name, name), *(_cell(row["against"].get(baseline, {}).get(metric), DECIMALS[metric])
+            lines = [[names.get(name, name), *(_difference(row["against"].get(baseline, {}), metric)
                                                for metric, baseline in columns)] for name, row in rows.items()]
-            parts += ["Differences [95 % bootstrap intervals over the photos]:", _table(["variant", *header], lines)]
+            parts += ["Differences [95 % bootstrap intervals over the photos]:",
+                      markdown_table(["variant", *header], lines)]
         for pair, found in summary["own_against_other"].items():
             count = max((difference["photos"] for difference in found.values() if difference), default=0)
-            own.append([preset, pair, str(count), *(_cell(found[metric], DECIMALS[metric] + 1) for metric in metrics)])
-    parts += ["## Own faces against another photo's faces", _table(["set", "difference", "photos", *labels], own)]
+            own.append([preset, pair, str(count), *(_difference(found, metric, more_digits=1) for metric in metrics)])
+    parts += ["## Own faces against another photo's faces",
+              markdown_table(["set", "difference", "photos", *labels], own)]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def _mean(means: Mapping[str, float | None], metric: str) -> str:
+    return "n/a" if means[metric] is None else f"{means[metric]:.{DECIMALS[metric]}f}"
+
+
+def _difference(found: Mapping[str, dict | None], metric: str, *, more_digits: int = 0) -> str:
+    if not found.get(metric):
+        return ""
+    return Difference(*map(found[metric].get, Difference._fields)).text(DECIMALS[metric] + more_digits)
+
+
+def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table with aligned columns."""
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     rows = [header, ["-" * width for width in widths], *lines]
-    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-                     for row in rows)
-
-
-def _number(value: float | None, digits: int, sign: str = "") -> str:
-    return "n/a" if value is None else f"{value:{sign}.{digits}f}"
-
-
-def _cell(difference: dict | None, digits: int) -> str:
-    if difference is None:
-        return ""
-    mean, low, high = (_number(difference[key], digits, "+") for key in ("mean", "low", "high"))
-    return mean if difference["low"] is None else f"{mean} [{low}, {high}]"
+    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
 
 
 def write_scores(path: Path, scores: Sequence[dict], metrics: Sequence[str]) -> None:

@@ -1,6 +1,5 @@
 """The bootstrap interval of a mean of paired differences."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,16 +11,16 @@ MAX_DRAWS = 1_000_000  # at once, to bound memory
 
 
 class Difference(NamedTuple):
-    """The mean of paired differences, and the ends of its interval; these are nan for less than two pairs."""
+    """The mean of paired differences, and the ends of its interval, which less than two pairs do not have."""
 
     mean: float
-    low: float = math.nan
-    high: float = math.nan
+    low: float | None = None
+    high: float | None = None
 
     def text(self, digits: int) -> str:
         """Return `mean [low, high]` with signs; without the interval where there is none."""
-        interval = f" [{self.low:+.{digits}f}, {self.high:+.{digits}f}]" if math.isfinite(self.low) else ""
-        return f"{self.mean:+.{digits}f}{interval}"
+        return f"{self.mean:+.{digits}f}" + (
+            "" if self.low is None else f" [{self.low:+.{digits}f}, {self.high:+.{digits}f}]")
 
 
 def paired_difference(values: Sequence[float], others: Sequence[float], *, seed: int = 0) -> Difference:

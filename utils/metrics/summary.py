@@ -96,8 +96,8 @@ def _cells(name: str, summary: Summary, num_reference: int, compare: bool) -> li
     cells = [metric.label, "higher" if metric.higher_is_better else "lower", result, count]
     if not compare:
         return cells
-    mean, low, high = summary.difference or (None, math.nan, math.nan)
-    interval = f"[{shown(low, '+')}, {shown(high, '+')}]" if math.isfinite(low) else ""
+    mean, low, high = summary.difference or (None, None, None)
+    interval = "" if low is None else f"[{shown(low, '+')}, {shown(high, '+')}]"
     return [*cells, shown(other.mean), shown(mean, "+"), interval]
 
 

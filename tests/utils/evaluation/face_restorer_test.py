@@ -8,22 +8,25 @@ from scipy.stats import spearmanr
 
 from model.lpips import init_lpips
 from utils.data.presets import TESTSET_PRESETS
-from utils.evaluation.face_restorer import DEGRADATIONS, METHODS, Result, draw_subject, restore_subject
-from utils.evaluation.face_scores import FaceMeter, landmark_similarity
+from utils.evaluation.face_restorer import (
+    DEGRADATIONS,
+    METHODS,
+    FaceMeter,
+    Result,
+    draw_subject,
+    landmark_similarity,
+    restore_subject,
+)
 from utils.face.detection import Face
-from utils.image.io import quantize, read_image, to_float, write_png
+from utils.image.io import quantize, read_image, to_float
 from utils.image.listing import photo_rng
 from utils.metrics.fidelity import psnr_y
 
-# the astronaut's, in the photo of 512x512
+PHOTO = skimage.data.astronaut()
 FACE = Face(np.array([172.0, 62, 276, 196]),
             np.array([[203.4, 102.1], [247.4, 103.8], [224.9, 128.3], [206.6, 142.1], [243.4, 142.8]]), 0.99)
-
-
-@pytest.fixture
-def path(tmp_path):
-    write_png(tmp_path / "in" / "a.png", skimage.data.astronaut())
-    return tmp_path / "in" / "a.png"
+# its size alone matters
+EDGE = Face(np.array([0.0, 0, 104, 4]), FACE.landmarks, 0.99)
 
 
 def bicubic(part):
@@ -34,48 +37,52 @@ def moved(face, shift):
     return Face(face.box + shift, face.landmarks + shift, face.score)
 
 
-def test_the_face_is_where_it_was_once_the_photo_has_another_size(path):
-    subject = draw_subject(path, [FACE], (20, 20), seed=0)
+def widths(sizes, seeds, **options):
+    """Return the widths of a face of 104 pixels in a narrow photo."""
+    return [float(np.ptp(draw_subject("a", PHOTO[:16], EDGE, sizes, seed, **options).face.box[::2])) for seed in seeds]
+
+
+def test_the_face_is_where_it_was_once_the_photo_has_another_size():
+    subject = draw_subject("a", PHOTO, FACE, (20, 20), seed=0)
     ratio = np.array(subject.photo.shape[1::-1]) / 512
     assert subject.photo.shape[0] % 4 == subject.photo.shape[1] % 4 == 0
     assert subject.face.box[2] - subject.face.box[0] == pytest.approx(20, rel=0.02)
     np.testing.assert_allclose(4 * (subject.face.landmarks + 0.5), ratio * (FACE.landmarks + 0.5), rtol=1e-6)
-    expected = cv2.resize(skimage.data.astronaut(), subject.photo.shape[1::-1], interpolation=cv2.INTER_AREA)
+    expected = cv2.resize(PHOTO, subject.photo.shape[1::-1], interpolation=cv2.INTER_AREA)
     np.testing.assert_array_equal(subject.photo, expected)
 
 
-def test_sizes_are_even_in_their_logarithm_and_depend_on_seed_and_name_alone(path):
-    def size(seed):
-        return float(np.ptp(draw_subject(path, [FACE], (24, 160), seed, upscale=True).face.box[::2]))
-
-    sizes = [size(seed) for seed in range(60)]
-    assert sizes[7] == size(7)
+def test_sizes_are_even_in_their_logarithm_and_depend_on_seed_and_name_alone():
+    sizes = widths((24, 160), range(60), upscale=True)
+    assert sizes[7] == widths((24, 160), [7], upscale=True)[0]
     assert min(sizes) > 23
     assert max(sizes) < 162
     assert np.median(sizes) == pytest.approx(np.sqrt(24 * 160), rel=0.25)
 
 
-def test_a_photo_is_upscaled_only_when_that_is_asked_for(path):
+def test_a_photo_is_upscaled_only_when_that_is_asked_for():
     """The face is 104 pixels wide: 26 in the degraded photo."""
-    sizes = [float(np.ptp(draw_subject(path, [FACE], (20, 160), seed).face.box[::2])) for seed in range(20)]
+    sizes = widths((20, 160), range(20))
     assert min(sizes) > 19.5
     assert 24 < max(sizes) <= 26.2
-    assert draw_subject(path, [FACE], (30, 160), 0) is None
+    assert draw_subject("a", PHOTO, FACE, (30, 160), 0) is None
 
 
-def test_the_size_of_a_face_says_nothing_about_its_degradation(path):
-    widths = [np.ptp(draw_subject(path, [FACE], (24, 160), seed, upscale=True).face.box[::2]) for seed in range(80)]
+def test_the_size_of_a_face_says_nothing_about_its_degradation():
     lengths = [TESTSET_PRESETS["ood-motion"].sample(photo_rng(seed, "a"))[0].length for seed in range(80)]
-    assert abs(spearmanr(widths, lengths)[0]) < 0.3
+    assert abs(spearmanr(widths((24, 160), range(80), upscale=True), lengths)[0]) < 0.3
 
 
-def test_a_photo_keeps_its_size_when_none_is_asked_for_and_one_without_a_face_gives_nothing(path):
-    np.testing.assert_array_equal(draw_subject(path, [FACE], None, 0).photo, skimage.data.astronaut())
-    write_png(path, skimage.data.astronaut()[:510, :509])
-    subject = draw_subject(path, [FACE], None, 0)
-    np.testing.assert_array_equal(subject.photo, skimage.data.astronaut()[:508, :508])
+def test_a_photo_keeps_its_size_when_none_is_asked_for():
+    np.testing.assert_array_equal(draw_subject("a", PHOTO, FACE, (0, 0), 0).photo, PHOTO)
+    subject = draw_subject("a", PHOTO[:510, :509], FACE, (0, 0), 0)
+    np.testing.assert_array_equal(subject.photo, PHOTO[:508, :508])
     np.testing.assert_allclose(4 * subject.face.landmarks + 1.5, FACE.landmarks)
-    assert draw_subject(path, [], None, 0) is None
+
+
+@pytest.fixture
+def subject():
+    return draw_subject("a", PHOTO, FACE, (0, 0), 0)
 
 
 def restore(subject, folder, *faces, upscale=bicubic, restorer=lambda aligned: aligned):
@@ -83,14 +90,14 @@ def restore(subject, folder, *faces, upscale=bicubic, restorer=lambda aligned: a
                            seed=0)
 
 
-def test_all_methods_show_the_region_that_the_truth_shows(path, tmp_path):
-    subject, seen = draw_subject(path, [FACE], None, 0), []
+def test_all_methods_show_the_region_that_the_truth_shows(subject, tmp_path):
+    seen = []
     result = restore(subject, tmp_path, moved(subject.face, 1.0), restorer=lambda faces: seen.append(faces) or faces)
     top, left, (height, width) = 16, 43, result.low_quality.shape[:2]
     low_quality = quantize(read_image(tmp_path / "LQ" / "a.png").pixels)
     np.testing.assert_array_equal(result.low_quality, low_quality[top:top + height, left:left + width])
     np.testing.assert_array_equal(
-        result.truth, skimage.data.astronaut()[4 * top:4 * (top + height), 4 * left:4 * (left + width)])
+        result.truth, PHOTO[4 * top:4 * (top + height), 4 * left:4 * (left + width)])
     np.testing.assert_allclose(result.landmarks, FACE.landmarks - (4 * left, 4 * top))
     assert set(result.methods) == set(METHODS)
     # nothing restores, so that all of them are the upscaled face, up to the kind of interpolation
@@ -100,14 +107,13 @@ def test_all_methods_show_the_region_that_the_truth_shows(path, tmp_path):
     assert [faces.shape for faces in seen] == [(1, 512, 512, 3)]
 
 
-def test_a_face_that_is_not_found_again_gives_nothing_and_nor_does_another_one(path, tmp_path):
-    subject = draw_subject(path, [FACE], None, 0)
+def test_a_face_that_is_not_found_again_gives_nothing_and_nor_does_another_one(subject, tmp_path):
     assert restore(subject, tmp_path / "none") is None
     assert restore(subject, tmp_path / "other", moved(subject.face, 60.0)) is None
 
 
-def test_the_upscaler_sees_the_face_with_a_margin(path, tmp_path):
-    subject, sizes = draw_subject(path, [FACE], None, 0), []
+def test_the_upscaler_sees_the_face_with_a_margin(subject, tmp_path):
+    sizes = []
     restore(subject, tmp_path, subject.face, upscale=lambda part: sizes.append(part.shape[:2]) or bicubic(part))
     [(height, width)] = sizes
     assert (height, width) == (15 + 34 + 24, 27 + 2 * 24)  # only 15 pixels lie above the face
@@ -115,17 +121,16 @@ def test_the_upscaler_sees_the_face_with_a_margin(path, tmp_path):
 
 @pytest.mark.parametrize("preset", ["clean", "mild"])
 def test_slight_degradations_quarter_the_photo_and_nearly_keep_it(preset):
-    photo = skimage.data.astronaut()
     [step] = DEGRADATIONS[preset].sample(np.random.default_rng(0))
-    small = step(to_float(photo))
+    small = step(to_float(PHOTO))
     assert small.shape == (128, 128, 3)
-    assert psnr_y(quantize(small), cv2.resize(photo, (128, 128), interpolation=cv2.INTER_AREA)) > 22
+    assert psnr_y(quantize(small), cv2.resize(PHOTO, (128, 128), interpolation=cv2.INTER_AREA)) > 22
 
 
 @pytest.fixture
 def result():
     """Methods: the truth, the truth 3/255 darker, and another face."""
-    truth = skimage.data.astronaut()[60:200, 170:280]
+    truth = PHOTO[60:200, 170:280]
     methods = {"bicubic": truth, "realesrgan": truth - np.uint8(3) * (truth > 2), "restored": truth[:, ::-1].copy()}
     return Result("a", "iid", truth[::4, ::4], truth, FACE.landmarks - (170, 60), methods)
 

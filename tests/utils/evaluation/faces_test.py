@@ -1,12 +1,13 @@
 """The three kinds of faces of an evaluation's photos."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.helpers.workplace import picture
-from utils.evaluation.faces import LEGACY, ORACLE, RESTORED, prepare_faces
+from utils.evaluation.faces import KINDS, LEGACY, ORACLE, RESTORED, prepare_faces
 from utils.face.detection import Face
 from utils.face.preparation import FacePreparer, PreparationSettings
 from utils.image.io import quantize, read_image, write_png
@@ -15,6 +16,8 @@ from utils.image.listing import Source
 # in a photo of 60x50; the box reaches beyond the border
 FACES = [Face(np.array([8.0, 6, 38, 44]), np.array([[16.0, 20], [30, 20], [23, 28], [17, 36], [29, 36]]), 0.99),
          Face(np.array([35.5, 20, 70, 48]), np.array([[42.0, 28], [54, 29], [48, 35], [43, 41], [53, 41]]), 0.95)]
+
+SETTINGS = PreparationSettings("mtcnn", "inverter")
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def invert(faces):
 
 def prepare(photos, detect):
     return prepare_faces(sorted((photos / "LQ").iterdir()), photos / "GT", photos / "faces", detect=detect,
-                         restore=invert, detector="mtcnn", restorer="inverter")
+                         restore=invert, settings=SETTINGS)
 
 
 def stored(photos, kind, quality, name):
@@ -66,9 +69,8 @@ def test_oracle_faces_are_the_truth_behind_the_boxes(photos):
 def test_restored_faces_are_those_that_face_preparation_writes(photos):
     prepare(photos, Detector())
     for kind, legacy in ((RESTORED, False), (LEGACY, True)):
-        FacePreparer(lambda *_: FACES, invert, photos / "expected" / kind, PreparationSettings(
-            detector="mtcnn", restorer="inverter", legacy_alignment=legacy)).prepare(
-                Source("a.png", photos / "LQ" / "a.png"))
+        FacePreparer(lambda *_: FACES, invert, photos / "expected" / kind, replace(SETTINGS, legacy_alignment=legacy)
+                     ).prepare(Source("a.png", photos / "LQ" / "a.png"))
         for folder in ("Face_LQ", "Face_HQ"):
             for index in range(2):
                 name = f"{folder}/a_{index}.png"
@@ -78,7 +80,7 @@ def test_restored_faces_are_those_that_face_preparation_writes(photos):
 
 def test_all_kinds_have_the_same_faces_and_a_photo_without_a_face_has_a_row(photos):
     prepare(photos, Detector())
-    for kind in (RESTORED, LEGACY, ORACLE):
+    for kind in KINDS:
         assert names(photos, kind) == [["a_0.png", "a_1.png", "b_0.png", "b_1.png"]] * 2
     with (photos / "faces" / "faces.csv").open(newline="") as file:
         rows = [(row["file"], row["status"], row["index"]) for row in csv.DictReader(file)]

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers.portraits import FACE, draw_portrait, texture
+from tests.helpers.portraits import FACE, cut_once, draw_portrait, texture
+from utils.data import composites
 from utils.errors import UserError
 from utils.evaluation import photos as evaluation_photos
 from utils.evaluation.photos import PortraitSampler, make_photos
@@ -29,7 +30,8 @@ class Detector:
 
 
 @pytest.fixture
-def folders(tmp_path):
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(composites, "cut_out", cut_once)
     for seed in range(2):
         write_png(tmp_path / "portraits" / f"portrait{seed}.png", draw_portrait()[0])
         write_png(tmp_path / "scenes" / f"scene{seed}.png", texture(seed, 322, 202, 0, 255).astype(np.uint8))
@@ -39,10 +41,6 @@ def folders(tmp_path):
 def make(folders, detect, **options):
     return make_photos(folders / "out", list_sources([folders / "scenes"]), list_sources([folders / "portraits"]),
                        detect, seed=0, **options)
-
-
-def boxes(photos):
-    return {stem: found.tolist() for stem, found in photos.faces.items()}
 
 
 def stored(folders):
@@ -59,19 +57,19 @@ def test_every_scene_gets_people_and_scikit_images_photo_is_there_too(folders):
         [box] = photos.faces[stem]
         scene = quantize(read_image(folders / "scenes" / f"{stem}.png").pixels)[:320, :200]
         changed = (images[stem] != scene).any(axis=2)
-        left, top, right, bottom = box.round().astype(int)
+        left, top, right, bottom = np.round(box).astype(int)
         assert changed[top + 20:bottom, left + 25:right - 25].mean() > 0.99
-    assert photos.faces["astronaut"].shape == (0, 4)
+    assert photos.faces["astronaut"] == []
 
 
 def test_faces_that_a_scene_has_itself_are_added_once(folders):
     photos = make(folders, Detector([(2, 3, 42, 53)]))
     assert [len(photos.faces[stem]) for stem in ("scene0", "scene1", "astronaut")] == [2, 2, 1]
-    np.testing.assert_array_equal(photos.faces["astronaut"], [[2, 3, 42, 53]])
-    known = photos.faces["scene0"][0]
+    assert photos.faces["astronaut"] == [[2, 3, 42, 53]]
+    known = np.array(photos.faces["scene0"][0])
     again = make_photos(folders / "again", list_sources([folders / "scenes"])[:1],
                         list_sources([folders / "portraits"]), Detector([known + 1]), seed=0)
-    np.testing.assert_array_equal(again.faces["scene0"], [known])
+    assert again.faces["scene0"] == [known.tolist()]
 
 
 def test_what_is_there_is_neither_made_nor_detected_again(folders):
@@ -79,8 +77,7 @@ def test_what_is_there_is_neither_made_nor_detected_again(folders):
     detect = Detector()
     second = make(folders, detect)
     assert detect.seen == []
-    assert first.people == second.people
-    assert boxes(first) == boxes(second)
+    assert first == second
 
 
 def test_files_that_cannot_be_read_are_named_and_stop_nothing(folders, capsys):
@@ -93,14 +90,14 @@ def test_files_that_cannot_be_read_are_named_and_stop_nothing(folders, capsys):
     [line] = photos.left_out
     assert line.endswith("nobody.png is left out: no face is found in it")
     assert capsys.readouterr().err.count("error: cannot read") == 2
-    assert make(folders, Detector())[1:] == photos[1:]
+    assert make(folders, Detector()) == photos
 
 
 def test_with_a_damaged_record_the_same_photos_are_made_again(folders):
     first, before = make(folders, Detector()), stored(folders)
     for content in ("{", "[]", '{"faces": {"a": [[1]]}}', '{"faces": {}}'):
         (folders / "out" / "photos.json").write_text(content)
-        assert boxes(make(folders, Detector())) == boxes(first)
+        assert make(folders, Detector()) == first
     for stem, image in stored(folders).items():
         np.testing.assert_array_equal(image, before[stem])
 
@@ -124,7 +121,7 @@ def test_ready_photos_are_taken_as_they_are_and_are_the_only_ones(folders):
     assert list(images) == list(photos.faces) == list(drawn)
     for stem, image in drawn.items():
         np.testing.assert_array_equal(images[stem], image)
-        np.testing.assert_array_equal(photos.faces[stem], [[10, 20, 30, 45]])
+        assert photos.faces[stem] == [[10, 20, 30, 45]]
     [line] = photos.errors
     assert "cut.png" in line
 

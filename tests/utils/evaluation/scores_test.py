@@ -74,7 +74,7 @@ def test_results_that_cannot_be_measured_are_named_and_the_others_scored(tmp_pat
         write_png(tmp_path / f"{name}.png", picture)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
-    files = [(name, tmp_path / name / "a.png") for name in ("broken", "small", "missing", "blurred")]
+    files = {name: tmp_path / name / "a.png" for name in ("broken", "small", "missing", "blurred")}
     [score], errors = score_photo(tmp_path / "truth" / "a.png", files, FACES, {})
     assert score == {"photo": "a", "variant": "blurred", **measure(image, truth, FACES, {})}
     assert ["broken/a.png" in errors[0], "small/a.png" in errors[1]] == [True, True]

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from utils.errors import UserError
-from utils.evaluation.settings import FORMAT, SETTINGS, check_settings, digest_params, digest_sources
+from utils.evaluation.settings import FORMAT, check_settings, digest_params, digest_sources
 from utils.image.listing import Source
 
 OURS = {"seed": 0, "scenes": [["a.png", "12"]]}
 
 
-def begin(folder, settings=OURS, *, made=("iid",), overwrite=False):
-    check_settings(folder / SETTINGS, settings, [folder / name for name in made if (folder / name).exists()],
-                   overwrite=overwrite)
+def begin(folder, settings=OURS, *, overwrite=False):
+    check_settings(folder / "settings.json", settings, ["iid"], overwrite=overwrite)
+    return json.loads((folder / "settings.json").read_text())
 
 
 def test_the_same_settings_keep_results_and_others_are_named(tmp_path):
@@ -25,20 +25,19 @@ def test_the_same_settings_keep_results_and_others_are_named(tmp_path):
     begin(tmp_path, {"seed": 0, "scenes": [("a.png", "12")]})
     assert (tmp_path / "iid").exists()
     for settings, named in (({**OURS, "seed": 1}, r"\(seed\)"), ({"seed": 2, "scenes": []}, r"\(seed, scenes\)"),
-                            ({"seed": 0}, r"\(scenes\)"), ({**OURS, "format": 1}, r"\(format\)")):
+                            ({**OURS, "format": 1}, r"\(format\)")):
         with pytest.raises(UserError, match=named):
             begin(tmp_path, settings)
-    assert json.loads((tmp_path / SETTINGS).read_text()) == {"format": FORMAT, **OURS}
+    assert begin(tmp_path) == {"format": FORMAT, **OURS}
 
 
 def test_overwriting_removes_results_and_nothing_else(tmp_path):
     begin(tmp_path)
     for name in ("iid", "mine"):
         (tmp_path / name).mkdir()
-    begin(tmp_path, {**OURS, "seed": 1}, overwrite=True)
+    assert begin(tmp_path, {**OURS, "seed": 1}, overwrite=True)["seed"] == 1
     assert not (tmp_path / "iid").exists()
     assert (tmp_path / "mine").exists()
-    assert json.loads((tmp_path / SETTINGS).read_text())["seed"] == 1
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"editor.tabSize": 4}'])
@@ -46,19 +45,18 @@ def test_overwriting_removes_results_and_nothing_else(tmp_path):
 def test_folders_that_no_evaluation_made_are_left_alone(tmp_path, content, overwrite):
     (tmp_path / "iid").mkdir()
     if content:
-        (tmp_path / SETTINGS).write_text(content)
+        (tmp_path / "settings.json").write_text(content)
     with pytest.raises(UserError, match=r"settings\.json"):
         begin(tmp_path, overwrite=overwrite)
     assert (tmp_path / "iid").exists()
-    assert not content or (tmp_path / SETTINGS).read_text() == content
+    assert not content or (tmp_path / "settings.json").read_text() == content
 
 
-def test_none_agrees_with_any_value(tmp_path):
+def test_what_one_run_did_not_need_may_be_anything_and_is_remembered(tmp_path):
+    begin(tmp_path)
     (tmp_path / "iid").mkdir()
-    (tmp_path / SETTINGS).write_text(json.dumps({"format": FORMAT, **OURS, "base": None}))
     begin(tmp_path, {**OURS, "base": "abc"})
-    begin(tmp_path, {**OURS, "base": None})  # as the row is not asked for
-    assert json.loads((tmp_path / SETTINGS).read_text())["base"] == "abc"
+    assert begin(tmp_path)["base"] == "abc"
     with pytest.raises(UserError, match=r"\(base\)"):
         begin(tmp_path, {**OURS, "base": "def"})
 
