@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
-from tests.helpers.tracing import UNTRACED
+from tests.helpers.tracing import UNTRACED, untraced
 from utils.weights.checkpoints import read_tensors
 
 ROOT = Path(__file__).parents[2]
@@ -34,11 +33,8 @@ class TrainingRuns:
 
     def main(self, *argv):
         """Call the tool's `main` with exactly these arguments."""
-        tf.config.run_functions_eagerly(True)
-        try:
+        with untraced():
             return self.tool.main(list(argv))
-        finally:
-            tf.config.run_functions_eagerly(False)
 
     def start(self, *extra, traced=False, **options):
         """Train in a process of its own."""

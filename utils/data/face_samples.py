@@ -6,6 +6,7 @@ Every sample is a function of the seed, its number and the photos, so a resumed 
 import math
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -65,26 +66,22 @@ def list_portraits(folder: Path, faces: Path, *, match: str = "", exclude: str =
     return portraits
 
 
-class FaceSource:
-    """Draws batches from portraits."""
+def face_batches(portraits: Sequence[Portrait], config: RestorerTrainingConfig, start: int) -> Iterator[FaceSample]:
+    """Return an endless iterator of batches from iteration `start` on, prefetched in other threads."""
+    size = config.optimization.batch_size
+    samples = prefetch(partial(draw_training_sample, portraits, config), start * size,
+                       num_workers=config.data.num_workers)
+    return prefetch(lambda _: FaceSample(*stack_items(islice(samples, size))), start, num_workers=1,
+                    num_ahead=PREFETCHED)
 
-    def __init__(self, portraits: Sequence[Portrait], config: RestorerTrainingConfig):
-        self.portraits, self.config = portraits, config
 
-    def batches(self, start: int) -> Iterator[FaceSample]:
-        """Return an endless iterator of batches from iteration `start` on, prefetched in other threads."""
-        size = self.config.optimization.batch_size
-        samples = prefetch(self.sample, start * size, num_workers=self.config.data.num_workers)
-        return prefetch(lambda _: FaceSample(*stack_items(islice(samples, size))), start, num_workers=1,
-                        num_ahead=PREFETCHED)
-
-    def sample(self, number: int) -> FaceSample:
-        """Return a sample of an endless sequence of epochs, each of which has every portrait once."""
-        seed = self.config.optimization.seed
-        epoch, place = divmod(number, len(self.portraits))
-        order = np.random.default_rng([seed, ORDER, epoch]).permutation(len(self.portraits))
-        return draw_face_sample(self.portraits[order[place]], self.config, self.config.data.patch_size,
-                                np.random.default_rng([seed, DRAWS, number]))
+def draw_training_sample(portraits: Sequence[Portrait], config: RestorerTrainingConfig, number: int) -> FaceSample:
+    """Draw a sample of an endless sequence of epochs, each of which has every portrait once."""
+    seed = config.optimization.seed
+    epoch, place = divmod(number, len(portraits))
+    order = np.random.default_rng([seed, ORDER, epoch]).permutation(len(portraits))
+    return draw_face_sample(portraits[order[place]], config, config.data.patch_size,
+                            np.random.default_rng([seed, DRAWS, number]))
 
 
 def draw_validation_samples(portraits: Sequence[Portrait], config: RestorerTrainingConfig) -> list[FaceSample]:

@@ -10,7 +10,7 @@ from config import RANDOM, SCALE, RestorerTrainingConfig
 from model.face_restorer import add_positions, face_restorer_architecture, init_face_restorer
 from model.layers import Params
 from model.restorer_trainer import AVERAGE, BORDER, NETWORK, M, RestorerTrainer, V
-from utils.data.face_samples import FaceSample, FaceSource, draw_validation_samples, list_portraits
+from utils.data.face_samples import FaceSample, draw_validation_samples, face_batches, list_portraits
 from utils.errors import UserError
 from utils.face.restorers import compile_face_restorer, load_face_restorer
 from utils.image.io import quantize, to_float
@@ -124,7 +124,7 @@ def assemble_restorer(folder: Path, config: RestorerTrainingConfig, *, start: in
     checkpoints.resume(start, trainer)
     validator = RestorerValidator(draw_validation_samples(kept, config), config.run.image_faces,
                                   make_lpips_distance(lpips) if lpips is not None else None)
-    return RestorerRun(folder, trainer, FaceSource(portraits, config).batches(start), validator, checkpoints,
+    return RestorerRun(folder, trainer, face_batches(portraits, config, start), validator, checkpoints,
                        num_iterations=config.optimization.num_iterations,
                        columns=[*trainer.scalar_names, "learning_rate", "gradient_norm"])
 

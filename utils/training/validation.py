@@ -63,23 +63,18 @@ def _task(images: Degraded, restore: Restorer | None, config: TrainingConfig, rn
 
 
 class Validator:
-    """Scores states of the networks on the same tasks."""
+    """Scores states of the networks on the same tasks; the names of the scores are `columns`.
+
+    `psnr_before` and `psnr_after` are PSNR-Y of the scenes without adaptation and after the inner steps on the task's
+    own faces. `psnr_other_faces` is after the steps on the faces of the next task, which has another degradation: the
+    gain of `psnr_after` over it is due to this task's degradation. `distance` is LPIPS, None leaves it out.
+    """
 
     def __init__(self, tasks: list[ValidationTask], config: TrainingConfig, distance: Distance | None = None):
-        """`tasks`: from `draw_validation_tasks`; `distance`: LPIPS, None leaves it out."""
         self._tasks, self._config, self._distance = tasks, config, distance
+        self.columns = ["psnr_bicubic", "psnr_before", "psnr_after", "psnr_other_faces", "inner_loss", "mask_mean",
+                        *["lpips_before", "lpips_after"] * (distance is not None)]
         self._resolver: SuperResolver | None = None  # compiled once, at the first use
-
-    @property
-    def columns(self) -> list[str]:
-        """The names of the scores.
-
-        `psnr_before` and `psnr_after` are PSNR-Y of the scenes without adaptation and after the inner steps on the
-        task's own faces. `psnr_other_faces` is after the steps on the faces of the next task, which has another
-        degradation: the gain of `psnr_after` over it is due to this task's degradation.
-        """
-        columns = ["psnr_bicubic", "psnr_before", "psnr_after", "psnr_other_faces", "inner_loss", "mask_mean"]
-        return columns + ["lpips_before", "lpips_after"] * (self._distance is not None)
 
     def evaluate(self, generator: dict, mask: dict) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Score a state of the networks; parameters as from `MetaTrainer.params`.

@@ -65,12 +65,9 @@ def load_super_resolver(path: str, *, weights_dir: Path | str | None = None,
                         key: str | None = None) -> SuperResolverWeights:
     """Load what `--model_dir` names.
 
-    Args:
-        path: a name of the weights manifest such as `metaf2n-small` or `realesrgan`, which goes first; the prefix of a
-            TF1 name-based checkpoint (with or without `.index`), or a folder that holds one; a .npz of such names; or
-            an RRDBNet of PyTorch, safetensors, or either file of an ncnn pair.
-        weights_dir: where weights of the manifest are looked up.
-        key: the entry of a PyTorch file that holds the weights, when it has several.
+    That is a name of the weights manifest such as `metaf2n-small` or `realesrgan`, which goes first; what
+    `find_checkpoint` finds; a .npz of the same names; or an RRDBNet of PyTorch (`key`: the entry that holds the
+    weights, when there are several), safetensors, or either file of an ncnn pair.
     """
     file = Path(path)
     if path in super_resolver_names():

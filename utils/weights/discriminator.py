@@ -18,8 +18,7 @@ from utils.weights.manifest import is_file_name
 from utils.weights.state_dicts import load_params
 
 DEFAULT = "realesrgan-netd"
-ALTERNATIVES = ("Or train without the adversarial loss (`--gan_weight 0`), or with a discriminator that starts from "
-                f"random weights (`--set discriminator.init={RANDOM}`).")
+ALTERNATIVES = f"Or train without it (`--gan_weight 0`), or from random weights (`--set discriminator.init={RANDOM}`)."
 Networks = tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]  # parameters, and vectors of spectral normalisation
 
 

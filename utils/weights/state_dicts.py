@@ -1,5 +1,6 @@
 """Load networks from state dicts in files of PyTorch, NumPy (pickles) and safetensors, recognised by their content."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -14,9 +15,10 @@ from utils.weights.torch_files import DAMAGED, DTYPES, ArrayStandIn, WeightFileE
 
 # where training scripts keep the weights inside a checkpoint, the best ones first
 STATE_DICT_KEYS = ("params_ema", "params", "state_dict", "g_ema", "model", "model_state_dict", "net")
-WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of torch.nn.DataParallel and torch.compile
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # prefixes of torch.nn.DataParallel and torch.compile
 MAX_VALUES = 100_000  # in nested dictionaries; a dictionary may contain another, or itself, any number of times
 MAX_NAME_LENGTH = 1000
+USE_ANOTHER = "Use a file that holds a state dict alone."
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool",
                       "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
                       "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8"}
@@ -25,14 +27,10 @@ Params = TypeVar("Params")
 
 def load_params(source: Path | str, convert: Callable[[Mapping[str, np.ndarray]], Params], *,
                 weights_dir: Path | str | None = None, advice: str = "", alternative: str = "") -> Params:
-    """Return the converted state dict of an entry of the manifest, or of a file.
+    """Return the converted state dict of an entry of the manifest, or of a file, which is not compared with a hash.
 
-    Args:
-        source: the entry's name; or the path of a file, which is not compared with a hash.
-        convert: takes the arrays of all files of the entry by name; raises ValueError for those of another network.
-        weights_dir: where the entry's files are looked up.
-        advice: a sentence on what to do about weights of another network.
-        alternative: a sentence on how to do without these weights, for the message when they are missing.
+    `convert` takes the arrays of all files of the entry by name, and raises ValueError for those of another network;
+    `advice` is a sentence on what to do then, `alternative` one on how to do without these weights.
     """
     by_path = isinstance(source, Path) or is_file_name(source)
     try:
@@ -48,14 +46,11 @@ def load_params(source: Path | str, convert: Callable[[Mapping[str, np.ndarray]]
 
 
 def load_state_dict(path: Path | str, key: str | None = None) -> dict[str, np.ndarray]:
-    """Read the weights of a file.
+    """Read a file: name -> array in C order with its own memory (bfloat16 as `ml_dtypes.bfloat16`), in its order.
 
     `key` is the entry of a PyTorch file's dictionary that holds the weights. Without it, the first of
     `STATE_DICT_KEYS` that has tensors is taken, the dictionary itself if it has some, or the only entry that has.
-
-    Returns:
-        Name, without prefixes of wrappers -> array in C order with its own memory (bfloat16 as `ml_dtypes.bfloat16`),
-        in the file's order. Nested dictionaries of a NumPy pickle are joined by "/".
+    Names of nested dictionaries of a NumPy pickle are joined by "/".
     """
     path = Path(path)
     try:
@@ -68,8 +63,8 @@ def load_state_dict(path: Path | str, key: str | None = None) -> dict[str, np.nd
     except WeightFileError as error:
         raise UserError(f"{path}: {error}") from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions, "
-                        "or download the file again.") from error
+        raise UserError(f"cannot read {path}: {error.strerror or error}. Check the path and its permissions."
+                        ) from error
     except Exception as error:  # pickle, zipfile and NumPy raise a dozen kinds for damaged files
         raise UserError(f"{path}: is not a readable weight file ({type(error).__name__}: "
                         f"{printable(str(error))}). {DAMAGED}") from error
@@ -102,7 +97,7 @@ def _read_safetensors(content: bytes) -> dict[str, ArrayStandIn]:
 def _choose(tree: Any, key: str | None) -> dict[str, Any]:
     """Return the state dict in a PyTorch file's dictionary."""
     if not isinstance(tree, dict):
-        raise WeightFileError("does not hold a dictionary", "Use a file that holds a state dict.")
+        raise WeightFileError("does not hold a dictionary", USE_ANOTHER)
     candidates = [name for name, value in tree.items() if _has_arrays(value)]
     known = [name for name in STATE_DICT_KEYS if name in candidates]
     if key is not None:
@@ -117,7 +112,7 @@ def _choose(tree: Any, key: str | None) -> dict[str, Any]:
         raise WeightFileError(f"has weights under several names: {_listed(candidates)}",
                               "Choose one with --weights_key (test.py, scripts/export_checkpoint.py).")
     else:
-        raise WeightFileError("holds no weights", f"It has: {_listed(tree)}. Use a file that holds a state dict.")
+        raise WeightFileError("holds no weights", f"It has: {_listed(tree)}. {USE_ANOTHER}")
     return {name: value for name, value in chosen.items() if not isinstance(value, dict)}
 
 
@@ -137,7 +132,7 @@ def _name(key: Any) -> str:
 def _flatten(tree: Any) -> dict[str, np.ndarray]:
     """Return the arrays of nested dictionaries, their keys joined by "/"."""
     if not isinstance(tree, dict):
-        raise WeightFileError("does not hold a dictionary of arrays", "Use a file that holds weights alone.")
+        raise WeightFileError("does not hold a dictionary of arrays", USE_ANOTHER)
     arrays: dict[str, np.ndarray] = {}
     pending, num_values = [("", tree)], 0
     while pending:
@@ -145,19 +140,13 @@ def _flatten(tree: Any) -> dict[str, np.ndarray]:
         if isinstance(value, dict):
             num_values += len(value)
             if num_values > MAX_VALUES or len(name) > MAX_NAME_LENGTH:
-                raise WeightFileError("holds too many values, or too deep", "Use a file that holds weights alone.")
+                raise WeightFileError("holds too many values, or too deep", USE_ANOTHER)
             prefix = f"{name}/" if name else ""
-            pending += reversed([(prefix + _without_wrappers(_name(key)), item) for key, item in value.items()])
+            pending += reversed([(prefix + WRAPPERS.sub("", _name(key)), item) for key, item in value.items()])
         elif isinstance(value, ArrayStandIn):
             if name in arrays:
                 raise WeightFileError(f"has two arrays under the name {printable(name)}")
             arrays[name] = value.value
     if not arrays:
-        raise WeightFileError("holds no arrays", "Check that it is the file you mean.")
+        raise WeightFileError("holds no arrays", USE_ANOTHER)
     return arrays
-
-
-def _without_wrappers(name: str) -> str:
-    while stripped := next((prefix for prefix in WRAPPER_PREFIXES if name.startswith(prefix)), None):
-        name = name.removeprefix(stripped)
-    return name

@@ -62,7 +62,7 @@ def test_scenes_too_narrow_or_too_low_for_one_person_are_refused():
             compose(np.zeros(shape, np.uint8), [draw_person()], rng)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_people_stand_side_by_side_at_the_lower_edge_with_faces_of_realistic_size(seed, count):
     scene = np.full((321, 481, 3), 200, np.uint8)

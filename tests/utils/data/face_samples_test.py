@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -10,7 +11,14 @@ import pytest
 from config import FaceVariationConfig, RestorerTrainingConfig
 from tests.helpers.restorer_workplace import BOX, LANDMARKS, write_portraits
 from utils.data import face_samples
-from utils.data.face_samples import FaceSource, Portrait, draw_face_sample, draw_validation_samples, list_portraits
+from utils.data.face_samples import (
+    Portrait,
+    draw_face_sample,
+    draw_training_sample,
+    draw_validation_samples,
+    face_batches,
+    list_portraits,
+)
 from utils.errors import UserError
 from utils.face.detection import Face
 from utils.face.positions import position_maps
@@ -145,23 +153,24 @@ def test_photos_without_a_face_are_left_out_and_none_is_an_error(portraits):
 
 
 def test_an_epoch_has_every_portrait_once_and_samples_follow_from_their_number(portraits, monkeypatch):
-    source = FaceSource(list_portraits(*portraits), configure(patch_size=PATCH))
-    again = [source.sample(7).lq for _ in range(2)]
+    sample = partial(draw_training_sample, list_portraits(*portraits), configure(patch_size=PATCH))
+    again = [sample(7).lq for _ in range(2)]
     np.testing.assert_array_equal(*again)
     drawn = []
     monkeypatch.setattr(face_samples, "draw_face_sample", lambda portrait, *_: drawn.append(portrait.path.name))
     for number in range(12):
-        source.sample(number)
+        sample(number)
     assert sorted(drawn[:6]) == sorted(drawn[6:]) == sorted(set(drawn))
     assert drawn[:6] != drawn[6:]
 
 
 def test_batches_go_on_where_they_are_asked_to(portraits):
-    source = FaceSource(list_portraits(*portraits), configure(patch_size=PATCH))
-    batches = source.batches(2)
+    place = list_portraits(*portraits), configure(patch_size=PATCH)
+    batches = face_batches(*place, 2)
     batch = next(batches)
     batches.close()
-    for part, expected in zip(batch, zip(source.sample(4), source.sample(5), strict=True), strict=True):
+    samples = [draw_training_sample(*place, number) for number in (4, 5)]
+    for part, expected in zip(batch, zip(*samples, strict=True), strict=True):
         np.testing.assert_array_equal(part, expected)
 
 

@@ -86,19 +86,6 @@ def test_tasks_are_the_same_in_whichever_share_of_a_batch_they_come(make_source,
         assert_equal(part, Task(*(images[tasks.start:tasks.stop] for images in whole)))
 
 
-def test_batches_are_of_the_shapes_and_ranges_that_training_takes(make_source):
-    [batch] = take(make_source(), 0, 1)
-    sides = {"face_lq": FACE_PATCH // 4, "face_hq": FACE_PATCH, "scene_lq": SCENE_PATCH // 4,
-             "scene_target": SCENE_PATCH, "scene_real": SCENE_PATCH}
-    for name, side in sides.items():
-        images = getattr(batch, name)
-        assert (images.shape, images.dtype) == ((3, 2, side, side, 3), np.float32)
-        assert 0 <= images.min() < 0.3 < 0.7 < images.max() <= 1
-    for name in ("face_lq", "face_hq", "scene_lq", "scene_real"):  # 8 bits
-        steps = getattr(batch, name) * 255
-        np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4)
-
-
 @pytest.mark.parametrize(("start", "count"), [(0, NUM_FACES), (1, 4), (5, 1)])
 def test_every_image_of_a_part_appears_once_in_each_epoch(records, start, count):
     images = Images(records[0], start, count)

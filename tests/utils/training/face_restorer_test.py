@@ -72,7 +72,7 @@ def test_validation_compares_the_inner_part_with_the_truth():
     target = np.repeat(np.repeat(lq, 4, 0), 4, 1) + np.uint8(10)
     sample = FaceSample(lq, target.astype(np.float32) / 255, np.zeros((12, 12, 8), np.float32))
     validator = RestorerValidator([sample, sample], 1, lambda left, right: float(np.abs(left - right).mean()))
-    scores, pictures = validator.evaluate(nearest_restorer())
+    scores, pictures = validator.evaluate({name: tf.constant(value) for name, value in nearest_restorer().items()})
     assert list(scores) == validator.columns
     inside = (slice(8, -8), slice(8, -8))
     assert scores["psnr"] == pytest.approx(psnr_y((target - np.uint8(10))[inside], target[inside]), rel=1e-6)
@@ -89,10 +89,8 @@ def saved(tmp_path_factory):
     rng = np.random.default_rng(0)
     batch = (rng.integers(0, 256, (1, 8, 8, 3), np.uint8), rng.random((1, 32, 32, 3), np.float32),
              rng.random((1, 8, 8, 8), np.float32))
-    tf.config.run_functions_eagerly(True)
     for _ in range(2):
         trainer.apply(trainer.compute(*batch))
-    tf.config.run_functions_eagerly(False)
     checkpoints = Checkpoints(tmp_path_factory.mktemp("saved"), RESTORER_LAYOUT, keep=1, keep_every=0)
     checkpoints.save(trainer)
     return trainer, checkpoints

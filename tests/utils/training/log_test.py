@@ -40,11 +40,6 @@ def test_rows_are_in_the_file_as_soon_as_they_are_added(tmp_path):
     assert (tmp_path / "x.csv").read_text() == "iteration,a,b\n1,0.666667,0.5\n20,,1e-30\n"
 
 
-def test_values_are_read_back(path):
-    assert reopened(path, until=4).rows == [
-        {"iteration": number, "a": number / 8, "b": pytest.approx(10.0**-number)} for number in range(1, 5)]
-
-
 @pytest.mark.parametrize("until", range(6))
 def test_rows_after_the_iteration_gone_on_from_are_dropped(path, until):
     history = reopened(path, until=until)
@@ -152,7 +147,7 @@ def drawn(path, histories, monkeypatch):
     return lines
 
 
-@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("count", [0, 3])
 def test_curves_are_those_of_the_histories(tmp_path, monkeypatch, count):
     scores, gain, losses = drawn(tmp_path / "curves.png", make_histories(tmp_path, count), monkeypatch)
     iterations = [100 * number for number in range(count)]

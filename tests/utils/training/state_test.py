@@ -25,14 +25,6 @@ DATA = Path(__file__).parents[2] / "data"
 LAYOUT = META_LAYOUT
 
 
-@pytest.fixture(autouse=True)
-def eager():
-    """Tracing takes longer than anything here."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 def configure(*settings):
     return resolve_config(META_TRAINING, "smoke", ["meta.tasks_per_batch=1", "meta.learning_rate=1e-3", *settings])
 

@@ -24,14 +24,6 @@ SETTINGS = [f"data.face_size={FACE_SIZE}", f"data.scene_size={SCENE_SIZE}", "dat
             "run.image_tasks=1", "inner.learning_rate=0.05"]
 
 
-@pytest.fixture(autouse=True)
-def eager():
-    """Tracing takes longer than anything here."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 def configure(*settings):
     return resolve_config(META_TRAINING, "smoke", [*SETTINGS, *settings])
 

@@ -195,25 +195,6 @@ def test_a_mistyped_name_or_file_does_not_exist_and_gets_suggestions(repository,
     fails(name, "metaf2n-smell.pth")
 
 
-def test_a_saved_npz_holds_both_networks_in_float16_under_the_names_of_a_tf1_checkpoint(tmp_path):
-    write_npz_weights(tmp_path / "new" / "x.npz", TENSORS)
-    weights = load_super_resolver(str(tmp_path / "new" / "x.npz"))
-    halves = {name: value.astype(np.float16) for name, value in TENSORS.items()}
-    with np.load(tmp_path / "new" / "x.npz") as file:
-        assert {file[name].dtype for name in file.files} == {np.dtype(np.float16)}
-        assert_same(dict(file), halves)
-    assert_same(checkpoint_tensors(weights.generator, weights.mask), halves)
-    assert weights.generator["conv_hr/bias"].dtype == np.float32
-    assert weights.meta_trained
-
-
-def test_equal_parameters_of_tensorflow_or_numpy_or_once_rounded_give_equal_bytes(tmp_path):
-    write_npz_weights(tmp_path / "a.npz", TENSORS)
-    write_npz_weights(tmp_path / "b.npz", {name: tf.constant(value) for name, value in TENSORS.items()})
-    write_npz_weights(tmp_path / "c.npz", checkpoint_tensors(*load_super_resolver(str(tmp_path / "a.npz"))[:2]))
-    assert len({sha256_of(tmp_path / f"{name}.npz") for name in "abc"}) == 1
-
-
 def changed_tensors(**changes):
     """Return both networks' tensors, with changes by their names; None removes one."""
     tensors = {**TENSORS, **{name.replace("__", "/"): value for name, value in changes.items()}}

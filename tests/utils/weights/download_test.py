@@ -38,15 +38,6 @@ def test_a_file_arrives_readable_by_all_and_nothing_else_is_left(server, tmp_pat
     assert names(tmp_path / "new") == ["w.pth"]
 
 
-def test_an_address_that_fails_once_is_tried_again(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "RETRIES", 1)
-    server.pages["/w"] = page = Page(cut=100)
-    monkeypatch.setattr("time.sleep", lambda _: setattr(page, "cut", None))
-    fetch(UrlSource(f"{server.url}/w"), (FILE,), tmp_path)
-    assert len(page.requests) == 2
-    assert (tmp_path / "w.pth").read_bytes() == BODY
-
-
 @pytest.mark.parametrize(("page", "digest", "reason"), [
     (Page(status=503), SHA256, "503"),
     (Page(body=BODY[::-1]), SHA256, hashlib.sha256(BODY[::-1]).hexdigest()),
