@@ -9,6 +9,7 @@ from skimage.metrics import peak_signal_noise_ratio
 import generate_test_faces
 from scripts import make_demo
 from scripts.make_demo import build, degrade, summarize
+from tests.helpers.tracing import untraced
 from utils.face.detection import open_detector
 from utils.face.pairs import FaceFolder, locate_face
 from utils.image.io import quantize, read_image, to_float, write_png
@@ -31,7 +32,8 @@ def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     build(folder)
     arguments = ["--input_dir", folder / "LQ", "--output_dir", folder, "--detector", "mtcnn", "--restorer", "rrdb-face"]
-    assert generate_test_faces.main([*map(str, arguments), "--gpu", "-1"]) == 0
+    with untraced():
+        assert generate_test_faces.main([*map(str, arguments), "--gpu", "-1"]) == 0
     return folder
 
 
