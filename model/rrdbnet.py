@@ -69,8 +69,8 @@ def rrdbnet(params: Params, images: tf.Tensor) -> tf.Tensor:
     """Upscale images four times.
 
     Args:
-        params: as `init_rrdbnet` returns; the number of blocks follows from the names. With bfloat16 parameters the
-            convolutions run in bfloat16 while the sums of residuals stay in the type of the images.
+        params: as `init_rrdbnet` returns; the number of blocks follows from the names. Each
+            convolution runs in the type of its parameters, the sums of residuals in that of the images.
         images: [n, h, w, 3] RGB in [0, 1].
 
     Returns:
@@ -78,6 +78,16 @@ def rrdbnet(params: Params, images: tf.Tensor) -> tf.Tensor:
     """
     first = tf.cast(conv2d(params, "conv_first", images), images.dtype)
     return upsample(params, first, residual_blocks(params, first, range(count_blocks(params))))
+
+
+def to_half_precision(params: Params, dtype: tf.DType) -> dict[str, tf.Tensor]:
+    """Cast parameters for inference: all of them to float16, those of the dense blocks to bfloat16.
+
+    The convolutions outside of the blocks are 5 % of the arithmetic; in bfloat16, of 8 bits, they would cost 6 to 15 dB
+    and shift the brightness by up to 0.6 of 255.
+    """
+    return {name: tf.cast(value, dtype if dtype == tf.float16 or name.startswith("body/") else value.dtype)
+            for name, value in params.items()}
 
 
 def residual_blocks(params: Params, features: tf.Tensor, blocks: range) -> tf.Tensor:

@@ -18,7 +18,7 @@ from model.adaptation import (
 )
 from model.layers import Params
 from model.masknet import masknet
-from model.rrdbnet import rrdbnet
+from model.rrdbnet import rrdbnet, to_half_precision
 
 IMAGES = tf.TensorSpec([None, None, None, 3], tf.float32)
 WEIGHTS = tf.TensorSpec([None, None, None, 1], tf.float32)
@@ -45,8 +45,8 @@ class SuperResolver:
         Args:
             generator: RRDBNet parameters, float32 tensors or arrays.
             mask: MaskNet parameters, likewise; None trusts every pixel alike.
-            precision: type of the convolutions when whole photos are upscaled, `float32`, `bfloat16` or `float16`.
-                Adaptation always runs in float32.
+            precision: when whole photos are upscaled, `float32`, or `bfloat16` or `float16` as `to_half_precision`
+                says. Adaptation always runs in float32.
             xla: let XLA compile both, anew for every size of images.
         """
         self.set_weights(generator, mask)
@@ -57,7 +57,7 @@ class SuperResolver:
         compiled = functools.partial(traced, jit_compile=True) if xla else traced
         self._exact = compiled(rrdbnet, input_signature=[specs, IMAGES])
         self._forward = self._exact if self._forward_dtype == tf.float32 else compiled(
-            rrdbnet, input_signature=[_specs(self.generator, self._forward_dtype), IMAGES])
+            rrdbnet, input_signature=[_specs(to_half_precision(self.generator, self._forward_dtype)), IMAGES])
         # the loss calls what upscales: traced once for both
         self._loss = traced(functools.partial(support_loss, self._exact), input_signature=[specs, support])
         self.loss_and_gradients = compiled(functools.partial(support_loss_and_gradients, rrdbnet),
@@ -100,8 +100,9 @@ class SuperResolver:
 
     def upscaler(self, params: Params) -> Callable[[np.ndarray], np.ndarray]:
         """Return the function that upscales with these parameters: [n, h, w, 3] float32 array -> [n, 4h, 4w, 3]."""
-        cast = {name: tf.cast(value, self._forward_dtype) for name, value in params.items()}
-        return lambda images: self._forward(cast, tf.constant(images)).numpy()
+        if self._forward_dtype != tf.float32:
+            params = to_half_precision(params, self._forward_dtype)
+        return lambda images: self._forward(params, tf.constant(images)).numpy()
 
     def num_traces(self) -> int:
         """How many graphs have been traced so far."""
@@ -111,5 +112,5 @@ class SuperResolver:
         return sum(function.experimental_get_tracing_count() for function in functions)
 
 
-def _specs(params: Params, dtype: tf.DType | None = None) -> dict[str, tf.TensorSpec]:
-    return {name: tf.TensorSpec(value.shape, dtype or value.dtype) for name, value in params.items()}
+def _specs(params: Params) -> dict[str, tf.TensorSpec]:
+    return {name: tf.TensorSpec(value.shape, value.dtype) for name, value in params.items()}
