@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from utils.plain_data import Interval, Range
+from utils.plain_data import Range
 
 SCALE = 4  # super-resolution factor of every network here
 RANDOM = "random"  # in place of weights: draw them
@@ -61,18 +61,18 @@ class DegradationStage:
     blur_prob: Prob = 1.0
     kernel_sizes: tuple[Annotated[int, range(3, 22, 2)], ...] = (7, 9, 11, 13, 15, 17, 19, 21)  # pixels
     kernel_kinds: tuple[Annotated[str, GAUSSIAN_KINDS], ...] = GAUSSIAN_KINDS
-    kernel_probs: tuple[float, ...] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+    kernel_probs: tuple[Prob, ...] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
     sinc_prob: Prob = 0.1  # of a sinc kernel in place of those
-    sigma_range: Annotated[Pair, Interval(1e-3, 100)] = (0.2, 3.0)  # pixels
-    betag_range: Annotated[Pair, Interval(0, 100, around=1)] = (0.5, 4.0)  # shape of generalised Gaussians
-    betap_range: Annotated[Pair, Interval(0, 100, around=1)] = (1.0, 2.0)  # shape of plateaus
-    resize_probs: tuple[float, float, float] = (0.2, 0.7, 0.1)  # up, down, keep
-    resize_range: Annotated[Pair, Interval(0, 100, around=1)] = (0.15, 1.5)
+    sigma_range: Annotated[Pair, Range(1e-3, 100)] = (0.2, 3.0)  # pixels
+    betag_range: Annotated[Pair, Range(0, 100)] = (0.5, 4.0)  # shape of generalised Gaussians
+    betap_range: Annotated[Pair, Range(0, 100)] = (1.0, 2.0)  # shape of plateaus
+    resize_probs: tuple[Prob, Prob, Prob] = (0.2, 0.7, 0.1)  # up, down, keep
+    resize_range: Annotated[Pair, Range(0, 100)] = (0.15, 1.5)
     gaussian_noise_prob: Prob = 0.5  # otherwise Poisson
-    noise_sigma_range: Annotated[Pair, Interval(0, 255)] = (1.0, 30.0)  # in units of 1/255
-    poisson_scale_range: Annotated[Pair, Interval(0, 1000)] = (0.05, 3.0)
+    noise_sigma_range: Annotated[Pair, Range(0, 255)] = (1.0, 30.0)  # in units of 1/255
+    poisson_scale_range: Annotated[Pair, Range(0, 1000)] = (0.05, 3.0)
     gray_noise_prob: Prob = 0.4
-    jpeg_range: Annotated[Pair, Interval(1, 100)] = (30.0, 95.0)  # quality
+    jpeg_range: Annotated[Pair, Range(1, 100)] = (30.0, 95.0)  # quality
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class DegradationConfig:
     # not in the published degradation: wrong exposure and colours before all else, which the target does not have
     tone_prob: Prob = 0.0
     tone_gamma: Annotated[float, Range(0, 2)] = 0.35  # of log(gamma), to either side
-    tone_gain_range: Annotated[Pair, Interval(0.01, 10)] = (0.8, 1.1)  # of each channel
+    tone_gain_range: Annotated[Pair, Range(0.01, 10)] = (0.8, 1.1)  # of each channel
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class TrainingConfig:
 class FaceVariationConfig:
     """How portraits are varied before they are degraded. Ranges are uniform unless said otherwise."""
 
-    face_width_range: Annotated[Pair, Interval(4, 1024)] = (18.0, 80.0)  # low-quality pixels, of the box; log-uniform
+    face_width_range: Annotated[Pair, Range(4, 1024)] = (18.0, 80.0)  # low-quality pixels, of the box; log-uniform
     max_upscale: Positive = 1.15  # of a portrait: larger faces are shown smaller, or their truth would be blurred
     tilt: NotNegative = 8.0  # degrees: standard deviation of the head's
     # standard deviations of the alignment's rotation in degrees, log(scale), and shift as a share of the aligned crop
@@ -207,7 +207,7 @@ class FaceVariationConfig:
     alignment_shift: NotNegative = 0.016
     gamma: NotNegative = 0.2  # of log(gamma), to either side
     gain: Prob = 0.08  # of each channel, around 1
-    saturation_range: Annotated[Pair, Interval(0, 10)] = (0.7, 1.15)
+    saturation_range: Annotated[Pair, Range(0, 10)] = (0.7, 1.15)
     gray_prob: Prob = 0.04
 
 
@@ -264,7 +264,7 @@ class RestorerDataConfig:
     patch_size: int = 40  # low-quality pixels
     clean_prob: Prob = 0.08
     jpeg_prob: Prob = 0.1  # of two JPEGs
-    jpeg_range: Annotated[Pair, Interval(1, 100)] = (10.0, 60.0)  # their quality
+    jpeg_range: Annotated[Pair, Range(1, 100)] = (10.0, 60.0)  # their quality
     mild_prob: Prob = 0.2
     num_workers: CountOrZero = 1  # threads that degrade; 0: one per core
 

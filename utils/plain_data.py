@@ -3,7 +3,7 @@
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -14,35 +14,23 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class Range:
-    """The finite numbers from `low` to `high`; `brackets` state as in mathematics whether the ends belong to them."""
+    """The finite numbers from `low` to `high`, and tuples of them in ascending order.
+
+    `brackets` state as in mathematics whether the ends belong to them.
+    """
 
     low: float
     high: float = math.inf
     brackets: str = "[]"
 
-    def __contains__(self, number: float) -> bool:
-        open_end = (self.brackets[0] == "(" and number == self.low) or (self.brackets[1] == ")" and number == self.high)
-        return math.isfinite(number) and self.low <= number <= self.high and not open_end
+    def __contains__(self, value: float | tuple[float, ...]) -> bool:
+        if isinstance(value, tuple):
+            return all(number in self for number in value) and list(value) == sorted(value)
+        open_end = (self.brackets[0] == "(" and value == self.low) or (self.brackets[1] == ")" and value == self.high)
+        return math.isfinite(value) and self.low <= value <= self.high and not open_end
 
     def __str__(self) -> str:
         return f"{self.brackets[0]}{self.low:g}, {self.high:g}{self.brackets[1]}"
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Pairs of numbers from `low` to `high`, the lower first, and `around` between them if it is given."""
-
-    low: float
-    high: float
-    around: float | None = None
-
-    def __contains__(self, pair: Sequence[float]) -> bool:
-        return len(pair) == 2 and self.low <= pair[0] <= pair[1] <= self.high and (
-            self.around is None or pair[0] <= self.around <= pair[1])
-
-    def __str__(self) -> str:
-        around = "" if self.around is None else f", with {self.around:g} between them"
-        return f"[{self.low:g}, {self.high:g}]: two numbers, lower first{around}"
 
 
 def from_plain(kind: type[Record], data: Any, name: str) -> Record:
@@ -71,11 +59,14 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if typing.get_origin(hint) is Annotated:
         hint, values = typing.get_args(hint)
         value = _convert(hint, value, name)
-        require(value in values, f"{name} must be in {values}", repr(value))
+        ascending = ", lower first" * isinstance(value, tuple)
+        require(value in values, f"{name} must be in {values}{ascending}", repr(value))
         return value
     if typing.get_origin(hint) is tuple:
-        require(isinstance(value, list | tuple), f"{name} must be a list", repr(value))
-        return tuple(_convert(typing.get_args(hint)[0], item, f"{name}[{index}]") for index, item in enumerate(value))
+        item_hint, *others = typing.get_args(hint)
+        length_fits = isinstance(value, list | tuple) and (... in others or len(value) == 1 + len(others))
+        require(length_fits, f"{name} must be a list" + f" of {1 + len(others)}" * (... not in others), repr(value))
+        return tuple(_convert(item_hint, item, f"{name}[{index}]") for index, item in enumerate(value))
     if typing.get_origin(hint) is dict:
         require(isinstance(value, Mapping), f"{name} must be an object", repr(value))
         return dict(value)

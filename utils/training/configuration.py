@@ -163,9 +163,12 @@ def _check_restorer_training(config: RestorerTrainingConfig) -> None:
 
 def _check_degradation(prefix: str, config: DegradationConfig) -> None:
     for name, stage in ((f"{prefix}.first", config.first), (f"{prefix}.second", config.second)):
+        for field in ("betag_range", "betap_range", "resize_range"):  # values below and above 1 are drawn separately
+            low, high = getattr(stage, field)
+            require(low <= 1 <= high, f"{name}.{field} must have 1 within it", (low, high))
         for field, length in (("kernel_probs", len(stage.kernel_kinds)), ("resize_probs", 3)):
             probs = getattr(stage, field)
-            require(len(probs) == length and abs(sum(probs) - 1) < 1e-6 and min(probs) >= 0,
+            require(len(probs) == length and abs(sum(probs) - 1) < 1e-6,
                     f"{name}.{field} must be {length} probabilities, 1 in all", probs)
 
 
