@@ -4,7 +4,6 @@ import argparse
 import re
 import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ from utils.metrics.suite import (
     load_functions,
     measure_all,
 )
-from utils.metrics.summary import Summary, format_table, summarize, write_json
+from utils.metrics.summary import format_table, not_measured, of_other, summarize, write_json
 from utils.report import Report
 from utils.tensorflow_setup import start_tensorflow
 
@@ -104,11 +103,11 @@ def main(argv: list[str] | None = None) -> int:
         results, others = ([image.path for image in images if image and image.path not in unreadable] for images in zip(
             *((group.result, group.other) for group in groups), strict=True))
         summaries |= _measure_sets(set_meter, results, others if compare else None, set_names, len(reference))
-    summaries |= {name: Summary(reason=reason) for name, reason in obstacles.items()}
+    summaries |= {name: not_measured(reason) for name, reason in obstacles.items()}
     _report(args, rows, {name: summaries[name] for name in METRICS if name in summaries}, len(reference))
     if args.plot is not None:
         plot_images(args.plot, rows, list(meter.functions), compare=compare)
-    lacking = args.metrics is not None and any(summaries[name].mean is None for name in names)
+    lacking = args.metrics is not None and any(summaries[name]["mean"] is None for name in names)
     return EXIT_USER_ERROR if lacking or any(row["status"] == FAILED for row in rows) else 0
 
 
@@ -144,20 +143,19 @@ def _measure_images(groups: list[ImageGroup], meter: ImageMeter, report: Path, *
 
 
 def _measure_sets(meter: "SetMeter", results: list[Path], others: list[Path] | None, names: list[str],
-                  num_reference: int) -> dict[str, Summary]:
+                  num_reference: int) -> dict[str, dict]:
     """Compare the results, and the other results if there are any, with the reference; one does not need the other."""
     summaries = meter.measure(results, names)
     if others is not None:
-        summaries = {name: replace(summaries[name], other=other)
-                     for name, other in meter.measure(others, names).items()}
+        summaries = {name: summaries[name] | of_other(other) for name, other in meter.measure(others, names).items()}
     fewest = min(len(results), len(others or results), num_reference)
-    if "fid" in names and summaries["fid"].mean is not None and fewest < FEWEST_FOR_FID:
+    if "fid" in names and summaries["fid"]["mean"] is not None and fewest < FEWEST_FOR_FID:
         print(f"note: FID of {fewest} images depends strongly on their number: compare it only between folders of "
               f"equally many, or look at KID. From {FEWEST_FOR_FID} on it is comparable.", file=sys.stderr)
     return summaries
 
 
-def _report(args: argparse.Namespace, rows: list[dict], summaries: dict[str, Summary], num_reference: int) -> None:
+def _report(args: argparse.Namespace, rows: list[dict], summaries: dict[str, dict], num_reference: int) -> None:
     """Write metrics.json and print the table."""
     outcomes = dict.fromkeys(STATUSES, 0) | Counter(row["status"] for row in rows)
     settings = {name: value if isinstance(value, (bool, int, str, type(None))) else str(value)

@@ -21,7 +21,7 @@ from utils.errors import UserError, require
 from utils.files import atomic_path, check_writable, read_bytes
 from utils.image.io import read_image, to_float
 from utils.metrics.suite import FEWEST_IN_SET
-from utils.metrics.summary import Summary
+from utils.metrics.summary import not_measured
 from utils.weights.state_dicts import load_params
 
 BATCH_SIZE = 16  # images
@@ -89,21 +89,21 @@ class SetMeter:
         self._extractor = make_feature_extractor(params)
         self._reference = cached_features(reference, self._extractor, cache_dir)
 
-    def measure(self, files: Sequence[Path], names: Sequence[str]) -> dict[str, Summary]:
-        """Return those of `fid` and `kid` that `names` contains; a value that is impossible has a reason."""
+    def measure(self, files: Sequence[Path], names: Sequence[str]) -> dict[str, dict]:
+        """Return the summaries of those of `fid` and `kid` that `names` contains."""
         try:
             require(len(files) >= FEWEST_IN_SET, f"it needs at least {FEWEST_IN_SET} images that can be read",
                     len(files))
             features = extract_features(files, self._extractor)
         except UserError as error:
-            return dict.fromkeys(names, Summary(reason=str(error)))
+            return dict.fromkeys(names, not_measured(str(error)))
         summaries = {}
         if "fid" in names:
-            summaries["fid"] = Summary(interruptible(frechet_distance, features, self._reference), len(files))
+            summaries["fid"] = {"mean": interruptible(frechet_distance, features, self._reference)}
         if "kid" in names:
             value, deviation = interruptible(kernel_distance, features, self._reference, seed=self._seed)
-            summaries["kid"] = Summary(value, len(files), deviation)
-        return summaries
+            summaries["kid"] = {"mean": value, "deviation": deviation}
+        return {name: {**summary, "images": len(files)} for name, summary in summaries.items()}
 
 
 def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
