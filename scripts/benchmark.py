@@ -30,7 +30,7 @@ from utils.face.alignment import ALIGNED_SIZE
 from utils.image.io import quantize, to_float, write_png
 from utils.image.listing import Source
 from utils.inference.tiling import choose_tiling, multiply_adds_per_pixel, upscale
-from utils.tensorflow_setup import start_tensorflow
+from utils.tensorflow_setup import cpu_has_bfloat16, start_tensorflow
 
 MATRIX_SIZE = 2048
 SIDE = 192  # of a small photo, and of a tile, low-quality pixels
@@ -264,14 +264,12 @@ def describe_machine() -> str:
     import tensorflow as tf
 
     name = platform.machine()
-    with contextlib.suppress(OSError):  # only Linux has this file
-        words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        found = re.search(r"model name\s*: (.*)", words)
-        name = f"{found[1] if found else name}{' with AVX512-BF16' * ('avx512_bf16' in words)}"
+    with contextlib.suppress(OSError, TypeError):  # only Linux has this file, and not on every processor such a line
+        name = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))[1]
     gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
             for gpu in tf.config.list_physical_devices("GPU")]
-    return (f"{os.cpu_count()} cores of {name}; {', '.join(gpus) or 'no GPU'}; Python {platform.python_version()}, "
-            f"TensorFlow {tf.__version__}; {time.strftime('%Y-%m-%d')}")
+    return (f"{os.cpu_count()} cores of {name}{' with bfloat16' * bool(cpu_has_bfloat16())}; "
+            f"{', '.join(gpus) or 'no GPU'}; TensorFlow {tf.__version__}; {time.strftime('%Y-%m-%d')}")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

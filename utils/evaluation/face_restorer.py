@@ -94,29 +94,22 @@ def restore_subject(subject: Subject, preset: str, folder: Path, *, restore: Res
     found = [face for face in detect(image, path.name) if box_overlap(face.box, subject.face.box) > SAME_FACE_IOU]
     if not found:
         return None
-    box = intersect_box(found[0].box, *low_quality.shape[:2])
     FacePreparer(lambda *_: [found[0]], restore, folder,
                  PreparationSettings(detector="boxes", restorer="restored")).prepare(Source(path.name, path))
-    restored = read_image(folder / "Face_HQ" / f"{subject.name}_0.png").pixels
-    whole = {"bicubic": resize_bicubic(to_float(low_quality), *subject.photo.shape[:2]),
-             "realesrgan": _upscale_around(low_quality, box, upscale)}
-    top, left, height, width = box
-    region = slice(SCALE * top, SCALE * (top + height)), slice(SCALE * left, SCALE * (left + width))
-    methods = {**{name: quantize(image[region]) for name, image in whole.items()}, "restored": quantize(restored)}
+    top, left, height, width = intersect_box(found[0].box, *low_quality.shape[:2])
+    above, before = min(top, VISIBLE_MARGIN), min(left, VISIBLE_MARGIN)
+    part = to_float(low_quality[top - above:top + height + VISIBLE_MARGIN, left - before:left + width + VISIBLE_MARGIN])
+
+    def face(photo: np.ndarray, top: int, left: int) -> np.ndarray:
+        return photo[SCALE * top:SCALE * (top + height), SCALE * left:SCALE * (left + width)].copy()
+
+    methods = {"bicubic": face(resize_bicubic(to_float(low_quality), *subject.photo.shape[:2]), top, left),
+               "realesrgan": face(upscale(part), above, before),
+               "restored": read_image(folder / "Face_HQ" / f"{subject.name}_0.png").pixels}
     landmarks = (subject.face.landmarks - (left, top) + 0.5) * SCALE - 0.5
     return Result(subject.name, preset, low_quality[top:top + height, left:left + width].copy(),
-                  subject.photo[region].copy(), landmarks, methods)
-
-
-def _upscale_around(photo: np.ndarray, box: tuple[int, int, int, int],
-                    upscale: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Upscale the part of a photo that holds a box; the rest of the result is black."""
-    top, left = max(0, box[0] - VISIBLE_MARGIN), max(0, box[1] - VISIBLE_MARGIN)
-    bottom, right = box[0] + box[2] + VISIBLE_MARGIN, box[1] + box[3] + VISIBLE_MARGIN
-    part = upscale(to_float(np.ascontiguousarray(photo[top:bottom, left:right])))
-    result = np.zeros((SCALE * photo.shape[0], SCALE * photo.shape[1], 3), np.float32)
-    result[SCALE * top:SCALE * top + part.shape[0], SCALE * left:SCALE * left + part.shape[1]] = part
-    return result
+                  face(subject.photo, top, left), landmarks,
+                  {name: quantize(image) for name, image in methods.items()})
 
 
 class FaceMeter:
