@@ -4,6 +4,8 @@ import argparse
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +19,14 @@ from utils.metrics.plot import plot_images
 from utils.metrics.suite import (
     FAILED,
     METRICS,
+    OTHER,
     PARTIAL,
     STATUSES,
     UNMEASURED,
-    ImageMeter,
     choose_metrics,
     load_functions,
     measure_all,
+    measure_group,
 )
 from utils.metrics.summary import format_table, not_measured, of_other, summarize, write_json
 from utils.report import Report
@@ -88,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     _check_outputs(args, names)
     if any(METRICS[name].weights for name in names):
         start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
-    meter = ImageMeter(load_functions(names, args.weights_dir, niqe_luma=args.niqe_luma), args.crop_to_common)
+    functions = load_functions(names, args.weights_dir, niqe_luma=args.niqe_luma)
     set_names = [name for name in names if METRICS[name].of_sets]
     if set_names:
         from utils.metrics.fid import SetMeter
@@ -96,8 +99,10 @@ def main(argv: list[str] | None = None) -> int:
         # a damaged reference ends it before the work
         set_meter = SetMeter(reference, args.cache_dir, weights_dir=args.weights_dir, seed=args.seed)
     compare = args.compare is not None
-    rows = _measure_images(groups, meter, args.output_dir / CSV_NAME, compare=compare)
-    summaries = {name: summarize(name, rows, compare=compare, seed=args.seed) for name in meter.functions}
+    columns = [*functions, *(name + OTHER for name in functions if compare)]
+    rows = _measure_images(groups, partial(measure_group, functions=functions, crop_to_common=args.crop_to_common),
+                           args.output_dir / CSV_NAME, columns)
+    summaries = {name: summarize(name, rows, compare=compare, seed=args.seed) for name in functions}
     if set_names:
         unreadable = {path for row in rows for path in row["unreadable"]}
         results, others = ([image.path for image in images if image and image.path not in unreadable] for images in zip(
@@ -106,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     summaries |= {name: not_measured(reason) for name, reason in obstacles.items()}
     _report(args, rows, {name: summaries[name] for name in METRICS if name in summaries}, len(reference))
     if args.plot is not None:
-        plot_images(args.plot, rows, list(meter.functions), compare=compare)
+        plot_images(args.plot, rows, list(functions), compare=compare)
     lacking = args.metrics is not None and any(summaries[name]["mean"] is None for name in names)
     return EXIT_USER_ERROR if lacking or any(row["status"] == FAILED for row in rows) else 0
 
@@ -124,12 +129,13 @@ def _check_outputs(args: argparse.Namespace, names: list[str]) -> None:
             f"--metrics {args.metrics}")
 
 
-def _measure_images(groups: list[ImageGroup], meter: ImageMeter, report: Path, *, compare: bool) -> list[dict]:
+def _measure_images(groups: list[ImageGroup], measure: Callable[[ImageGroup], dict], report: Path,
+                    columns: list[str]) -> list[dict]:
     """Measure the images and write their `report`; one that fails gets a row and does not stop the others."""
-    rows, columns = [], ["file", "gt", "status", "width", "height", *meter.columns(compare=compare), "reason"]
-    with (Report(report, columns, digits=None) as written,
+    rows = []
+    with (Report(report, ["file", "gt", "status", "width", "height", *columns, "reason"], digits=None) as written,
           Progress(len(groups), description="images", unit="image") as progress):
-        for row in measure_all(groups, meter):
+        for row in measure_all(groups, measure):
             rows.append(row)
             written.add(row)
             if row["status"] == FAILED:

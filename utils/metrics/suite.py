@@ -20,6 +20,7 @@ FEWEST_IN_SET = 2  # images, for a covariance
 OTHER = "_other"  # suffix of values that belong to --compare
 STATUSES = MEASURED, PARTIAL, UNMEASURED, FAILED = "ok", "partial", "n/a", "error"  # of a row
 PAIR_FUNCTIONS = {"psnr_y": psnr_y, "psnr_rgb": psnr_rgb, "psnr_paper": psnr_paper, "ssim": ssim}
+Functions = dict[str, Callable[..., float]]  # by the metric's name
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,7 @@ def choose_metrics(wanted: str | None, *, has_truth: bool, num_images: int, num_
     return [name for name in names if name not in obstacles], obstacles
 
 
-def load_functions(names: Sequence[str], weights_dir: Path | None = None, *, niqe_luma: str = "pyiqa"
-                   ) -> dict[str, Callable[..., float]]:
+def load_functions(names: Sequence[str], weights_dir: Path | None = None, *, niqe_luma: str = "pyiqa") -> Functions:
     """Return the functions of those metrics among `names` that measure single images, in their order.
 
     They take uint8 RGB images [h, w, 3]: the result and, if the metric needs it, the ground truth; they raise
@@ -96,77 +96,60 @@ def load_functions(names: Sequence[str], weights_dir: Path | None = None, *, niq
     return {name: functions[name] for name in names if name in functions}
 
 
-@dataclass(frozen=True)
-class ImageMeter:
-    """Measures groups of images by the `functions` of `load_functions`.
+def measure_group(group: ImageGroup, functions: Functions, *, crop_to_common: bool = False) -> dict:
+    """Measure the files of a group by functions of `load_functions`; alpha is ignored, 16 bits are rounded to 8.
 
+    A file that fails affects only the values that need it. Ground truth is read only if a metric needs it. The row
+    that is returned has the values that could be measured, and `unreadable`: the files that could not be read.
     `crop_to_common`: compare images of different sizes in their common upper left part.
     """
-
-    functions: dict[str, Callable[..., float]]
-    crop_to_common: bool = False
-
-    def columns(self, *, compare: bool) -> list[str]:
-        """Return the names of the values in a row; with `compare` also those of the other result."""
-        return [*self.functions, *(name + OTHER for name in self.functions if compare)]
-
-    def measure(self, group: ImageGroup) -> dict:
-        """Measure a group of files; alpha is ignored, 16 bits are rounded to 8.
-
-        A file that fails affects only the values that need it. Ground truth is read only if a metric needs it. The row
-        that is returned has the values that could be measured, and `unreadable`: the files that could not be read.
-        """
-        row = {"file": group.result.name if group.result else group.key, "gt": group.truth.name if group.truth else ""}
-        needs_truth = any(METRICS[name].needs_truth for name in self.functions)
-        files = {"": group.result, OTHER: group.other, "truth": group.truth if needs_truth else None}
-        images, errors, unreadable, values = {}, [], [], {}
-        for role, source in files.items():
-            try:
-                if source:
-                    images[role] = quantize(read_image(source.path).pixels)
-            except UserError as error:
-                errors.append(str(error))
-                unreadable.append(source.path)
-        if "" in images:
-            row["height"], row["width"] = images[""].shape[:2]
-        reasons = ["no result."] * (group.result is None)
-        reasons += ["no ground truth."] * (needs_truth and group.truth is None)
-        cropped = self._crop(images)
-        for suffix in (side for side in ("", OTHER) if side in images):
-            pair = (cropped[suffix], cropped["truth"]) if "truth" in images else None
-            if pair and pair[0].shape != pair[1].shape:
-                errors.append(f"{files[suffix].path} is {_size(pair[0])}, its ground truth {_size(pair[1])}. Fix the "
-                              "files, or compare their common upper left part with --crop_to_common.")
-                pair = None
-            for name, function in self.functions.items():
-                arguments = pair if METRICS[name].needs_truth else (images[suffix],)
-                try:
-                    if arguments:
-                        values[name + suffix] = function(*arguments)
-                except ValueError as error:  # the image is too small for it, or flat
-                    if str(error) not in reasons:  # both results may be too small
-                        reasons.append(f"other: {error}" if suffix else str(error))
-        status = FAILED if errors else MEASURED if not reasons else PARTIAL if values else UNMEASURED
-        if any(cropped[role].shape != image.shape for role, image in images.items()):
-            reasons.append(f"cropped to {_size(cropped['truth'])}.")
-        return {**row, **values, "status": status, "reason": " ".join(errors + reasons), "unreadable": unreadable}
-
-    def _crop(self, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        if not self.crop_to_common or "truth" not in images:
-            return images
+    row = {"file": group.result.name if group.result else group.key, "gt": group.truth.name if group.truth else ""}
+    needs_truth = any(METRICS[name].needs_truth for name in functions)
+    files = {"": group.result, OTHER: group.other, "truth": group.truth if needs_truth else None}
+    images, errors, unreadable, values = {}, [], [], {}
+    for role, source in files.items():
+        try:
+            if source:
+                images[role] = quantize(read_image(source.path).pixels)
+        except UserError as error:
+            errors.append(str(error))
+            unreadable.append(source.path)
+    if "" in images:
+        row["height"], row["width"] = images[""].shape[:2]
+    reasons = ["no result."] * (group.result is None) + ["no ground truth."] * (needs_truth and group.truth is None)
+    cropped = images
+    if crop_to_common and "truth" in images:
         height, width = np.min([image.shape[:2] for image in images.values()], axis=0)
-        return {role: image[:height, :width] for role, image in images.items()}
+        cropped = {role: image[:height, :width] for role, image in images.items()}
+    for suffix in (side for side in ("", OTHER) if side in images):
+        pair = (cropped[suffix], cropped["truth"]) if "truth" in images else None
+        if pair and pair[0].shape != pair[1].shape:
+            errors.append(f"{files[suffix].path} is {_size(pair[0])}, its ground truth {_size(pair[1])}. Fix the "
+                          "files, or compare their common upper left part with --crop_to_common.")
+            pair = None
+        for name, function in functions.items():
+            arguments = pair if METRICS[name].needs_truth else (images[suffix],)
+            try:
+                if arguments:
+                    values[name + suffix] = function(*arguments)
+            except ValueError as error:  # the image is too small for it, or flat
+                if str(error) not in reasons:  # both results may be too small
+                    reasons.append(f"other: {error}" if suffix else str(error))
+    status = FAILED if errors else MEASURED if not reasons else PARTIAL if values else UNMEASURED
+    if any(cropped[role].shape != image.shape for role, image in images.items()):
+        reasons.append(f"cropped to {_size(cropped['truth'])}.")
+    return {**row, **values, "status": status, "reason": " ".join(errors + reasons), "unreadable": unreadable}
 
 
 def _size(image: np.ndarray) -> str:
     return f"{image.shape[1]}x{image.shape[0]}"
 
 
-def measure_all(groups: Sequence[ImageGroup], meter: ImageMeter) -> Iterator[dict]:
-    """Yield the rows of `ImageMeter.measure` in order; a few groups at a time are in memory, measured in parallel."""
+def measure_all(groups: Sequence[ImageGroup], measure: Callable[[ImageGroup], dict]) -> Iterator[dict]:
+    """Yield the rows of groups in order; a few groups at a time are in memory, measured in parallel."""
     pool, together = ThreadPoolExecutor(NUM_WORKERS), 4 * NUM_WORKERS
     try:
         for first in range(0, len(groups), together):
-            yield from pool.map(meter.measure, groups[first:first + together])
+            yield from pool.map(measure, groups[first:first + together])
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for pending images

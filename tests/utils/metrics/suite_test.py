@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from utils.errors import UserError
 from utils.image.io import read_image, write_png
 from utils.image.listing import ImageGroup, Source
 from utils.metrics.fidelity import psnr_rgb, psnr_y, ssim
-from utils.metrics.suite import ImageMeter, choose_metrics, load_functions, measure_all
+from utils.metrics.suite import OTHER, choose_metrics, load_functions, measure_all, measure_group
 
 PSNRS = ("psnr_y", "psnr_rgb", "psnr_paper")
 PHOTO = np.minimum(skimage.data.astronaut()[:120, 60:160], 254)
@@ -33,7 +34,7 @@ def group(tmp_path):
 
 
 def make_meter(*names, crop=False, **functions):
-    return ImageMeter({**load_functions(names), **functions}, crop)
+    return partial(measure_group, functions={**load_functions(names), **functions}, crop_to_common=crop)
 
 
 def choose(wanted=None, *, folder, **options):
@@ -67,7 +68,7 @@ def test_wanted_metrics_are_read_in_any_case_and_once(tmp_path):
 
 
 def test_a_row_has_the_figures_of_the_pixels_in_the_files(group):
-    row = make_meter(*PSNRS, "ssim").measure(group(result=SPOILT, truth=PHOTO))
+    row = make_meter(*PSNRS, "ssim")(group(result=SPOILT, truth=PHOTO))
     assert row == {"file": "a.png", "gt": "a.png", "status": "ok", "width": 100, "height": 120, "reason": "",
                    "unreadable": [], "psnr_y": psnr_y(SPOILT, PHOTO), "psnr_rgb": psnr_rgb(SPOILT, PHOTO),
                    "psnr_paper": psnr_y(SPOILT[:, :, ::-1], PHOTO[:, :, ::-1]), "ssim": ssim(SPOILT, PHOTO)}
@@ -77,47 +78,47 @@ def test_gray_alpha_and_16_bits_are_measured_as_8_bit_rgb(group, tmp_path):
     gray = PHOTO[:, :, 1:2]
     deep = PHOTO.astype(np.uint16) * 257 + 100  # rounds to the same 8 bits
     meter = make_meter("psnr_y", "psnr_rgb")
-    expected = meter.measure(group("rgb", result=SPOILT, truth=PHOTO))
-    assert meter.measure(group("deep", result=SPOILT, truth=deep))["psnr_rgb"] == expected["psnr_rgb"]
-    found = meter.measure(group("gray", result=SPOILT, truth=gray))
+    expected = meter(group("rgb", result=SPOILT, truth=PHOTO))
+    assert meter(group("deep", result=SPOILT, truth=deep))["psnr_rgb"] == expected["psnr_rgb"]
+    found = meter(group("gray", result=SPOILT, truth=gray))
     assert found["psnr_rgb"] == psnr_rgb(SPOILT, np.repeat(gray, 3, axis=2))
     write_png(tmp_path / "alpha.png", PHOTO, alpha=np.linspace(0.1, 1, 12000, dtype=np.float32).reshape(120, 100))
     assert read_image(tmp_path / "alpha.png").alpha is not None
     through = replace(group("seen", result=SPOILT), truth=Source("alpha.png", tmp_path / "alpha.png"))
-    assert meter.measure(through)["psnr_rgb"] == expected["psnr_rgb"]
+    assert meter(through)["psnr_rgb"] == expected["psnr_rgb"]
 
 
 def test_the_common_part_is_that_of_both_results_and_the_truth(group):
     meter = make_meter("psnr_y", crop=True, niqe=lambda image: float(image.shape[0]))
-    row = meter.measure(group(result=SPOILT, other=PHOTO[:80], truth=PHOTO[:, :90]))
+    row = meter(group(result=SPOILT, other=PHOTO[:80], truth=PHOTO[:, :90]))
     assert (row["psnr_y"], row["psnr_y_other"]) == (psnr_y(SPOILT[:80, :90], PHOTO[:80, :90]), float("inf"))
     assert (row["niqe"], row["niqe_other"], row["reason"]) == (120, 80, "cropped to 90x80.")  # NIQE is of the whole
-    without_truth = make_meter(crop=True, niqe=meter.functions["niqe"])
-    assert without_truth.measure(group("b", result=SPOILT, other=PHOTO[:80]))["reason"] == ""
+    without_truth = make_meter(crop=True, niqe=lambda image: float(image.shape[0]))
+    assert without_truth(group("b", result=SPOILT, other=PHOTO[:80]))["reason"] == ""
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"text"), lambda path: path.unlink()])
 def test_a_file_that_cannot_be_read_takes_along_only_what_needs_it(group, damage):
     meter = make_meter("psnr_y", niqe=lambda image: float(image.mean()))
     roles = {"result": SPOILT, "other": PHOTO, "truth": PHOTO}
-    whole = meter.measure(group("whole", **roles))
+    whole = meter(group("whole", **roles))
     needing = {"result": {"psnr_y", "niqe"}, "other": {"psnr_y_other", "niqe_other"},
                "truth": {"psnr_y", "psnr_y_other"}}
     for role, lost in needing.items():
         files = group(f"without {role}", **roles)
         path = getattr(files, role).path
         damage(path)
-        row = meter.measure(files)
+        row = meter(files)
         assert (row["status"], row["unreadable"]) == ("error", [path])
         assert str(path) in row["reason"]
-        kept = {name for name in meter.columns(compare=True) if row.get(name) == whole[name]}
-        assert set(meter.columns(compare=True)) - kept == lost
+        columns = {name + side for name in ("psnr_y", "niqe") for side in ("", OTHER)}
+        assert {name for name in columns if row.get(name) != whole[name]} == lost
 
 
 def test_ground_truth_that_no_metric_needs_is_not_read(group):
     files = group(result=SPOILT, truth=PHOTO)
     files.truth.path.write_bytes(b"text")
-    row = make_meter(niqe=lambda _: 1.0).measure(files)
+    row = make_meter(niqe=lambda _: 1.0)(files)
     assert (row["status"], row["niqe"], row["reason"]) == ("ok", 1, "")
 
 
@@ -125,7 +126,7 @@ def test_what_an_image_is_too_small_for_is_missing_and_the_rest_measured(group):
     def refuse(_):
         raise ValueError("NIQE needs more.")
 
-    row = make_meter("psnr_y", "ssim", niqe=refuse).measure(group(result=SPOILT[:10], truth=PHOTO[:10]))
+    row = make_meter("psnr_y", "ssim", niqe=refuse)(group(result=SPOILT[:10], truth=PHOTO[:10]))
     assert row["status"] == "partial"
     assert row["psnr_y"] == psnr_y(SPOILT[:10], PHOTO[:10])
     assert "ssim" not in row
@@ -135,17 +136,16 @@ def test_what_an_image_is_too_small_for_is_missing_and_the_rest_measured(group):
 
 def test_without_a_partner_only_what_needs_none_is_measured(group):
     meter = make_meter("psnr_y", niqe=lambda image: float(image.mean()))
-    row = meter.measure(group(result=SPOILT))
+    row = meter(group(result=SPOILT))
     assert (row["status"], row["niqe"], row["reason"]) == ("partial", SPOILT.mean(), "no ground truth.")
-    row = meter.measure(group(truth=PHOTO))
+    row = meter(group(truth=PHOTO))
     assert (row["file"], row["status"], row["reason"]) == ("a", "n/a", "no result.")
-    assert make_meter(niqe=lambda _: 1.0).measure(group(result=SPOILT))["status"] == "ok"
+    assert make_meter(niqe=lambda _: 1.0)(group(result=SPOILT))["status"] == "ok"
 
 
 def test_rows_are_in_order():
-    class Meter:
-        def measure(self, number):
-            time.sleep(0.002 * (number % 3))
-            return {"number": number}
+    def measure(number):
+        time.sleep(0.002 * (number % 3))
+        return {"number": number}
 
-    assert [row["number"] for row in measure_all(range(60), Meter())] == list(range(60))
+    assert [row["number"] for row in measure_all(range(60), measure)] == list(range(60))
