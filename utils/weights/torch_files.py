@@ -16,6 +16,7 @@ import numpy as np
 from utils.errors import printable
 from utils.weights.npz import check_expansion
 
+Storage = tuple[np.ndarray, np.dtype]  # its bytes (uint8 [n]), and the type of its elements
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
 DAMAGED = "The file is damaged or incomplete: download it again."
@@ -47,13 +48,6 @@ class _Function(NamedTuple):
 class _TorchType(NamedTuple):
     """A type such as torch.float32 or torch.FloatStorage; immutable, unlike a dtype."""
 
-    dtype: np.dtype
-
-
-class _Storage(NamedTuple):
-    """The bytes of a PyTorch storage (uint8 [n]) and the type of its elements."""
-
-    data: np.ndarray
     dtype: np.dtype
 
 
@@ -92,17 +86,18 @@ def _are_ints(*values: Any) -> bool:
     return all(type(value) is int for value in values)
 
 
-def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any,
+def _rebuild_tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: Any,
                     dtype: np.dtype | None = None) -> ArrayStandIn:
     """Return a view of a storage; NumPy refuses one that reaches outside of it. Offset and strides are in elements."""
-    dtype = dtype or storage.dtype
+    data, storage_dtype = storage
+    dtype = dtype or storage_dtype
     if not _are_ints(offset, *shape, *strides) or min(shape, default=0) < 0:  # which NumPy does not notice
         raise WeightFileError("a tensor has an impossible shape")
     if 0 in shape:
         return ArrayStandIn(np.empty(shape, dtype))
     # the stride of an axis of one element is arbitrary, and may be one that NumPy refuses
     steps = [stride * dtype.itemsize if size > 1 else 0 for size, stride in zip(shape, strides, strict=True)]
-    return ArrayStandIn(np.ndarray(shape, dtype, storage.data, offset * dtype.itemsize, steps))
+    return ArrayStandIn(np.ndarray(shape, dtype, data, offset * dtype.itemsize, steps))
 
 
 ALLOWED: dict[str, Callable | _TorchType] = {
@@ -145,7 +140,7 @@ class _Unpickler(pickle.Unpickler):
                 "If you trust the file, save its state dict alone with PyTorch and use that.")
         return found if isinstance(found, _TorchType) else _Function(found)
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> Storage:
         """Return a storage: ("storage", dtype, key, device, elements) and, in the legacy format, a view or None."""
         _kind, torch_type, key, _device, size, *view = pid
         if not isinstance(key, str) or not _are_ints(size):
@@ -157,7 +152,7 @@ class _Unpickler(pickle.Unpickler):
         if view and view[0]:
             _view_key, start, length = view[0]
             data = data[start * dtype.itemsize:(start + length) * dtype.itemsize]
-        return _Storage(data, dtype)
+        return data, dtype
 
 
 def read_zip(file: BinaryIO, size: int) -> Any:
