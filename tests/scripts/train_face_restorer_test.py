@@ -122,21 +122,11 @@ def test_an_export_holds_the_checkpoints_values_rounded_to_float16(trained, caps
         np.testing.assert_array_equal(value, tensors[AVERAGE + name].astype(np.float16).astype(np.float32))
 
 
-def test_equal_exports_are_equal_bytes_and_other_iterations_are_not(trained):
-    first, second = (trained.export(f"{name}.npz").read_bytes() for name in "ab")
+def test_an_export_of_an_earlier_iteration_holds_its_values(trained):
     earlier = trained.export("c.npz", "--step", "2")
-    assert first == second
-    assert earlier.read_bytes() != first
     kernel = "body/0/rdb1/conv1/weight"
     np.testing.assert_array_equal(load_face_restorer(earlier)[kernel],
                                   trained.checkpoint(2)[AVERAGE + kernel].astype(np.float16))
-
-
-def test_training_goes_on_from_an_export(trained, place):
-    path = trained.export("start.npz")
-    place.run("--init", str(path), "--iterations", "1", optimization__learning_rate="1e-12")
-    for name, value in load_face_restorer(path).items():
-        np.testing.assert_allclose(place.checkpoint(1)[SCOPE + name], value, atol=1e-9)
 
 
 def test_an_export_of_what_is_not_there_says_what_is(trained, tmp_path):
