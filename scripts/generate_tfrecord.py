@@ -6,7 +6,6 @@ python scripts/generate_tfrecord.py verify datasets/whole_face.tfrecord
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -27,17 +26,15 @@ from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
 from utils.data.tfrecords import ImageRecords, write_image_records
 from utils.errors import UserError, require
 from utils.face.patches import log_gradient
-from utils.files import check_writable, exclusive, read_bytes, remove_leftovers, write_text
+from utils.files import check_writable, exclusive, remove_leftovers
 from utils.image.io import add_pixel_limit, quantize, read_image
 from utils.image.listing import Source, add_source_options, list_sources
 from utils.tensorflow_setup import start_tensorflow
 
-FORMAT_VERSION = 1  # of the file beside a record
 FACE_SIZE, SCENE_SIZE = 256, 400  # pixels
 READ_AHEAD = 4  # photos per thread that are in memory
 NOTES = {"unreadable": "unreadable", "too_small": "too small", "flat_crops": "crops too flat",
          "cut_to_square": "cut to a square"}
-NOT_RECORDED = ("output", "overwrite", "threads", "max_megapixels")  # arguments that change nothing in the record
 
 
 class Crops(NamedTuple):
@@ -45,7 +42,6 @@ class Crops(NamedTuple):
 
     images: list[np.ndarray]
     notes: Counter
-    error: str = ""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -62,10 +58,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         help="crop every photo at these sizes, as 1 0.75 0.5; at most 1")
     scenes.add_argument("--min_log_gradient", type=float, metavar="G", help="leave out crops whose log(mean squared "
                         "gradient) is lower, as -6 (default: none)")
-    verify = commands.add_parser("verify", description="Read every image of records and compare them with the .json "
-                                 "files beside them, if there are any.", help="read records fully")
+    verify = commands.add_parser("verify", description="Read every image of records.", help="read records fully")
     verify.add_argument("records", type=Path, nargs="+", metavar="RECORD")
-    verify.add_argument("--size", type=int, help="of the images (default: what the record says)")
+    verify.add_argument("--size", type=int, help="of the images (default: that of the first one)")
     args = parser.parse_args(argv)
     require(args.size is None or (args.size > 0 and args.size % SCALE == 0),
             f"--size must be a positive multiple of {SCALE}", args.size)
@@ -118,14 +113,15 @@ def crop_scene(samples: np.ndarray, size: int, *, stride: int, scales: list[floa
     return Crops(kept, Counter(too_small=int(not crops), flat_crops=len(crops) - len(kept)))
 
 
-def read_crops(sources: list[Source], crop: Callable[[np.ndarray], Crops], threads: int, notes: Counter,
-               errors: list[str]) -> Iterator[np.ndarray]:
-    """Yield the crops of photos in their order, read in several threads; add to `notes` and `errors`."""
+def read_crops(sources: list[Source], crop: Callable[[np.ndarray], Crops], threads: int, notes: Counter
+               ) -> Iterator[np.ndarray]:
+    """Yield the crops of photos in their order, read in several threads; count in `notes` what is left out."""
     def work(source: Source) -> Crops:
         try:
             return crop(quantize(read_image(source.path).pixels))
         except UserError as error:
-            return Crops([], Counter(unreadable=1), " ".join(str(error).split()))
+            progress.write(f"error: {' '.join(str(error).split())}")
+            return Crops([], Counter(unreadable=1))
 
     chunk, count = READ_AHEAD * threads, 0
     with (ThreadPoolExecutor(threads) as pool,
@@ -133,15 +129,12 @@ def read_crops(sources: list[Source], crop: Callable[[np.ndarray], Crops], threa
         for start in range(0, len(sources), chunk):
             for crops in pool.map(work, sources[start:start + chunk]):
                 notes.update(crops.notes)
-                if crops.error:
-                    errors.append(crops.error)
-                    progress.write(f"error: {crops.error}")
                 yield from crops.images
                 count += len(crops.images)
                 progress.update(1, f"{count} images")
     if not count:
         raise UserError(f"none of the {len(sources)} photos gave an image: {_describe(notes)}. Choose others or lower "
-                        f"--size. {' '.join(errors[:1])}".rstrip())
+                        "--size.")
 
 
 def _describe(notes: Counter) -> str:
@@ -149,42 +142,24 @@ def _describe(notes: Counter) -> str:
 
 
 def generate(args: argparse.Namespace) -> int:
-    """Write a record and the file beside it; return the exit status."""
+    """Write a record; return the exit status."""
     sources = list_sources(args.input_dir, match=args.match, exclude=args.exclude)
     require(not args.output.is_dir(), "--output must be a file", args.output)
     check_writable(args.output.parent)
-    begin, notes, errors = time.monotonic(), Counter(), []
+    begin, notes = time.monotonic(), Counter()
     crop = partial(crop_face, size=args.size) if args.command == "faces" else partial(
         crop_scene, size=args.size, stride=args.stride, scales=args.scales, min_log_gradient=args.min_log_gradient)
     with exclusive(args.output.with_name(f".{args.output.name}.lock"), str(args.output)):
         if args.output.exists() and not args.overwrite:
             raise UserError(f"{args.output} exists. Give --overwrite or another --output.")
-        remove_leftovers(args.output.parent, args.output.name, sidecar_path(args.output).name)
+        remove_leftovers(args.output.parent, args.output.name)
         start_tensorflow()
-        count = write_image_records(args.output, read_crops(sources, crop, args.threads, notes, errors), args.size,
+        count = write_image_records(args.output, read_crops(sources, crop, args.threads, notes), args.size,
                                     shuffle_seed=args.shuffle)
-        write_sidecar(args, len(sources), notes, errors, count)
     print(f"{args.output}: {count} images of {args.size}x{args.size} from {len(sources)} photos"
           + f" ({_describe(notes)})" * bool(+notes)
           + f", {args.output.stat().st_size / 1e6:.1f} MB, {time.monotonic() - begin:.1f} s")
-    return EXIT_USER_ERROR if errors else 0
-
-
-def sidecar_path(record: Path) -> Path:
-    """Return the path of the file beside a record that states how it was made."""
-    return record.with_name(f"{record.name}.json")
-
-
-def write_sidecar(args: argparse.Namespace, num_sources: int, notes: Counter, errors: list[str], count: int) -> None:
-    """Write the file that states how a record was made."""
-    text = json.dumps({
-        "format_version": FORMAT_VERSION, "count": count, "size": args.size,
-        "file_bytes": [args.output.stat().st_size], "num_sources": num_sources,
-        "left_out": {name: notes[name] for name in ("unreadable", "too_small", "flat_crops")},
-        "cut_to_square": notes["cut_to_square"], "unreadable": errors,
-        "arguments": {name: value for name, value in vars(args).items() if name not in NOT_RECORDED},
-    }, indent=2, default=str)
-    write_text(sidecar_path(args.output), text + "\n")
+    return EXIT_USER_ERROR if notes["unreadable"] else 0
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -204,15 +179,7 @@ def verify(args: argparse.Namespace) -> int:
 
 def verify_record(path: Path, size: int | None) -> list[str]:
     """Read a record fully and print a summary; return what is wrong with it."""
-    sidecar, stated, problems = sidecar_path(path), None, []
-    if sidecar.exists():
-        try:
-            content = json.loads(read_bytes(sidecar))
-            stated, size = (content["count"], content["file_bytes"]), size or int(content["size"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{sidecar} was not written by this tool, or is damaged. Remove it to verify the record "
-                            "alone.") from error
-    records = ImageRecords(path, size, skip_corrupt=True)
+    records, problems = ImageRecords(path, size, skip_corrupt=True), []
     with Progress(len(records), description=path.name, unit="image") as progress:
         for index in range(len(records)):
             try:
@@ -220,12 +187,8 @@ def verify_record(path: Path, size: int | None) -> list[str]:
             except UserError as error:
                 problems.append(str(error))
             progress.update()
-    num_bytes = path.stat().st_size
     print(f"{path}: {len(records) - len(problems)} intact images of {records.size}x{records.size}, "
-          f"{num_bytes / 1e6:.1f} MB", flush=True)
-    if stated not in (None, (len(records), [num_bytes])):
-        problems.append(f"{path} has {len(records)} images in {num_bytes} bytes; {sidecar} states {stated[0]} in "
-                        f"{stated[1]}. Fetch or make both again.")
+          f"{path.stat().st_size / 1e6:.1f} MB", flush=True)
     return [*records.faults, *problems]
 
 

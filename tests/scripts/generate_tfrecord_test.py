@@ -1,6 +1,5 @@
 """Making records of folders of photos, and verifying them."""
 
-import json
 import os
 import subprocess
 import sys
@@ -53,10 +52,6 @@ def read(path, size=16):
     return [records.read(index) for index in range(len(records))]
 
 
-def sidecar(path):
-    return json.loads(path.with_name(f"{path.name}.json").read_text())
-
-
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
@@ -93,7 +88,7 @@ def test_faces_are_written_in_the_order_of_their_names(tmp_path, photos, capsys)
     assert "6 images of 16x16 from 6 photos" in capsys.readouterr().out
 
 
-def test_scenes_are_written_photo_by_photo(tmp_path):
+def test_scenes_are_written_photo_by_photo(tmp_path, capsys):
     first = save(tmp_path / "photos" / "a.png", picture(0, 8, 16))
     save(tmp_path / "photos" / "b.png", picture(1, 8, 7))
     last = save(tmp_path / "photos" / "c.png", np.full((12, 12, 3), 9, np.uint8))
@@ -104,23 +99,13 @@ def test_scenes_are_written_photo_by_photo(tmp_path):
     np.testing.assert_array_equal(read(output, 8), [first[:, :8], first[:, 4:12], first[:, 8:], *[last[:8, :8]] * 4])
     assert main([*scenes, "--min_log_gradient", "-6", "--overwrite"]) == 0
     np.testing.assert_array_equal(read(output, 8), [first[:, :8], first[:, 4:12], first[:, 8:]])
-    assert sidecar(output)["left_out"] == {"unreadable": 0, "too_small": 1, "flat_crops": 4}
+    assert "1 too small, 4 crops too flat" in capsys.readouterr().out
 
 
 def test_threads_do_not_change_a_byte(tmp_path, photos):
     for threads in ("1", "3", "20"):
         faces(tmp_path, "--threads", threads, output=threads)
-    for suffix in ("", ".json"):
-        assert len({(tmp_path / f"{threads}{suffix}").read_bytes() for threads in (1, 3, 20)}) == 1
-
-
-def test_file_beside_the_record_states_how_it_was_made(tmp_path, photos):
-    faces(tmp_path, "--exclude", "p3*")
-    found = sidecar(tmp_path / "out.tfrecord")
-    assert (found["format_version"], found["count"], found["size"], found["num_sources"]) == (1, 4, 16, 4)
-    assert found["file_bytes"] == [(tmp_path / "out.tfrecord").stat().st_size]
-    assert found["arguments"] == {"command": "faces", "input_dir": [str(tmp_path / "photos")], "size": 16,
-                                  "match": None, "exclude": ["p3*"], "shuffle": None}
+    assert len({(tmp_path / str(threads)).read_bytes() for threads in (1, 3, 20)}) == 1
 
 
 def test_unreadable_photos_are_listed_and_stop_nothing(tmp_path, photos, capsys):
@@ -130,8 +115,6 @@ def test_unreadable_photos_are_listed_and_stop_nothing(tmp_path, photos, capsys)
     errors = capsys.readouterr().err
     assert [str(tmp_path / "photos" / name) in errors for name in photos] == [True] * 5 + [False]
     np.testing.assert_array_equal(read(tmp_path / "out.tfrecord"), [photos["p3_b.png"]])
-    for name, line in zip(photos, sidecar(tmp_path / "out.tfrecord")["unreadable"], strict=False):
-        assert str(tmp_path / "photos" / name) in line
 
 
 def test_record_without_images_is_an_error_and_leaves_nothing(tmp_path, photos):
@@ -140,7 +123,7 @@ def test_record_without_images_is_an_error_and_leaves_nothing(tmp_path, photos):
     assert os.listdir(tmp_path) == ["photos"]
     for name in photos:
         (tmp_path / "photos" / name).write_bytes(b"x")
-    with pytest.raises(UserError, match=r"6 unreadable.*p1_a.png"):
+    with pytest.raises(UserError, match="6 unreadable"):
         faces(tmp_path)
 
 
@@ -183,16 +166,8 @@ def test_every_damage_is_found_and_its_byte_named(tmp_path, photos, capsys):
     captured = capsys.readouterr()
     assert "3 intact images of 16x16" in captured.out
     errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
-    named = [*(f"(at byte {index * record_bytes})" for index in (5, 1, 3)), f"{path}.json"]  # last: the truncation
+    named = [f"(at byte {index * record_bytes})" for index in (5, 1, 3)]
     assert all(name in line for name, line in zip(named, errors, strict=True))
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 1}'])
-def test_damaged_file_beside_the_record_is_named(tmp_path, photos, capsys, text):
-    faces(tmp_path)
-    (tmp_path / "out.tfrecord.json").write_text(text)
-    assert main(["verify", str(tmp_path / "out.tfrecord")]) == 2
-    assert f"{tmp_path / 'out.tfrecord.json'}" in capsys.readouterr().err
 
 
 def test_record_that_cannot_be_opened_does_not_stop_the_others(tmp_path, photos, capsys):
