@@ -3,7 +3,6 @@
 import csv
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,13 +13,11 @@ import skimage.data
 import calculate_metrics as cli
 import utils.metrics.fid
 import utils.metrics.suite
-import utils.weights.manifest
 from tests.helpers.reference_weights import reference_alexnet_state
 from tests.helpers.torch_file_writers import write_state
-from utils.console import run_cli
+from tests.helpers.workplace import fails
 from utils.image.io import read_image, write_png
 from utils.metrics.fidelity import psnr_y
-from utils.weights.manifest import WeightFile, load_manifest
 
 DATA = Path(__file__).parent / "data"
 EXPECTED, PAIRS = np.load(DATA / "metrics.npz"), np.load(DATA / "lpips.npz")
@@ -66,23 +63,14 @@ def place(tmp_path):
 
 
 @pytest.fixture
-def weights(place, monkeypatch):
-    """Put reference weights in the place of the published ones, whose hashes they do not have."""
-    def unhashed(*_):
-        entries = load_manifest()
-        for name, entry in entries.items():
-            file_sets = tuple(replace(files, files=tuple(WeightFile(file.name) for file in files.files))
-                              for files in entry.file_sets)
-            entries[name] = replace(entry, file_sets=file_sets)
-        return entries
-
+def weights(place, unhashed):
+    """Put reference weights in the place of the published ones."""
     folder = place.root / "weights"
     folder.mkdir()
     write_state(folder / "alexnet-owt-7be5be79.pth", reference_alexnet_state())
     write_state(folder / "alex.pth", {f"lin{index}.model.1.weight": PAIRS[f"lin{index}"].reshape(1, -1, 1, 1)
                                       for index in range(5)})
     (folder / "pt_inception-2015-12-05-6726825d.pth").write_bytes(b"a stand-in takes its place")
-    monkeypatch.setattr(utils.weights.manifest, "load_manifest", unhashed)
 
 
 @pytest.fixture
@@ -107,15 +95,6 @@ def place_psnr(place, name):
 
 def mean_colour(place, folder):
     return np.mean([read_image(path).pixels.mean(axis=(0, 1)) for path in (place.root / folder).glob("*.png")], axis=0)
-
-
-def fails(capsys, run, *, message):
-    with pytest.raises(SystemExit) as ended:
-        run_cli(run)
-    error = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2
-    assert [line for line in error if "error: " in line] == [error[-1]]
-    assert message in error[-1]
 
 
 def test_figures_are_those_of_the_published_tools(place, weights):

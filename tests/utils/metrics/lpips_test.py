@@ -1,6 +1,5 @@
 import pickle
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +9,6 @@ from tests.helpers.reference_weights import reference_lpips_states
 from tests.helpers.torch_file_writers import write_state
 from utils.errors import UserError
 from utils.metrics.lpips import load_lpips, make_lpips_distance
-from utils.weights import manifest
-from utils.weights.manifest import WeightFile, load_manifest
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +23,6 @@ def published():
         nested[f"NetLinLayer_{layer}"] = {"Conv_0": {
             "kernel": heads[f"lin{layer}.model.1.weight"].transpose(2, 3, 1, 0)}}
     return nested, {**alexnet, "classifier.6.bias": np.zeros(10)}, heads
-
-
-@pytest.fixture
-def unhashed(monkeypatch):
-    """Take the hashes of published files out of the manifest."""
-    entry = load_manifest()["lpips"]
-    file_sets = tuple(replace(files, files=tuple(WeightFile(file.name) for file in files.files))
-                      for files in entry.file_sets)
-    monkeypatch.setattr(manifest, "load_manifest", lambda: {"lpips": replace(entry, file_sets=file_sets)})
 
 
 @pytest.mark.parametrize("form", ["numpy", "torch"])
