@@ -17,6 +17,7 @@ from tests.helpers.tracing import untraced
 from utils.data import composites
 from utils.errors import UserError
 from utils.evaluation import runner
+from utils.evaluation.scores import outside
 from utils.face.detection import Face
 from utils.face.restorers import save_face_restorer
 from utils.files import exclusive
@@ -83,14 +84,11 @@ def test_a_run_writes_tables_scores_plots_and_pictures(place, capsys):
     assert {row["num_faces"] for (_, photo, _), row in scores.items() if photo == "empty"} == {"0"}
     truth, image = (quantize(read_image(place / "out" / "ood-jpeg" / name / "a.png").pixels)
                     for name in ("GT", "adapted"))
-    keep = np.ones(truth.shape[:2], bool)
     boxes = json.loads((place / "out" / "photos" / "photos.json").read_text())["faces"]["a"]
     with (place / "out" / "ood-jpeg" / "faces" / "faces.csv").open(newline="") as file:
         boxes += [[4 * int(float(row["x0"])), 4 * int(float(row["y0"])), 4 * int(float(row["x1"])) + 3,
                    4 * int(float(row["y1"])) + 3] for row in csv.DictReader(file) if row["file"] == "a.png"]
-    for left, top, right, bottom in boxes:
-        x, y = 0.1 * (right - left), 0.1 * (bottom - top)
-        keep[int(max(0, top - y)):int(bottom + y) + 1, int(max(0, left - x)):int(right + x) + 1] = False
+    keep = outside(np.array(boxes), *truth.shape[:2])
     assert float(scores["ood-jpeg", "a", "adapted"]["psnr_y"]) == pytest.approx(psnr_y(image, truth, keep=keep),
                                                                                abs=1e-3)
     assert scores["ood-jpeg", "empty", "adapted"]["psnr_y"] == scores["ood-jpeg", "empty", "unadapted"]["psnr_y"]

@@ -129,13 +129,6 @@ def test_garbage_in_the_place_of_a_report_does_not_matter(path, garbage):
     assert statuses(path) == [("a.png", "skipped")]
 
 
-def test_an_earlier_report_that_cannot_be_read_is_not_replaced(path):
-    path.mkdir(parents=True)
-    with pytest.raises(UserError, match=str(path)):
-        Report(path, COLUMNS, keep=FINISHED)
-    assert path.is_dir()
-
-
 def test_a_full_disk_is_named_as_such(path, monkeypatch):
     report = Report(path, COLUMNS)
 

@@ -10,7 +10,6 @@ import pytest
 from tests.helpers.portraits import FACE, cut_once, draw_portrait, texture
 from utils.data import composites
 from utils.errors import UserError
-from utils.evaluation import photos as evaluation_photos
 from utils.evaluation.photos import PortraitSampler, make_photos
 from utils.face.detection import Face
 from utils.image.io import quantize, read_image, write_png
@@ -166,11 +165,3 @@ def test_portraits_are_cut_when_they_are_needed_and_those_that_fail_are_not_aske
     assert counts.keys() == {f"person{number}_1" for number in range(4)}
     assert {asked.count(f"person{number}_0") for number in range(4)} == {1}
     assert deal_from(range(2), lambda _: None).sample(1) == {}
-
-
-def test_portraits_of_one_person_are_told_by_their_names(folders, monkeypatch):
-    monkeypatch.setattr(evaluation_photos, "draw_number", lambda *_: 2)
-    counts = [len(make_photos(folders / str(index), list_sources([folders / "scenes"])[:1],
-                              list_sources([folders / "portraits"]), Detector(), seed=0, people=re.compile(pattern)
-                              ).faces["scene0"]) for index, pattern in enumerate(("(.*)", "^[a-z]+"))]
-    assert counts == [2, 1]

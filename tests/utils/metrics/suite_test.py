@@ -122,18 +122,6 @@ def test_ground_truth_that_no_metric_needs_is_not_read(group):
     assert (row["status"], row["niqe"], row["reason"]) == ("ok", 1, "")
 
 
-def test_what_an_image_is_too_small_for_is_missing_and_the_rest_measured(group):
-    def refuse(_):
-        raise ValueError("NIQE needs more.")
-
-    row = make_meter("psnr_y", "ssim", niqe=refuse)(group(result=SPOILT[:10], truth=PHOTO[:10]))
-    assert row["status"] == "partial"
-    assert row["psnr_y"] == psnr_y(SPOILT[:10], PHOTO[:10])
-    assert "ssim" not in row
-    assert "niqe" not in row
-    assert row["reason"] == "SSIM needs images of at least 11x11 pixels. Received: 100x10. NIQE needs more."
-
-
 def test_without_a_partner_only_what_needs_none_is_measured(group):
     meter = make_meter("psnr_y", niqe=lambda image: float(image.mean()))
     row = meter(group(result=SPOILT))
