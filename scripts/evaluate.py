@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -101,24 +101,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-class Inputs(NamedTuple):
-    """What photos are made of: scenes and portraits, or photos used as they are; none: scikit-image's photo."""
-
-    scenes: list[Source]
-    portraits: list[Source]
-    ready: list[Source]
-
-
-def list_inputs(args: argparse.Namespace) -> Inputs:
-    """List the files that photos are made of; a UserError if two would have results of one name."""
-    scenes, portraits, ready = (list_chosen(args, name) if getattr(args, name) else []
-                                for name in ("scenes", "portraits", "input_dir"))
-    scenes, ready = scenes[:args.photos], ready[:args.photos]
-    stems = Counter([*[OWN_PHOTO] * bool(scenes), *(source.path.stem for source in (*scenes, *ready))])
+def list_inputs(args: argparse.Namespace) -> dict[str, list[Source]]:
+    """List the files that photos are made of, by flag; a UserError if two would have results of one name."""
+    inputs = {name: list_chosen(args, name) if getattr(args, name) else []
+              for name in ("scenes", "portraits", "input_dir")}
+    for name in ("scenes", "input_dir"):
+        inputs[name] = inputs[name][:args.photos]
+    stems = Counter(source.path.stem for name in ("scenes", "input_dir") for source in inputs[name])
+    stems[OWN_PHOTO] += bool(inputs["scenes"])
     for stem, count in stems.items():
-        require(count == 1, "photos must differ in their names, endings apart" + f", and scenes from {OWN_PHOTO}"
-                * bool(scenes) + ": their results would have one name", f"{count} photos {stem}")
-    return Inputs(scenes, portraits, ready)
+        require(count <= 1, "photos must differ in their names, endings apart" + f", and scenes from {OWN_PHOTO}"
+                * bool(inputs["scenes"]) + ": their results would have one name", f"{count} photos {stem}")
+    return inputs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -134,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     return EXIT_USER_ERROR if errors else 0
 
 
-def evaluate(args: argparse.Namespace, inputs: Inputs, command: str) -> list[str]:
+def evaluate(args: argparse.Namespace, inputs: Mapping[str, list[Source]], command: str) -> list[str]:
     """Make and score all results, and write the reports; returns a line for everything that failed."""
     names, obstacles = choose_metrics(None, has_truth=True, num_images=1, num_reference=0, weights_dir=args.weights_dir)
     functions = load_functions([name for name in ("niqe", "lpips") if name in names], args.weights_dir)
@@ -142,32 +136,32 @@ def evaluate(args: argparse.Namespace, inputs: Inputs, command: str) -> list[str
         print(f"LPIPS is left out: {obstacles['lpips']}")
     networks, digests = open_networks(args)
     restore = open_restorer(args.restorer, args.weights_dir, fidelity=args.codeformer_fidelity)
-    only_own = not inputs.scenes and not inputs.ready  # then there is no sample of photos, and no interval
+    only_own = not any(inputs.values())  # then there is no sample of photos, and no interval
     num_draws = (args.photos or DRAWS) if only_own else 1
     label = restorer_label(args.restorer, args.codeformer_fidelity)
     settings = {"seed": args.seed, "learning_rate": args.learning_rate, "people": args.people.pattern,
                 "detector": DETECTOR, "min_confidence": MIN_CONFIDENCE, "restorer": label,
                 "adaptation": asdict(PUBLISHED_STEP), **digests, "draws": num_draws,
-                "scenes": digest_sources(inputs.scenes), "portraits": digest_sources(inputs.portraits),
-                "input": digest_sources(inputs.ready),
+                "scenes": digest_sources(inputs["scenes"]), "portraits": digest_sources(inputs["portraits"]),
+                "input": digest_sources(inputs["input_dir"]),
                 "variants": {name: asdict(variant) for name, variant in VARIANTS.items()}}
     check_settings(args.output_dir / SETTINGS, settings, ["photos", *TESTSET_PRESETS, *REPORTS],
                    overwrite=args.overwrite)
     with open_detector(DETECTOR, min_confidence=MIN_CONFIDENCE) as detect:
-        photos = make_photos(args.output_dir / "photos", inputs.scenes, inputs.portraits, detect, seed=args.seed,
-                             num_draws=num_draws, people=args.people, ready=inputs.ready)
+        photos = make_photos(args.output_dir / "photos", inputs["scenes"], inputs["portraits"], detect, seed=args.seed,
+                             num_draws=num_draws, people=args.people, ready=inputs["input_dir"])
         errors = list(photos.errors)
         faces = partial(prepare_faces, detect=detect, restore=restore, settings=PreparationSettings(DETECTOR, label))
         sets = {preset: make_set(args, preset, networks, faces, photos, errors) for preset in args.presets}
     scores = run_and_score(args, sets, functions, errors)
     made = {"command": command, "model": args.model, **({"base": args.base} if BASE in networks else {}),
             "restorer": label, "detector": f"{DETECTOR}, at least {MIN_CONFIDENCE:g} sure",
-            "learning rate": args.learning_rate, "seed": args.seed, "scenes": len(inputs.scenes),
-            "portraits": len(inputs.portraits), "photos": len(photos.faces),
+            "learning rate": args.learning_rate, "seed": args.seed, "scenes": len(inputs["scenes"]),
+            "portraits": len(inputs["portraits"]), "photos": len(photos.faces),
             "date": time.strftime("%Y-%m-%d %H:%M"), "errors": len(errors)}
     report(args, sets, scores, ["psnr_y", "ssim", *functions], made, intervals=not only_own)
     if photos.left_out:
-        print(f"{len(photos.left_out)} of {len(inputs.portraits)} portraits were left out, as {photos.left_out[0]}")
+        print(f"{len(photos.left_out)} of {len(inputs['portraits'])} portraits were left out, as {photos.left_out[0]}")
     if only_own:
         print(f"The only photo is scikit-image's, degraded {counted(num_draws, 'time')} by each preset: no intervals. "
               "Use --input_dir, or --portraits and --scenes, for more.")

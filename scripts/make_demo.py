@@ -57,33 +57,30 @@ def summarize(folder: Path, results: Path, lpips: Callable[[np.ndarray, np.ndarr
 
     `folder` has the demo's data, `results` the folders in RESULTS.
     """
-    truth, degraded = _read(folder / "GT"), read_image(folder / "LQ" / f"{STEM}.png").pixels
-    versions = {"photo (bicubic)": quantize(resize_bicubic(degraded, *truth.shape[:2]))}
-    versions |= {label: _read(results / name) for label, name in RESULTS.items()}
-    _print_scores("degraded portrait", versions, truth, lpips)
-    _print_scores("its face", {label: image[FACE] for label, image in versions.items()}, truth[FACE], lpips)
-    versions["ground truth"] = truth
-    write_png(results / "comparison.png", compose_row({label: image[HEAD] for label, image in versions.items()}))
-
-    photo = read_image(folder / "photos" / f"{HEAD_STEM}.png").pixels
-    upscaled = resize_bicubic(photo, *(SCALE * side for side in photo.shape[:2]))
-    versions = {"photo (bicubic)": quantize(upscaled)}
-    versions |= {label: _read(results / name, HEAD_STEM) for label, name in RESULTS.items()}
-    write_png(results / "photo.png", compose_row(versions))
+    truth = _read(folder / "GT" / f"{STEM}.png")
+    versions = _versions(folder / "LQ" / f"{STEM}.png", results)
+    for title, region in (("degraded portrait", np.s_[:]), ("its face", FACE)):
+        print(f"\n{title:32} {'PSNR-Y (dB)':>11} {'SSIM':>7} {'LPIPS (lower is better)':>24}")
+        for label, version in versions.items():
+            image, reference = version[region], truth[region]
+            print(f"{label:32} {psnr_y(image, reference):11.2f} {ssim(image, reference):7.4f} "
+                  f"{lpips(to_float(image), to_float(reference)):24.4f}")
+    heads = {label: image[HEAD] for label, image in {**versions, "ground truth": truth}.items()}
+    for name, shown in (("comparison", heads), ("photo", _versions(folder / "photos" / f"{HEAD_STEM}.png", results))):
+        write_png(results / f"{name}.png", compose_row(shown))
     print(f"\npictures: {results / 'comparison.png'}, {results / 'photo.png'}")
 
 
-def _read(folder: Path, stem: str = STEM) -> np.ndarray:
-    return quantize(read_image(folder / f"{stem}.png").pixels)
+def _read(path: Path) -> np.ndarray:
+    return quantize(read_image(path).pixels)
 
 
-def _print_scores(title: str, versions: dict[str, np.ndarray], truth: np.ndarray,
-                  lpips: Callable[[np.ndarray, np.ndarray], float]) -> None:
-    """Print one line per version: label -> uint8 RGB, all of the size of `truth`."""
-    print(f"\n{title:32} {'PSNR-Y (dB)':>11} {'SSIM':>7} {'LPIPS (lower is better)':>24}")
-    for label, image in versions.items():
-        distance = lpips(to_float(image), to_float(truth))
-        print(f"{label:32} {psnr_y(image, truth):11.2f} {ssim(image, truth):7.4f} {distance:24.4f}")
+def _versions(photo: Path, results: Path) -> dict[str, np.ndarray]:
+    """Return a photo upscaled bicubically, and its results, by label."""
+    pixels = read_image(photo).pixels
+    upscaled = quantize(resize_bicubic(pixels, *(SCALE * side for side in pixels.shape[:2])))
+    return {"photo (bicubic)": upscaled,
+            **{label: _read(results / name / photo.name) for label, name in RESULTS.items()}}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
