@@ -1,18 +1,16 @@
 """Logs of a training run: CSV files, TensorBoard events, a plot of its curves."""
 
-import contextlib
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 import numpy as np
 import tensorflow as tf
 
-from utils.errors import UserError
 from utils.files import atomic_path, read_bytes, write_errors
 from utils.tensorflow_setup import load_pyplot
-from utils.weights.checkpoints import first_line
+from utils.weights.checkpoints import tensorflow_write_errors
 
 ITERATION = "iteration"
 
@@ -68,26 +66,18 @@ class EventWriter:
     def __init__(self, folder: Path):
         """Open a file in a folder, which need not exist."""
         self._folder = folder
-        with self._disk_errors():
+        with tensorflow_write_errors(f"in {folder}"):
             self._writer = tf.summary.create_file_writer(str(folder))
 
     def add(self, iteration: int, group: str, scalars: Mapping[str, float],
             pictures: Mapping[str, np.ndarray] | None = None) -> None:
         """Write scalars as `group/name`, and float32 RGB pictures [h, w, 3] in [0, 1]."""
-        with self._disk_errors(), self._writer.as_default(step=np.int64(iteration)):
+        with tensorflow_write_errors(f"in {self._folder}"), self._writer.as_default(step=np.int64(iteration)):
             for name, value in scalars.items():
                 tf.summary.scalar(f"{group}/{name}", np.float32(value))  # TensorFlow caches every Python number
             for name, picture in (pictures or {}).items():
                 tf.summary.image(name, picture[None])
             self._writer.flush()
-
-    @contextlib.contextmanager
-    def _disk_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except tf.errors.OpError as error:
-            raise UserError(f"cannot write in {self._folder}: {first_line(error)}. Check its permissions and the free "
-                            "space.") from error
 
     def close(self) -> None:
         """Finish the file."""

@@ -1,7 +1,7 @@
 """The run of meta-training, and how it is built: records, start weights, devices, checkpoint."""
 
 import contextlib
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -70,16 +70,17 @@ def make_restorer(config: TrainingConfig, weights_dir: Path | None) -> Restorer 
         raise UserError(f"{str(error).rstrip('.')}. Or give --restorer {GROUND_TRUTH}.") from error
 
 
-def load_networks(config: TrainingConfig, weights_dir: Path | None) -> Networks:
-    """Load or draw the start weights of every network the losses need.
+def load_networks(config: TrainingConfig, weights_dir: Path | None, *, resumed: bool) -> Networks:
+    """Load or draw the start weights of every network the losses need; draw them where a checkpoint will replace them.
 
     A discriminator in the checkpoint `meta.init` takes precedence over `discriminator.init`.
     """
     seed, architecture, mask, adversary = config.meta.seed, config.generator, None, None
-    if config.meta.init == RANDOM:
+    init, discriminator_init = (RANDOM, RANDOM) if resumed else (config.meta.init, config.discriminator.init)
+    if init == RANDOM:
         generator = init_rrdbnet(seed, **asdict(architecture))
     else:
-        weights = load_super_resolver(config.meta.init, weights_dir=weights_dir)
+        weights = load_super_resolver(init, weights_dir=weights_dir)
         generator, mask = weights.generator, weights.mask
         found = GeneratorConfig(*rrdbnet_architecture({name: value.shape for name, value in generator.items()}))
         require(found == architecture, f"the configuration must name the generator of {weights.source}: {found}; use "
@@ -91,7 +92,7 @@ def load_networks(config: TrainingConfig, weights_dir: Path | None) -> Networks:
                           for params in (generator, mask)))
     if config.loss.gan:
         params, vectors = adversary or load_discriminator(
-            config.discriminator.init, weights_dir, seed=seed, num_features=config.discriminator.num_features)
+            discriminator_init, weights_dir, seed=seed, num_features=config.discriminator.num_features)
         networks = networks._replace(discriminator=params, vectors=vectors)
     if config.loss.lpips:
         networks = networks._replace(lpips=load_lpips(weights_dir, alternative="Or give --lpips_weight 0."))
@@ -141,12 +142,7 @@ def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: C
     if not start:
         check_weights(config, weights_dir)
     restore = make_restorer(config, weights_dir)
-    begin = config
-    if start:  # the checkpoint holds the weights; those that the run began with may be gone by now
-        begin = replace(config, meta=replace(config.meta, init=RANDOM),
-                        discriminator=replace(config.discriminator, init=RANDOM))
-    networks = load_networks(begin, weights_dir)
-    trainer = MetaTrainer(config, networks, strategy)
+    trainer = MetaTrainer(config, load_networks(config, weights_dir, resumed=start > 0), strategy)
     checkpoints.resume(start, trainer)
     tasks = draw_validation_tasks(kept_faces, kept_scenes, config, restore)
     distance = None  # validation does without LPIPS when its weights are missing

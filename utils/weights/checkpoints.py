@@ -5,11 +5,12 @@ generator parameters are called `MODEL/...` there, MaskNet's `Mask/...`. Our own
 of the networks alone; or, instead of the generator, its difference from Real-ESRGAN's (`utils.weights.ternary`).
 """
 
+import contextlib
 import difflib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -147,7 +148,7 @@ def write_tf1_checkpoint(prefix: Path | str, tensors: Mapping[str, np.ndarray]) 
     """
     prefix = Path(prefix)
     names = sorted(tensors)
-    try:
+    with tensorflow_write_errors(f"the checkpoint {prefix}"):
         prefix.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{prefix.name}.", dir=prefix.parent,
                                          ignore_cleanup_errors=True) as folder:
@@ -157,9 +158,15 @@ def write_tf1_checkpoint(prefix: Path | str, tensors: Mapping[str, np.ndarray]) 
             prefix.with_name(f"{prefix.name}.index").unlink(missing_ok=True)
             for file in sorted(os.listdir(folder), key=lambda name: name.endswith(".index")):
                 os.replace(os.path.join(folder, file), prefix.parent / file)
+
+
+@contextlib.contextmanager
+def tensorflow_write_errors(what: str) -> Iterator[None]:
+    """Turn the errors of a block in which TensorFlow writes `what` into UserErrors."""
+    try:
+        yield
     except (tf.errors.OpError, OSError) as error:
-        raise UserError(f"cannot write the checkpoint {prefix}: {first_line(error)}. Check the folder and the free "
-                        "space.") from error
+        raise UserError(f"cannot write {what}: {first_line(error)}. Check the folder and the free space.") from error
 
 
 def first_line(error: Exception) -> str:

@@ -203,13 +203,6 @@ def test_a_signal_before_the_first_iteration_stops_at_once(program, capsys):
     assert not (program.root / "trial_0" / "checkpoints").exists()
 
 
-def test_a_folder_of_another_program_is_named(program):
-    (program.root / "trial_0").mkdir()
-    (program.root / "trial_0" / "config.json").write_text('{"meta": {"seed": 3}}')
-    with pytest.raises(UserError, match=r"config.json.*'meta'"):
-        program()
-
-
 @pytest.mark.parametrize(("arguments", "match"), [
     (["--trial", "-1"], "--trial"), (["--step", "-1"], "--step"), (["--step", "3"], "iteration 3.*none"),
     (["--preset", "published"], "published.*quick.*slow"), (["--set", "x"], "--set.*run.save_every=100"),

@@ -1,4 +1,3 @@
-import json
 import os
 from pathlib import Path
 
@@ -7,7 +6,6 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
-from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_shapes
 from tests.helpers.ncnn_file_writers import write_rrdbnet
 from tests.helpers.small_networks import small_generator, small_masknet
@@ -71,15 +69,6 @@ def test_what_is_written_is_read_back_and_nothing_else_is_left(tmp_path, folder)
     assert weights.meta_trained
     assert sorted(file.name for file in (folder).iterdir()) == [
         "model-3.data-00000-of-00001", "model-3.index"]
-
-
-def test_names_and_shapes_of_the_published_architecture_are_the_originals(tmp_path):
-    zeros = [{name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-             for shapes in (rrdbnet_shapes(), masknet_shapes())]
-    write_tf1_checkpoint(tmp_path / "model", checkpoint_tensors(*zeros))
-    original = json.loads((DATA / "tf1_checkpoint_names.json").read_text())
-    assert len(original) == 718
-    assert dict(tf.train.list_variables(str(tmp_path / "model"))) == original
 
 
 def test_the_original_loads_ours(tmp_path):
