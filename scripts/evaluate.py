@@ -29,12 +29,10 @@ from utils.data.composites import DETECTOR, MIN_CONFIDENCE
 from utils.data.presets import TESTSET_PRESETS
 from utils.data.testset import SynthesisSettings, synthesize_testset
 from utils.errors import require
-from utils.evaluation.faces import Prepared, prepare_faces
-from utils.evaluation.photos import OWN_PHOTO, Photos, make_photos
-from utils.evaluation.plots import plot_gains, write_pictures
+from utils.evaluation.photos import OWN_PHOTO, Photos, Prepared, make_photos, prepare_faces
+from utils.evaluation.results import format_tables, plot_gains, summarize_set, write_pictures, write_scores
 from utils.evaluation.scores import score_photo
 from utils.evaluation.settings import check_settings, digest_params, digest_sources
-from utils.evaluation.table import format_tables, summarize_set, write_scores
 from utils.evaluation.variants import BASE, MODEL, PUBLISHED_STEP, VARIANTS
 from utils.face.detection import open_detector
 from utils.face.preparation import PreparationSettings

@@ -24,7 +24,7 @@ from utils.evaluation.face_restorer import (
     draw_subject,
     restore_subject,
 )
-from utils.evaluation.table import markdown_table
+from utils.evaluation.results import markdown_table
 from utils.face.detection import Detector, open_detector
 from utils.face.restorers import FIDELITY, Restorer, check_restorer, open_restorer
 from utils.files import check_writable, write_text
@@ -63,7 +63,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--people", default="(.*)", metavar="REGEX", help="what of a file's name matches this "
                         "is the same for photos of one person, who counts once in the intervals, as '^[a-z]+_[0-9]+'")
     parser.add_argument("--seed", type=int, default=0, help="of sizes and degradations")
-    parser.add_argument("--pictures", type=int, default=10, help="faces in the picture, the worst ones first")
+    parser.add_argument("--pictures", type=int, default=10, help="faces in the picture, from the worst to the best")
     parser.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
     args = parser.parse_args(argv)
     check_restorer(args.restorer, fidelity=args.codeformer_fidelity)
@@ -109,16 +109,13 @@ def gain(row: dict) -> float:
 
 
 def make_picture(scored: list[tuple[dict, Result]], count: int) -> np.ndarray:
-    """Show faces below each other: first the third that gained least, then others, evenly from low to high gain.
+    """Show faces below each other, evenly from the least to the largest gain, with their scores.
 
-    Of each: low quality, bicubic, Real-ESRGAN, restored, and truth, with their scores.
+    Of each: low quality, bicubic, Real-ESRGAN, restored, and truth.
     """
-    ordered = sorted(scored, key=lambda pair: gain(pair[0]))
-    num_worst = (count + 2) // 3
-    others = ordered[num_worst:]
-    places = np.linspace(0, len(others) - 1, min(count - num_worst, len(others))).round().astype(int)
-    strips = []
-    for row, result in (*ordered[:num_worst], *(others[place] for place in places)):
+    ordered, strips = sorted(scored, key=lambda pair: gain(pair[0])), []
+    for place in np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int):
+        row, result = ordered[place]
         versions = {f"{result.preset}, {row['width']} pixels wide": result.low_quality}
         for name, label in METHODS.items():
             scores = [f"{FACE_METRICS[metric][0].split()[0]} {row[f'{metric}_{name}']:.{FACE_METRICS[metric][1]}f}"

@@ -1,27 +1,39 @@
-"""The photos that an evaluation degrades: given ones, or people composed into scenes and scikit-image's photograph."""
+"""The photos that an evaluation degrades, and the faces in what they become.
+
+Photos are given, or people composed into scenes and scikit-image's photograph. Faces are restored as a user's, in the
+original's alignment, and the true ones.
+"""
 
 import contextlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.console import Progress
+from config import SCALE
+from utils.console import Progress, shown_name
 from utils.data.composites import Composite, Person, compose, cut_portrait, draw_number
 from utils.errors import FatalError, UserError
 from utils.face.alignment import SAME_FACE_IOU, box_overlap
 from utils.face.detection import Detector
+from utils.face.pairs import BOX_PIXELS
+from utils.face.preparation import FACE_COLUMNS, FINISHED, FacePreparer, PreparationSettings
+from utils.face.restorers import Restorer
 from utils.files import read_bytes, write_text
 from utils.image.io import quantize, read_image, to_float, write_png
 from utils.image.listing import Source, person_of, photo_rng
+from utils.report import Report
 
 OWN_PHOTO = "astronaut"  # the portrait of Eileen Collins (NASA, public domain)
 RECORD = "photos.json"
 EVERYONE = re.compile("(.*)")
+KINDS = RESTORED, LEGACY, ORACLE = "restored", "legacy", "oracle"  # folders, each with Face_LQ and Face_HQ
 
 
 class Photos(NamedTuple):
@@ -140,3 +152,69 @@ def _own_photo() -> tuple[Composite, list[str]]:
     import skimage.data  # takes a while
 
     return Composite(skimage.data.astronaut(), np.zeros((0, 4))), [OWN_PHOTO]
+
+
+class Prepared(NamedTuple):
+    """`boxes`: of the faces, [n, 4] in pixels of the clean photo, by stem; `errors`: a line per photo that failed."""
+
+    boxes: dict[str, np.ndarray]
+    errors: list[str]
+
+
+def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, detect: Detector, restore: Restorer,
+                  settings: PreparationSettings) -> Prepared:
+    """Write the faces of all photos; those that faces.csv says are done stay, those that failed are tried again.
+
+    `photos` are the degraded ones, `truth_dir` has those of the same names, four times the size. `folder` gets
+    `restored/`, `legacy/`, `oracle/` with the same boxes, and faces.csv.
+    """
+    for kind in KINDS:
+        for name in ("Face_LQ", "Face_HQ"):
+            (folder / kind / name).mkdir(parents=True, exist_ok=True)
+    prepared = Prepared({}, [])
+    with (Report(folder / "faces.csv", FACE_COLUMNS, keep=FINISHED, digits=None) as report,
+          Progress(len(photos), description="faces", unit="photo") as progress):
+        for photo in photos:
+            rows = report.earlier(photo.name)
+            if not rows:
+                try:
+                    rows = _prepare(photo, truth_dir / photo.name, folder, detect, restore, settings)
+                except FatalError:
+                    raise
+                except UserError as error:
+                    rows = [{"file": photo.name, "status": "error", "reason": str(error)}]
+                report.add(*rows)
+            reasons = [row["reason"] for row in rows if row["status"] == "error"]
+            if reasons:
+                prepared.errors.append(f"{photo}: {' '.join(reasons[0].splitlines())}")
+                progress.write(f"error: {prepared.errors[-1]}")
+            else:
+                boxes = [_box(row) for row in rows if row["status"] == "ok"]
+                prepared.boxes[photo.stem] = np.array([[left, top, left + width - 1, top + height - 1]
+                                                       for top, left, height, width in boxes]).reshape(-1, 4)
+            progress.update(1, shown_name(photo.name))
+    return prepared
+
+
+def _box(row: dict) -> list[int]:
+    """Return top, left, height and width of a face in the clean photo, by its row of the report."""
+    return [SCALE * int(row[column]) for column in BOX_PIXELS]
+
+
+def _prepare(photo: Path, truth: Path, folder: Path, detect: Detector, restore: Restorer,
+             settings: PreparationSettings) -> list[dict]:
+    """Write the faces of one photo; return its rows of the report."""
+    faces = detect(read_image(photo).pixels, photo.name)
+    rows = []
+    for kind in (LEGACY, RESTORED):  # the rows of the latter are kept
+        preparer = FacePreparer(lambda *_: faces, restore, folder / kind,
+                                replace(settings, legacy_alignment=kind == LEGACY))
+        rows = preparer.prepare(Source(photo.name, photo))
+    clean = quantize(read_image(truth).pixels)
+    for row in rows:
+        if row["status"] == "ok":
+            top, left, height, width = _box(row)
+            name = f"{photo.stem}_{row['index']}.png"
+            write_png(folder / ORACLE / "Face_HQ" / name, clean[top:top + height, left:left + width])
+            shutil.copyfile(folder / RESTORED / "Face_LQ" / name, folder / ORACLE / "Face_LQ" / name)
+    return rows

@@ -9,7 +9,7 @@ from pathlib import Path
 from config import SCALE, UpscalingConfig
 from model.super_resolver import SuperResolver
 from utils.errors import FatalError, UserError
-from utils.evaluation.faces import KINDS, RESTORED
+from utils.evaluation.photos import KINDS, RESTORED
 from utils.evaluation.variants import BICUBIC, MODEL, VARIANTS
 from utils.face.pairs import FaceFolder, PhotoFace
 from utils.image.io import Photo, quantize, read_image, write_png

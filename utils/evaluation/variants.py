@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from config import AdaptationConfig
-from utils.evaluation.faces import LEGACY, ORACLE, RESTORED
+from utils.evaluation.photos import LEGACY, ORACLE, RESTORED
 
 BICUBIC, BASE, MODEL = "bicubic", "base", "model"
 PUBLISHED_STEP = AdaptationConfig()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.workplace import picture
-from utils.evaluation.faces import KINDS, LEGACY, ORACLE, RESTORED, prepare_faces
+from utils.evaluation.photos import KINDS, LEGACY, ORACLE, RESTORED, prepare_faces
 from utils.face.detection import Face
 from utils.face.preparation import FacePreparer, PreparationSettings
 from utils.image.io import quantize, read_image, write_png

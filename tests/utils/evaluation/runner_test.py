@@ -13,7 +13,7 @@ from model.super_resolver import SuperResolver
 from tests.helpers.reference_weights import draw
 from tests.helpers.small_networks import small_generator
 from tests.helpers.workplace import Workplace, cli
-from utils.evaluation.faces import KINDS, LEGACY, ORACLE, RESTORED
+from utils.evaluation.photos import KINDS, LEGACY, ORACLE, RESTORED
 from utils.evaluation.runner import VariantRunner, find_partners
 from utils.evaluation.variants import BASE, MODEL, VARIANTS
 from utils.image.io import quantize, read_image
