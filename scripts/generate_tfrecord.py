@@ -163,23 +163,20 @@ def generate(args: argparse.Namespace) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Read records fully and print a line for each, and for each problem; return the exit status."""
+    """Read records fully and print a line for each, then the problems; return the exit status."""
     start_tensorflow()
-    status = 0
-    for path in args.records:
-        try:
-            problems = verify_record(path, args.size)
-        except UserError as error:
-            problems = [str(error)]
-        for problem in problems:
-            print(f"error: {problem}", file=sys.stderr)
-            status = EXIT_USER_ERROR
-    return status
+    problems = [problem for path in args.records for problem in verify_record(path, args.size)]
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return EXIT_USER_ERROR if problems else 0
 
 
 def verify_record(path: Path, size: int | None) -> list[str]:
     """Read a record fully and print a summary; return what is wrong with it."""
-    records, problems = ImageRecords(path, size, skip_corrupt=True), []
+    try:
+        records, problems = ImageRecords(path, size, skip_corrupt=True), []
+    except UserError as error:
+        return [str(error)]
     with Progress(len(records), description=path.name, unit="image") as progress:
         for index in range(len(records)):
             try:

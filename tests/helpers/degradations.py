@@ -5,8 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from utils.image.io import quantize
+
 REFERENCE = np.load(Path(__file__).parents[1] / "data" / "degrade.npz")
 IMAGE = (REFERENCE["img"] / 255).astype(np.float32)
+
+
+def shrink(image):
+    """Return the means of 4x4 pixels, uint8."""
+    height, width = image.shape[0] // 4, image.shape[1] // 4
+    return quantize(image.reshape(height, 4, width, 4, 3).mean(axis=(1, 3), dtype=np.float64))
 
 
 def thin(image, step):

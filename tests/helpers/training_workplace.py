@@ -3,11 +3,17 @@
 import main
 from tests.helpers.training_runs import TrainingRuns
 from tests.helpers.workplace import picture
-from utils.data.tfrecords import write_image_records
+from utils.data.tfrecords import ImageRecords, write_image_records
 
 FACE_SIZE, SCENE_SIZE = 64, 80
 SETTINGS = {"data.face_size": FACE_SIZE, "data.scene_size": SCENE_SIZE, "data.face_patch_size": 48,
             "data.scene_patch_size": 64, "run.validation_patch_size": 32, "run.validation_scene_size": 32}
+
+
+def write_record(path, first, count, size):
+    """Write a record of pictures that are unlike each other, seeded from `first` on, and open it."""
+    write_image_records(path, (picture(first + number, size, size) for number in range(count)), size)
+    return ImageRecords(path, size)
 
 
 class TrainingWorkplace(TrainingRuns):
@@ -21,10 +27,10 @@ class TrainingWorkplace(TrainingRuns):
         self.write_scenes(5)
 
     def write_faces(self, count, size=FACE_SIZE):
-        write_image_records(self.faces, (picture(seed, size, size) for seed in range(count)), size)
+        write_record(self.faces, 0, count, size)
 
     def write_scenes(self, count, size=SCENE_SIZE):
-        write_image_records(self.scenes, (picture(100 + seed, size, size) for seed in range(count)), size)
+        write_record(self.scenes, 100, count, size)
 
     def arguments(self, *extra, trial=0, **settings):
         given = [f"--set={key}={value}" for key, value in

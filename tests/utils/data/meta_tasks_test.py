@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from model.meta_learner import Task
+from tests.helpers.degradations import shrink
+from tests.helpers.training_workplace import write_record
 from tests.helpers.workplace import picture
 from utils.data import meta_tasks
 from utils.data.degradations import usm_sharpen
 from utils.data.meta_tasks import Degraded, TaskSource, degrade_together, restore_faces
-from utils.data.tfrecords import ImageRecords, Images, write_image_records
+from utils.data.tfrecords import Images
 from utils.errors import UserError
-from utils.image.io import quantize, to_float
+from utils.image.io import to_float
 from utils.training.configuration import META_TRAINING, resolve_config
 
 FACE_SIZE, SCENE_SIZE, FACE_PATCH, SCENE_PATCH = 64, 80, 48, 64
@@ -29,13 +31,10 @@ def configure(*settings):
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """Images that are unlike each other, of faces and of scenes."""
+    """Records of faces and of scenes."""
     folder = tmp_path_factory.mktemp("records")
-    opened = []
-    for name, first, count, size in (("face", 0, NUM_FACES, FACE_SIZE), ("scene", 100, NUM_SCENES, SCENE_SIZE)):
-        write_image_records(folder / name, (picture(first + seed, size, size) for seed in range(count)), size)
-        opened.append(ImageRecords(folder / name, size))
-    return opened
+    return (write_record(folder / "face", 0, NUM_FACES, FACE_SIZE),
+            write_record(folder / "scene", 100, NUM_SCENES, SCENE_SIZE))
 
 
 @pytest.fixture
@@ -51,11 +50,6 @@ def make_source(records):
 def area_only(monkeypatch):
     """Degrade by the mean of 4x4 pixels and nothing else."""
     monkeypatch.setattr(meta_tasks, "degrade", lambda image, *_: shrink(image))
-
-
-def shrink(image):
-    height, width = image.shape[0] // 4, image.shape[1] // 4
-    return quantize(image.reshape(height, 4, width, 4, 3).mean(axis=(1, 3), dtype=np.float64))
 
 
 def take(source, start, count, tasks=range(3)):

@@ -6,10 +6,12 @@ import tensorflow as tf
 
 from model.masknet import init_masknet, masknet
 from model.rrdbnet import rrdbnet
+from tests.helpers.degradations import shrink
 from tests.helpers.small_networks import small_generator
+from tests.helpers.training_workplace import write_record
 from tests.helpers.workplace import picture
 from utils.data import meta_tasks as training_data
-from utils.data.tfrecords import ImageRecords, Images, write_image_records
+from utils.data.tfrecords import Images
 from utils.face.patches import Patches
 from utils.image.io import quantize, to_float
 from utils.image.resizing import resize_bicubic
@@ -32,11 +34,8 @@ def configure(*settings):
 def images(tmp_path_factory):
     """Faces and scenes to validate on: the last images of records that have one more."""
     folder = tmp_path_factory.mktemp("records")
-    parts = []
-    for name, first, count, size in (("face", 0, NUM_FACES, FACE_SIZE), ("scene", 100, NUM_SCENES, SCENE_SIZE)):
-        write_image_records(folder / name, (picture(first + seed, size, size) for seed in range(count + 1)), size)
-        parts.append(Images(ImageRecords(folder / name, size), 1, count))
-    return parts
+    return (Images(write_record(folder / "face", 0, NUM_FACES + 1, FACE_SIZE), 1, NUM_FACES),
+            Images(write_record(folder / "scene", 100, NUM_SCENES + 1, SCENE_SIZE), 1, NUM_SCENES))
 
 
 def flat_values(task):
@@ -46,11 +45,6 @@ def flat_values(task):
 def assert_equal(left, right):
     for one, other in zip(flat_values(left), flat_values(right), strict=True):
         np.testing.assert_array_equal(one, other, strict=True)
-
-
-def shrink(image):
-    height, width = image.shape[0] // 4, image.shape[1] // 4
-    return quantize(image.reshape(height, 4, width, 4, 3).mean(axis=(1, 3), dtype=np.float64))
 
 
 def test_tasks_are_the_same_for_every_run_with_these_records_and_this_seed(images):
