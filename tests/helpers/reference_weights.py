@@ -52,12 +52,12 @@ def reference_masknet() -> dict[str, np.ndarray]:
     return params
 
 
-def reference_discriminator_state() -> dict[str, np.ndarray]:
+def reference_discriminator_state(num_features: int = 64) -> dict[str, np.ndarray]:
     """The state dict of a published discriminator file: PyTorch's names, OIHW, singular vectors of norm one."""
     state = {}
-    for name, shape in discriminator_shapes().items():
+    for name, shape in discriminator_shapes(num_features).items():
         layer, part = name.split("/")
-        normalized = f"{layer}/u" in vector_shapes()
+        normalized = f"{layer}/u" in vector_shapes(num_features)
         torch_name = f"{layer}.{part}_orig" if normalized else f"{layer}.{part}"
         if part == "bias":
             state[torch_name] = draw(f"netD.{torch_name}", shape, 0.01)

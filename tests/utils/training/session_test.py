@@ -1,6 +1,5 @@
 """The training loop, driven by a program that fits a number to batches of numbers."""
 
-import csv
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers.training_runs import TrainingRuns
 from utils.console import ArgumentParser
 from utils.errors import UserError
 from utils.plain_data import Range
@@ -20,7 +20,6 @@ from utils.training.log import Panel, losses_panel
 from utils.training.run import Run
 from utils.training.session import add_run_arguments, prepare, run_session
 from utils.training.state import AVERAGE_SCOPE, StateLayout
-from utils.weights.checkpoints import read_tensors
 
 
 @dataclass(frozen=True)
@@ -123,10 +122,7 @@ def batches(start, count, *, signal_at=None):
         yield Batch(values)
 
 
-class Program:
-    def __init__(self, root):
-        self.root = root
-
+class Program(TrainingRuns):
     def __call__(self, *argv, **faults):
         parser = ArgumentParser("Fit a number.")
         add_run_arguments(parser, FITTING, {"iterations": ("fit.num_iterations", "where it ends")}, run_dir=self.root)
@@ -141,18 +137,17 @@ class Program:
 
         return run_session(args, config, LAYOUT, assemble, "See {checkpoint}.")
 
-    def checkpoint(self, iteration, *, trial=0, kind="model"):
-        return read_tensors(self.root / f"trial_{trial}" / "checkpoints" / f"{kind}-{iteration}", lambda _: True)
+    def folder(self, trial=0):
+        return self.root / f"trial_{trial}"
 
-    def column(self, file, name, *, trial=0):
-        with (self.root / f"trial_{trial}" / file).open(newline="") as lines:
-            return [row[name] for row in csv.DictReader(lines)]
+    def column(self, file, name):
+        return [row[name] for row in self.rows(file)]
 
 
 @pytest.fixture
 def program(tmp_path, monkeypatch):
     monkeypatch.setattr("utils.training.run.plot_curves", lambda *_: None)
-    return Program(tmp_path)
+    return Program(None, tmp_path)
 
 
 def test_a_run_trains_saves_and_says_so(program, capsys):

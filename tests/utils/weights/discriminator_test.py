@@ -3,7 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from model.discriminator import discriminator_params_from_torch, discriminator_shapes, init_discriminator
+from model.discriminator import discriminator_params_from_torch, init_discriminator
+from tests.helpers.reference_weights import reference_discriminator_state
 from tests.helpers.torch_file_writers import write_state
 from utils.errors import UserError
 from utils.weights.checkpoints import write_tf1_checkpoint
@@ -15,21 +16,8 @@ PUBLISHED_FILE = "RealESRGAN_x4plus_netD.pth"
 
 @pytest.fixture
 def state():
-    """A published file of a small discriminator."""
-    rng = np.random.default_rng(0)
-    values = {}
-    for name, shape in discriminator_shapes(FEATURES).items():
-        layer, part = name.split("/")
-        if part == "bias":
-            values[f"{layer}.bias"] = rng.random(shape, np.float32)
-            continue
-        normalized = layer not in ("conv0", "conv9")
-        oihw = rng.random((shape[3], shape[2], *shape[:2]), np.float32)
-        values[f"{layer}.weight_orig" if normalized else f"{layer}.weight"] = oihw
-        if normalized:
-            values[f"{layer}.weight_u"] = rng.random(shape[3], np.float32)
-            values[f"{layer}.weight_v"] = rng.random(np.prod(shape[:3]), np.float32)
-    return values
+    """What a published file of a small discriminator holds."""
+    return reference_discriminator_state(FEATURES)
 
 
 def same(networks, expected):
