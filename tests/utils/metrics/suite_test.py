@@ -122,15 +122,6 @@ def test_ground_truth_that_no_metric_needs_is_not_read(group):
     assert (row["status"], row["niqe"], row["reason"]) == ("ok", 1, "")
 
 
-def test_without_a_partner_only_what_needs_none_is_measured(group):
-    meter = make_meter("psnr_y", niqe=lambda image: float(image.mean()))
-    row = meter(group(result=SPOILT))
-    assert (row["status"], row["niqe"], row["reason"]) == ("partial", SPOILT.mean(), "no ground truth.")
-    row = meter(group(truth=PHOTO))
-    assert (row["file"], row["status"], row["reason"]) == ("a", "n/a", "no result.")
-    assert make_meter(niqe=lambda _: 1.0)(group(result=SPOILT))["status"] == "ok"
-
-
 def test_rows_are_in_order():
     def measure(number):
         time.sleep(0.002 * (number % 3))
