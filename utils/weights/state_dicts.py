@@ -57,6 +57,8 @@ def load_state_dict(path: Path | str, key: str | None = None) -> dict[str, np.nd
         with path.open("rb") as file:
             size = path.stat().st_size
             tree, is_torch = _read(file, size)
+            if not isinstance(tree, dict):
+                raise WeightFileError("does not hold a dictionary of arrays", USE_ANOTHER)
             arrays = _flatten(_choose(tree, key) if is_torch else tree)
             check_expansion(sum(array.nbytes for array in arrays.values()), size)
             return {name: np.array(array, order="C") for name, array in arrays.items()}
@@ -94,10 +96,8 @@ def _read_safetensors(content: bytes) -> dict[str, ArrayStandIn]:
     return arrays
 
 
-def _choose(tree: Any, key: str | None) -> dict[str, Any]:
+def _choose(tree: dict, key: str | None) -> dict[str, Any]:
     """Return the state dict in a PyTorch file's dictionary."""
-    if not isinstance(tree, dict):
-        raise WeightFileError("does not hold a dictionary", USE_ANOTHER)
     candidates = [name for name, value in tree.items() if _has_arrays(value)]
     known = [name for name in STATE_DICT_KEYS if name in candidates]
     if key is not None:
@@ -129,10 +129,8 @@ def _name(key: Any) -> str:
     return str(key) if isinstance(key, (str, int)) else f"({type(key).__name__})"
 
 
-def _flatten(tree: Any) -> dict[str, np.ndarray]:
+def _flatten(tree: dict) -> dict[str, np.ndarray]:
     """Return the arrays of nested dictionaries, their keys joined by "/"."""
-    if not isinstance(tree, dict):
-        raise WeightFileError("does not hold a dictionary of arrays", USE_ANOTHER)
     arrays: dict[str, np.ndarray] = {}
     pending, num_values = [("", tree)], 0
     while pending:
