@@ -1,7 +1,6 @@
 """Compute PSNR, SSIM, LPIPS, NIQE, FID and KID of a folder of restored photos."""
 
 import argparse
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from utils.files import check_writable
 from utils.image.io import add_pixel_limit
 from utils.image.listing import ImageGroup, add_recursive, group_images, list_images
 from utils.metrics.niqe import NIQE_LUMAS
-from utils.metrics.plot import plot_images
 from utils.metrics.suite import (
     FAILED,
     METRICS,
@@ -28,7 +26,7 @@ from utils.metrics.suite import (
     measure_all,
     measure_group,
 )
-from utils.metrics.summary import format_table, not_measured, of_other, summarize, write_json
+from utils.metrics.summary import format_table, not_measured, of_other, plot_images, summarize, write_json
 from utils.report import Report
 from utils.tensorflow_setup import start_tensorflow
 
@@ -71,8 +69,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     require(args.seed >= 0, "--seed must be at least 0", args.seed)
     require(args.plot is None or args.plot.suffix.lower() == ".png", "--plot must end in .png", args.plot)
-    require(args.gpu is None or re.fullmatch(r"-1|\d+(,\d+)*", args.gpu), "--gpu is a number, as 0, or -1 for the CPU",
-            args.gpu)  # not only when a metric needs it
     args.output_dir = args.output_dir or args.result_dir
     args.cache_dir = args.cache_dir.expanduser()
     return args

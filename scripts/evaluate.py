@@ -30,8 +30,14 @@ from utils.data.presets import TESTSET_PRESETS
 from utils.data.testset import SynthesisSettings, synthesize_testset
 from utils.errors import require
 from utils.evaluation.photos import OWN_PHOTO, Photos, Prepared, make_photos, prepare_faces
-from utils.evaluation.results import format_tables, plot_gains, summarize_set, write_pictures, write_scores
-from utils.evaluation.scores import score_photo
+from utils.evaluation.results import (
+    format_tables,
+    plot_gains,
+    score_photo,
+    summarize_set,
+    write_pictures,
+    write_scores,
+)
 from utils.evaluation.settings import check_settings, digest_params, digest_sources
 from utils.evaluation.variants import BASE, MODEL, PUBLISHED_STEP, VARIANTS
 from utils.face.detection import open_detector

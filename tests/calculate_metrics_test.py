@@ -262,8 +262,7 @@ def test_images_too_small_for_a_metric_leave_it_out(place, weights, capsys):
     (["--plot", "plot.jpg"], "plot.jpg"), (["--seed", "-1"], "--seed"), (["--compare", "/nowhere"], "--compare"),
     (["--gt_dir", "/nowhere"], "--gt_dir"), (["--fid_ref_dir", "/nowhere"], "--fid_ref_dir"),
     (["--output_dir", "/dev/null/out"], "/dev/null/out"),
-    (["--plot", "/dev/null/a.png"], "/dev/null"), (["--niqe_luma", "other"], "'other'"),
-    (["--gpu", "one"], "--gpu")])
+    (["--plot", "/dev/null/a.png"], "/dev/null"), (["--niqe_luma", "other"], "'other'")])
 def test_mistakes_are_one_line(place, capsys, arguments, named):
     place.add_pairs()
     fails(capsys, lambda: place.run(*arguments), message=named)

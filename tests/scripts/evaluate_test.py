@@ -17,7 +17,7 @@ from tests.helpers.tracing import untraced
 from utils.data import composites
 from utils.errors import UserError
 from utils.evaluation import runner
-from utils.evaluation.scores import outside
+from utils.evaluation.results import outside
 from utils.face.detection import Face
 from utils.face.restorers import save_face_restorer
 from utils.files import exclusive

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import skimage.data
 
-from utils.evaluation.scores import measure, outside, score_photo
+from utils.evaluation.results import measure, outside, score_photo
 from utils.image.io import write_png
 from utils.metrics.fidelity import psnr_y, ssim
 

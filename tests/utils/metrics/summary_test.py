@@ -1,8 +1,10 @@
 import json
 
 import pytest
+from matplotlib.axes import Axes
 
-from utils.metrics.summary import format_table, not_measured, summarize, write_json
+from utils.image.io import read_image
+from utils.metrics.summary import format_table, not_measured, plot_images, summarize, write_json
 
 INF = float("inf")
 ROWS = [{"file": "a", "psnr_y": 30.0, "psnr_y_other": 29.0, "ssim": 0.5}, {"file": "b", "psnr_y": 34.0},
@@ -74,3 +76,35 @@ def test_json_holds_everything_and_is_valid_even_with_infinite_values(tmp_path):
         "psnr_y": {"label": "PSNR-Y (dB)", "higher_is_better": True, **summaries["psnr_y"]},
         "psnr_rgb": {"label": "PSNR-RGB (dB)", "higher_is_better": True, "mean": "inf", "images": 1},
         "niqe": {"label": "NIQE", "higher_is_better": False, "mean": None, "images": 0, "reason": "why"}}}
+
+
+POINTS = [{"psnr_y": 30.0, "psnr_y_other": 28.0, "ssim": 0.9}, {"psnr_y": 31.0, "psnr_y_other": 32.0, "ssim": 0.8},
+        {"psnr_y": float("inf"), "psnr_y_other": 20.0}, {"ssim": 0.7}]
+
+
+def drawn_points(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "scatter", lambda _, x, y, **options: drawn.append((list(x), list(y))))
+    return drawn
+
+
+def test_every_finite_value_is_a_point_of_its_metric(monkeypatch, tmp_path):
+    drawn = drawn_points(monkeypatch)
+    plot_images(tmp_path / "plot.png", POINTS, ["psnr_y", "ssim"])
+    assert [values for _, values in drawn] == [[30, 31], [0.9, 0.8, 0.7]]
+    assert all(-1 <= x <= 1 for places, _ in drawn for x in places)
+
+
+def test_a_comparison_draws_the_result_over_the_other(monkeypatch, tmp_path):
+    drawn = drawn_points(monkeypatch)
+    plot_images(tmp_path / "plot.png", POINTS, ["psnr_y"], compare=True)
+    assert drawn == [([28, 32], [30, 31])]
+
+
+def test_the_picture_shows_blue_points_even_where_a_metric_has_none(tmp_path):
+    plot_images(tmp_path / "new" / "plot.png", POINTS, ["psnr_y", "ssim", "niqe", "lpips", "psnr_rgb"])
+    pixels = read_image(tmp_path / "new" / "plot.png").pixels
+    height, width = pixels.shape[:2]
+    blue = pixels[:, :, 2] - pixels[:, :, 0] > 0.3
+    assert blue[:height // 2, :width // 4].any()
+    assert not blue[:height // 2, width // 2:].any()
