@@ -4,7 +4,7 @@ The image is cut from its upper left corner into blocks of 96x96 pixels; what is
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -25,18 +25,11 @@ SHAPE_RATIOS = gamma(2 / SHAPES) ** 2 / (gamma(1 / SHAPES) * gamma(3 / SHAPES)) 
 HALVING_TAPS = np.array([-3, -9, 29, 111, 111, 29, -9, -3]) / 256  # cubic convolution (a = -0.5), stretched by 2
 
 
-@dataclass(frozen=True)
-class NiqeModel:
-    """The statistics of natural photographs: `mean` [36] and `covariance` [36, 36] of the features, float64."""
-
-    mean: np.ndarray
-    covariance: np.ndarray
-
-
-def load_niqe() -> NiqeModel:
-    """Return LIVE's model, as BasicSR ships it."""
+@cache
+def pristine_model() -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean [36] and the covariance [36, 36] of natural photographs: LIVE's model, as BasicSR ships it."""
     with np.load(PRISTINE_MODEL) as arrays:
-        return NiqeModel(arrays["mean"], arrays["covariance"])
+        return arrays["mean"], arrays["covariance"]
 
 
 def yiq_luma(image: np.ndarray) -> np.ndarray:
@@ -53,7 +46,7 @@ def yiq_luma(image: np.ndarray) -> np.ndarray:
 NIQE_LUMAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"pyiqa": yiq_luma, "basicsr": luma}
 
 
-def niqe(gray: np.ndarray, model: NiqeModel) -> float:
+def niqe(gray: np.ndarray) -> float:
     """Return the NIQE of a luma image [h, w], float64 in 0..255; lower is better. Large flat areas make it imprecise.
 
     Raises a ValueError if the image is smaller than two blocks, or too flat.
@@ -66,8 +59,9 @@ def niqe(gray: np.ndarray, model: NiqeModel) -> float:
     if len(complete) < FEWEST_BLOCKS:
         raise ValueError("NIQE needs two blocks of 96x96 pixels with texture. Received: "
                          f"{'one' if len(complete) else 'no block with texture to measure'}.")
-    difference = model.mean - np.nanmean(features, axis=0)
-    spread = np.linalg.pinv((model.covariance + np.cov(complete, rowvar=False)) / 2)
+    mean, covariance = pristine_model()
+    difference = mean - np.nanmean(features, axis=0)
+    spread = np.linalg.pinv((covariance + np.cov(complete, rowvar=False)) / 2)
     return float(np.sqrt(difference @ spread @ difference))
 
 

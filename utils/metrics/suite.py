@@ -12,7 +12,7 @@ from utils.errors import UserError, require
 from utils.image.io import quantize, read_image, to_float
 from utils.image.listing import ImageGroup
 from utils.metrics.fidelity import psnr_paper, psnr_rgb, psnr_y, ssim
-from utils.metrics.niqe import NIQE_LUMAS, load_niqe, niqe
+from utils.metrics.niqe import NIQE_LUMAS, niqe
 from utils.weights.manifest import find_weights
 
 NUM_WORKERS = min(16, os.cpu_count() or 1)  # threads that decode and measure
@@ -86,8 +86,7 @@ def load_functions(names: Sequence[str], weights_dir: Path | None = None, *, niq
     """
     functions = dict(PAIR_FUNCTIONS)
     if "niqe" in names:
-        model, luma = load_niqe(), NIQE_LUMAS[niqe_luma]
-        functions["niqe"] = lambda image: niqe(luma(image), model)
+        functions["niqe"] = lambda image: niqe(NIQE_LUMAS[niqe_luma](image))
     if "lpips" in names:
         from utils.metrics.lpips import load_lpips, make_lpips_distance
 
