@@ -22,14 +22,12 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, counted, run_cli
 from utils.data.composites import DETECTOR, MIN_CONFIDENCE
 from utils.data.presets import TESTSET_PRESETS
 from utils.data.testset import SynthesisSettings, synthesize_testset
 from utils.errors import require
-from utils.evaluation.photos import OWN_PHOTO, Photos, Prepared, make_photos, prepare_faces
+from utils.evaluation.photos import OWN_PHOTO, Photos, make_photos, prepare_faces
 from utils.evaluation.results import (
     format_tables,
     plot_gains,
@@ -155,8 +153,8 @@ def evaluate(args: argparse.Namespace, inputs: Mapping[str, list[Source]], comma
         photos = make_photos(args.output_dir / "photos", inputs["scenes"], inputs["portraits"], detect, seed=args.seed,
                              num_draws=num_draws, people=args.people, ready=inputs["input_dir"])
         errors = list(photos.errors)
-        faces = partial(prepare_faces, detect=detect, restore=restore, settings=PreparationSettings(DETECTOR, label))
-        sets = {preset: make_set(args, preset, networks, faces, photos, errors) for preset in args.presets}
+        prepare = partial(prepare_faces, detect=detect, restore=restore, settings=PreparationSettings(DETECTOR, label))
+        sets = {preset: make_set(args, preset, networks, prepare, photos, errors) for preset in args.presets}
     scores = run_and_score(args, sets, functions, errors)
     made = {"command": command, "model": args.model, **({"base": args.base} if BASE in networks else {}),
             "restorer": label, "detector": f"{DETECTOR}, at least {MIN_CONFIDENCE:g} sure",
@@ -191,12 +189,12 @@ def open_networks(args: argparse.Namespace) -> tuple[dict, dict[str, str]]:
     return networks, digests
 
 
-PhotoSet = tuple["VariantRunner", dict[str, np.ndarray]]  # and boxes [n, 4] that scores leave out, by stem
+PhotoSet = tuple["VariantRunner", dict[str, list[list[float]]]]  # and boxes [n, 4] that scores leave out, by stem
 
 
-def make_set(args: argparse.Namespace, preset: str, networks: Mapping, faces: Callable[..., Prepared], photos: Photos,
-             errors: list[str]) -> PhotoSet:
-    """Degrade all photos by one preset and prepare their `faces`; those that fail are left out."""
+def make_set(args: argparse.Namespace, preset: str, networks: Mapping, prepare: Callable[..., tuple[dict, list]],
+             photos: Photos, errors: list[str]) -> PhotoSet:
+    """Degrade all photos by one preset and `prepare` their faces; those that fail are left out."""
     from utils.evaluation.runner import VariantRunner
 
     folder = args.output_dir / preset
@@ -205,16 +203,15 @@ def make_set(args: argparse.Namespace, preset: str, networks: Mapping, faces: Ca
                           skip_existing=True)["error"]:
         errors.append(f"{folder / 'report.csv'} names photos that could not be degraded")
     degraded = [photo.path for photo in list_photos(folder / "LQ") if photo.key in photos.faces]
-    prepared = faces(degraded, folder / "GT", folder / "faces")
-    errors += prepared.errors
+    boxes, failed = prepare(degraded, folder / "GT", folder / "faces")
+    errors += failed
     runner = VariantRunner(args.variants, folder, networks, people=photos.people, seed=args.seed,
-                           photos=[photo for photo in degraded if photo.stem in prepared.boxes],
+                           photos=[photo for photo in degraded if photo.stem in boxes],
                            learning_rate=args.learning_rate)
     without = [stem for stem, count in runner.num_faces.items() if not count]
     print(f"{sum(runner.num_faces.values())} faces in {len(runner.photos) - len(without)} of {len(degraded)} photos"
           + f"; none found, and so un-adapted in every variant: {', '.join(without)}" * bool(without))
-    return runner, {stem: np.array([*photos.faces[stem], *boxes]).reshape(-1, 4)
-                    for stem, boxes in prepared.boxes.items()}
+    return runner, {stem: [*photos.faces[stem], *found] for stem, found in boxes.items()}
 
 
 def run_and_score(args: argparse.Namespace, sets: Mapping[str, PhotoSet],

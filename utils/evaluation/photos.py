@@ -154,24 +154,18 @@ def _own_photo() -> tuple[Composite, list[str]]:
     return Composite(skimage.data.astronaut(), np.zeros((0, 4))), [OWN_PHOTO]
 
 
-class Prepared(NamedTuple):
-    """`boxes`: of the faces, [n, 4] in pixels of the clean photo, by stem; `errors`: a line per photo that failed."""
-
-    boxes: dict[str, np.ndarray]
-    errors: list[str]
-
-
 def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, detect: Detector, restore: Restorer,
-                  settings: PreparationSettings) -> Prepared:
+                  settings: PreparationSettings) -> tuple[dict[str, list[list[int]]], list[str]]:
     """Write the faces of all photos; those that faces.csv says are done stay, those that failed are tried again.
 
     `photos` are the degraded ones, `truth_dir` has those of the same names, four times the size. `folder` gets
-    `restored/`, `legacy/`, `oracle/` with the same boxes, and faces.csv.
+    `restored/`, `legacy/`, `oracle/` with the same boxes, and faces.csv. Returns the boxes of the faces, [n, 4] in
+    pixels of the clean photo, by stem; and a line per photo that failed.
     """
     for kind in KINDS:
         for name in ("Face_LQ", "Face_HQ"):
             (folder / kind / name).mkdir(parents=True, exist_ok=True)
-    prepared = Prepared({}, [])
+    boxes, errors = {}, []
     with (Report(folder / "faces.csv", FACE_COLUMNS, keep=FINISHED, digits=None) as report,
           Progress(len(photos), description="faces", unit="photo") as progress):
         for photo in photos:
@@ -186,14 +180,14 @@ def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, dete
                 report.add(*rows)
             reasons = [row["reason"] for row in rows if row["status"] == "error"]
             if reasons:
-                prepared.errors.append(f"{photo}: {' '.join(reasons[0].splitlines())}")
-                progress.write(f"error: {prepared.errors[-1]}")
+                errors.append(f"{photo}: {' '.join(reasons[0].splitlines())}")
+                progress.write(f"error: {errors[-1]}")
             else:
-                boxes = [_box(row) for row in rows if row["status"] == "ok"]
-                prepared.boxes[photo.stem] = np.array([[left, top, left + width - 1, top + height - 1]
-                                                       for top, left, height, width in boxes]).reshape(-1, 4)
+                found = [_box(row) for row in rows if row["status"] == "ok"]
+                boxes[photo.stem] = [[left, top, left + width - 1, top + height - 1]
+                                     for top, left, height, width in found]
             progress.update(1, shown_name(photo.name))
-    return prepared
+    return boxes, errors
 
 
 def _box(row: dict) -> list[int]:

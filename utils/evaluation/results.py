@@ -31,14 +31,15 @@ GAIN_METRIC, GAIN_BASELINE = "psnr_y", "unadapted"
 PICTURES = {"bicubic": "bicubic", "base": "", "unadapted": "not adapted", "adapted": "adapted",
             "other-faces": "other faces"}  # variant -> label; the base network has its name
 PICTURES_PER_ROW = 3
+Boxes = Sequence[Sequence[float]]  # [n, 4]: x0, y0, x1, y1
 
 
-def measure(image: np.ndarray, truth: np.ndarray, faces: np.ndarray,
+def measure(image: np.ndarray, truth: np.ndarray, faces: Boxes,
             functions: Mapping[str, Callable[..., float]]) -> dict[str, float]:
     """Measure one result; what has no value is left out.
 
-    PSNR and SSIM leave the pixels of `faces` (boxes [n, 4]: x0, y0, x1, y1) out. The `functions` of `load_functions`
-    need whole images: there the faces are the truth's. Raises a ValueError if sizes differ, or faces leave nothing.
+    PSNR and SSIM leave the pixels of `faces` out. The `functions` of `load_functions` need whole images: there the
+    faces are the truth's. Raises a ValueError if sizes differ, or faces leave nothing.
     """
     keep = outside(faces, *truth.shape[:2])
     values = {"psnr_y": psnr_y(image, truth, keep=keep), "ssim": ssim(image, truth, keep=keep)}
@@ -49,7 +50,7 @@ def measure(image: np.ndarray, truth: np.ndarray, faces: np.ndarray,
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def outside(faces: np.ndarray, height: int, width: int) -> np.ndarray:
+def outside(faces: Boxes, height: int, width: int) -> np.ndarray:
     """Return which pixels lie outside of all faces and of the margin around them: bool [height, width]."""
     keep = np.ones((height, width), bool)
     for face in faces:
@@ -59,7 +60,7 @@ def outside(faces: np.ndarray, height: int, width: int) -> np.ndarray:
     return keep
 
 
-def score_photo(truth: Path, results: Mapping[str, Path], faces: np.ndarray,
+def score_photo(truth: Path, results: Mapping[str, Path], faces: Boxes,
                 functions: Mapping[str, Callable[..., float]]) -> tuple[list[dict], list[str]]:
     """Return a dict of values for each existing result of a photo, and a line for each that has none.
 
