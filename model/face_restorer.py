@@ -11,7 +11,16 @@ import tensorflow as tf
 
 from config import GeneratorConfig
 from model.layers import Params, check_shapes, conv2d
-from model.rrdbnet import count_blocks, init_rrdbnet, residual_blocks, rrdbnet_architecture, rrdbnet_shapes, upsample
+from model.rrdbnet import (
+    Block,
+    count_blocks,
+    init_rrdbnet,
+    residual_block,
+    residual_blocks,
+    rrdbnet_architecture,
+    rrdbnet_shapes,
+    upsample,
+)
 
 NUM_POSITION_MAPS = 8
 INFORMED_BLOCKS = 10
@@ -41,23 +50,25 @@ def first_informed_block(params: Mapping[str, object]) -> int:
     return max(0, count_blocks(params) - INFORMED_BLOCKS)
 
 
-def face_restorer(params: Params, images: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+def face_restorer(params: Params, images: tf.Tensor, positions: tf.Tensor, *,
+                  run_block: Block = residual_block) -> tf.Tensor:
     """Restore faces and upscale them four times.
 
     Args:
         params: as `init_face_restorer` returns. With bfloat16 parameters the convolutions run in bfloat16.
         images: [n, h, w, 3] RGB in [0, 1]: the surroundings of one face each, in the photo's pixels.
         positions: [n, h, w, 8], as `utils.face.positions.position_maps` returns.
+        run_block: as of `rrdbnet`.
 
     Returns:
         [n, 4h, 4w, 3] in the type of the images, not clipped.
     """
     informed, end = first_informed_block(params), count_blocks(params)
     first = tf.cast(conv2d(params, "conv_first", images), images.dtype)
-    features = residual_blocks(params, first, range(informed))
+    features = residual_blocks(params, first, range(informed), run_block)
     kernel = params[POSITION_WEIGHT]
     features += tf.cast(tf.nn.conv2d(tf.cast(positions, kernel.dtype), kernel, strides=1, padding="SAME"), images.dtype)
-    return upsample(params, first, residual_blocks(params, features, range(informed, end)))
+    return upsample(params, first, residual_blocks(params, features, range(informed, end), run_block))
 
 
 def face_restorer_architecture(shapes: Mapping[str, tuple[int, ...]]) -> GeneratorConfig:

@@ -18,7 +18,7 @@ from model.adaptation import (
 )
 from model.layers import Params
 from model.masknet import masknet
-from model.rrdbnet import rrdbnet, to_half_precision
+from model.rrdbnet import rrdbnet, to_half_precision, traced_block
 
 IMAGES = tf.TensorSpec([None, None, None, 3], tf.float32)
 WEIGHTS = tf.TensorSpec([None, None, None, 1], tf.float32)
@@ -55,12 +55,13 @@ class SuperResolver:
         support = Support(IMAGES, IMAGES, WEIGHTS)
         traced = functools.partial(tf.function, autograph=False)  # there is no control flow to convert
         compiled = functools.partial(traced, jit_compile=True) if xla else traced
-        self._exact = compiled(rrdbnet, input_signature=[specs, IMAGES])
+        network = functools.partial(rrdbnet, run_block=traced_block)
+        self._exact = compiled(network, input_signature=[specs, IMAGES])
         self._forward = self._exact if self._forward_dtype == tf.float32 else compiled(
-            rrdbnet, input_signature=[_specs(to_half_precision(self.generator, self._forward_dtype)), IMAGES])
+            network, input_signature=[_specs(to_half_precision(self.generator, self._forward_dtype)), IMAGES])
         # the loss calls what upscales: traced once for both
         self._loss = traced(functools.partial(support_loss, self._exact), input_signature=[specs, support])
-        self.loss_and_gradients = compiled(functools.partial(support_loss_and_gradients, rrdbnet),
+        self.loss_and_gradients = compiled(functools.partial(support_loss_and_gradients, network),
                                            input_signature=[specs, support])
         if self.mask is not None:
             self._mask = traced(masknet, input_signature=[_specs(self.mask), IMAGES, IMAGES])

@@ -106,9 +106,10 @@ def compile_face_restorer(params: Params) -> Callable[[Params, np.ndarray, np.nd
     import tensorflow as tf
 
     from model.face_restorer import NUM_POSITION_MAPS, face_restorer
+    from model.rrdbnet import traced_block
 
     specs = {name: tf.TensorSpec(value.shape, tf.float32) for name, value in params.items()}
-    run = tf.function(face_restorer, autograph=False, input_signature=[
+    run = tf.function(partial(face_restorer, run_block=traced_block), autograph=False, input_signature=[
         specs, tf.TensorSpec([1, None, None, 3], tf.float32),
         tf.TensorSpec([1, None, None, NUM_POSITION_MAPS], tf.float32)])
 
