@@ -197,15 +197,6 @@ def test_faces_of_another_photo_are_an_error_a_warning_or_unnoticed(place, tmp_p
     assert sorted(place.results(tmp_path / "error")) == ["b.png"]
 
 
-def test_photos_without_any_face_end_with_a_question(place, capsys):
-    place.add_photo("a.png", faces=0)
-    place.add_photo("b.png", faces=0, seed=1)
-    assert place.run() == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith(f"2 of 2 photos have no faces in {place.root / 'data'}")
-    assert last.endswith("?")
-
-
 def test_a_black_result_is_an_error(place, monkeypatch):
     place.add_photo("a.png")
     monkeypatch.setattr(SuperResolver, "upscaler", lambda self, params: lambda images: np.zeros(
