@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, counted, run_cli, shown_name
-from utils.errors import FatalError, UserError, require
+from utils.errors import UserError, require
 from utils.face.detection import MIN_CONFIDENCE, open_detector, read_boxes
 from utils.face.pairs import NO_PHOTO, list_faces
 from utils.face.preparation import FACE_COLUMNS, FINISHED, FacePreparer, PreparationSettings
@@ -147,8 +147,6 @@ def _prepare_photos(args: argparse.Namespace, settings: PreparationSettings, pho
             name = shown_name(photo.name)
             try:
                 rows = preparer.prepare(photo, lambda what, name=name: progress.update(0, f"{name}: {what}"))
-            except FatalError:
-                raise
             except UserError as error:
                 rows = [{"file": photo.name, "status": "error", "reason": str(error)}]
             for row in rows:

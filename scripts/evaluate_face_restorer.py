@@ -15,7 +15,7 @@ import numpy as np
 
 from config import SCALE
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
-from utils.errors import FatalError, UserError, require
+from utils.errors import UserError, require
 from utils.evaluation.face_restorer import (
     DEGRADATIONS,
     METHODS,
@@ -173,8 +173,6 @@ def main(argv: list[str] | None = None) -> int:
         for path in photos:
             try:
                 found = evaluate_photo(args, path, detect, restore, forward, meter)
-            except FatalError:
-                raise
             except UserError as error:
                 found = [({"file": path.name, "status": "error", "reason": str(error)}, None)]
                 progress.write(f"error: {shown_name(path.name)}: {' '.join(str(error).splitlines())}")

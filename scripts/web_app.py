@@ -24,7 +24,7 @@ import numpy as np
 from config import SCALE, AdaptationConfig, UpscalingConfig
 from scripts import restore
 from utils.console import ArgumentParser, counted, run_cli
-from utils.errors import UserError, require
+from utils.errors import FatalError, UserError, require
 from utils.face.pairs import PhotoFace
 from utils.image.io import Photo, image_size, quantize, write_image
 from utils.image.listing import Source
@@ -209,7 +209,7 @@ def shown_errors(path: str) -> Iterator[None]:
     name = Path(path).name
     try:
         yield
-    except UserError as error:
+    except (UserError, FatalError) as error:
         message = " ".join(str(error).replace(path, name).split())
         raise gr.Error(message, duration=None, print_exception=False) from error
     except Exception as error:  # a bug must not leave the page waiting

@@ -15,7 +15,7 @@ from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
-from utils.errors import UserError
+from utils.errors import FatalError, UserError
 
 Result = TypeVar("Result")
 EXIT_USER_ERROR = 2
@@ -37,7 +37,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
     try:
         status = main()
         print(end="", flush=True)
-    except UserError as error:
+    except (UserError, FatalError) as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         status = EXIT_USER_ERROR
     except BrokenPipeError:  # the reader, as `head`, has enough

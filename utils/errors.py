@@ -5,8 +5,8 @@ class UserError(ValueError):
     """A user's mistake or a fault in the user's files: tools print it as one line and exit with status 2."""
 
 
-class FatalError(UserError):
-    """An error after which the other files of a folder would fail too."""
+class FatalError(RuntimeError):
+    """As a UserError, but the other files of a folder would fail too: whoever goes on after one does not catch it."""
 
 
 class NotFiniteError(UserError):

@@ -18,7 +18,7 @@ from config import SCALE
 from utils.console import Progress, shown_name
 from utils.data.camera import Sharpen, steps_from_plain, steps_to_plain
 from utils.data.presets import TESTSET_PRESETS
-from utils.errors import FatalError, UserError, require
+from utils.errors import UserError, require
 from utils.files import check_writable, read_bytes, write_text
 from utils.image.io import quantize, read_image, to_float, write_png
 from utils.image.listing import list_photos, photo_rng
@@ -118,8 +118,6 @@ def _process(photo: Path, *, output_dir: Path, settings: SynthesisSettings, entr
         low_quality = quantize(image)
         for name, samples in (("GT", ground_truth), ("LQ", low_quality)):
             write_png(output_dir / name / f"{photo.stem}.png", samples, source=replace(stored, exif=None))
-    except FatalError:
-        raise
     except UserError as error:
         return {"file": photo.name, "status": "error", "reason": str(error)}
     (height, width), (lq_height, lq_width) = ground_truth.shape[:2], low_quality.shape[:2]

@@ -76,8 +76,6 @@ def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Sour
                 others = [box for box in found if not any(box_overlap(box, face) > SAME_FACE_IOU for face in faces)]
                 photos.faces[stem] = np.array([*faces, *others], np.float64).tolist()
                 photos.people[stem] = names
-            except FatalError:
-                raise
             except UserError as error:
                 photos.errors.append(str(error))
                 progress.write(f"error: {error}")
@@ -92,8 +90,6 @@ def _cut(detect: Detector, photos: Photos, write: Callable[[str], None], portrai
     """Cut somebody out of a portrait; None and a line where that fails."""
     try:
         return cut_portrait(portrait.path, detect)
-    except FatalError:
-        raise
     except UserError as error:
         photos.errors.append(str(error))
         write(f"error: {error}")
@@ -173,8 +169,6 @@ def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, dete
             if not rows:
                 try:
                     rows = _prepare(photo, truth_dir / photo.name, folder, detect, restore, settings)
-                except FatalError:
-                    raise
                 except UserError as error:
                     rows = [{"file": photo.name, "status": "error", "reason": str(error)}]
                 report.add(*rows)

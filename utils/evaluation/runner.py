@@ -8,7 +8,7 @@ from pathlib import Path
 
 from config import SCALE, UpscalingConfig
 from model.super_resolver import SuperResolver
-from utils.errors import FatalError, UserError
+from utils.errors import UserError
 from utils.evaluation.photos import KINDS, RESTORED
 from utils.evaluation.variants import BICUBIC, MODEL, VARIANTS
 from utils.face.pairs import FaceFolder, PhotoFace
@@ -103,8 +103,6 @@ class VariantRunner:
                 started = time.perf_counter()
                 try:
                     self._restore(name, photo, row)
-                except FatalError:
-                    raise
                 except UserError as error:
                     row.update(status="error", reason=str(error))
                     errors.append(f"{photo} {name}: {error}")

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import io
-import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,10 +26,6 @@ BITS_PER_SAMPLE = 258  # TIFF tag
 # photometric interpretation, planar configuration and extra samples of a TIFF whose 16-bit samples OpenCV reads right
 TIFF_LAYOUT, TIFF_LAYOUTS = (262, 284, 338), ((1, 1, None), (2, 1, None), (2, 1, (2,)))
 PNG_BIT_DEPTH, PNG_COLOUR_TYPE = 24, 25  # positions in the file
-JPEG_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"
-JPEG_LAST_SCAN = re.compile(rb"\xff\xda\x00\x08\x01\x01.\x01\x3f\x10", re.DOTALL)  # of a progressive JPEG: luma
-# codes of large coefficients, also behind each restart mark, one of which may be awaited
-JPEG_FILLER = b"".join(mark + bytes(range(254, 0, -1)) for mark in (b"", *(bytes([255, 208 + n]) for n in range(8))))
 
 PngImagePlugin.MAX_TEXT_CHUNK = 2**24  # bytes of a text or profile, unpacked; some scanners and editors need that
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it would print what is raised
@@ -82,7 +77,7 @@ def read_image(path: Path) -> Photo:
             bits = (16,)
         if 16 not in bits and image.mode.startswith(("I", "F")):
             raise ValueError("only integers of 8 bits, and of 16 in PNG and TIFF, are supported")
-        image = _load(image, data)
+        image.load()
         orientation, exif = _orientation_and_exif(image)
         profile = image.info.get("icc_profile")
         if image.mode == "CMYK" and profile and 16 not in bits:
@@ -134,23 +129,6 @@ def _open(path: Path, file: Path | BinaryIO) -> Iterator[Image.Image]:
         if isinstance(error, UnidentifiedImageError):  # Pillow's message names a memory address
             reason = f"no image of a known kind ({Path(path).stat().st_size} bytes)"
         raise UserError(f"cannot read the image {path}: {reason}. Check, convert, replace or remove it.") from error
-
-
-def _load(image: Image.Image, data: bytes) -> Image.Image:
-    """Decode the pixels; of a JPEG also where nothing but its end mark is missing."""
-    try:
-        image.load()
-        return image
-    except OSError:
-        if image.format not in ("JPEG", "MPO") or (image.info.get("progressive") and not
-                                                   JPEG_LAST_SCAN.match(data, data.rindex(JPEG_SCAN))):
-            raise
-        data = data.rstrip(b"\xff")  # half an end mark
-        complete, longer = (Image.open(io.BytesIO(data + more + JPEG_END)) for more in (b"", JPEG_FILLER))
-        complete.load()
-        if not np.array_equal(np.asarray(complete), np.asarray(longer)):  # more data fill what was missing
-            raise
-        return complete
 
 
 def _orientation_and_exif(image: Image.Image) -> tuple[int, bytes | None]:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from utils.console import Progress, shown_name
-from utils.errors import FatalError, UserError
+from utils.errors import UserError
 from utils.image.io import image_size
 from utils.image.listing import Source
 from utils.inference.restoration import ADAPTED, LOSS_ROSE, OnProgress, PhotoPipeline
@@ -66,8 +66,6 @@ def restore_photos(pipeline: PhotoPipeline, photos: Sequence[Source], on_progres
             try:
                 pipeline.process(reading.result(), row,
                                  lambda what, share, name=name: on_progress(f"{name}: {what}", share))
-            except FatalError:
-                raise
             except UserError as error:
                 row.update(status="error", reason=str(error))
             yield row

@@ -19,7 +19,7 @@ from config import SCALE, AdaptationConfig, UpscalingConfig
 from model.layers import Params
 from model.super_resolver import SuperResolver
 from utils.console import interruptible, note_once
-from utils.errors import DiskFullError, UserError
+from utils.errors import UserError
 from utils.face.pairs import PhotoFace
 from utils.face.patches import batch_patches, hold_out, sample_patches
 from utils.image.io import Photo, image_size, quantize, read_image, to_8_bit, write_image, write_png
@@ -127,8 +127,6 @@ class PhotoPipeline:
             try:
                 with _memory_errors():
                     self._write_comparison(loaded, faces, samples, row, on_progress)
-            except DiskFullError:
-                raise
             except UserError as error:  # the result is there, and good
                 _add_reason(row, f"no comparison: {error}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.console import Progress, StopRequest
-from utils.errors import NotFiniteError, UserError, printable, require
+from utils.errors import FatalError, NotFiniteError, UserError, printable, require
 from utils.files import check_writable, exclusive, is_utf8, read_bytes
 from utils.tensorflow_setup import start_tensorflow
 from utils.training.configuration import Kind, differences, parse_config, resolve_config
@@ -126,8 +126,8 @@ def train(run, stop: StopRequest, progress: Progress) -> None:
                 run.validate(progress.write)
     except NotFiniteError:
         raise  # the step before may have spoilt the weights: the checkpoint before is the better one
-    except UserError:
-        with contextlib.suppress(UserError):  # the disk may be full; the weights are sound
+    except (UserError, FatalError):
+        with contextlib.suppress(UserError, FatalError):  # the disk may be full; the weights are sound
             run.save()
         raise
     run.save()

@@ -9,8 +9,7 @@ import pytest
 
 from tests.helpers.portraits import FACE, cut_once, draw_portrait, texture
 from utils.data import composites
-from utils.errors import UserError
-from utils.evaluation.photos import PortraitSampler, make_photos
+from utils.errors import FatalError
 from utils.face.detection import Face
 from utils.image.io import quantize, read_image, write_png
 from utils.image.listing import Source, list_sources
@@ -104,7 +103,7 @@ def test_with_a_damaged_record_the_same_photos_are_made_again(folders):
 def test_portraits_without_anybody_are_refused(folders):
     for path in (folders / "portraits").iterdir():
         path.rename(path.with_name(f"nobody-{path.name}"))
-    with pytest.raises(UserError, match="--portraits"):
+    with pytest.raises(FatalError, match="--portraits"):
         make(folders, Detector())
 
 
@@ -128,7 +127,7 @@ def test_ready_photos_are_taken_as_they_are_and_are_the_only_ones(folders):
 def test_ready_photos_of_which_none_can_be_used_are_an_error(folders):
     (folders / "ready").mkdir()
     (folders / "ready" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="--input_dir"):
+    with pytest.raises(FatalError, match="--input_dir"):
         make_photos(folders / "out", [], [], Detector(), seed=0, ready=list_sources([folders / "ready"]))
     assert not (folders / "out" / "photos.json").exists()
 
