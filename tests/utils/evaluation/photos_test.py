@@ -10,6 +10,7 @@ import pytest
 from tests.helpers.portraits import FACE, cut_once, draw_portrait, texture
 from utils.data import composites
 from utils.errors import FatalError
+from utils.evaluation.photos import PortraitSampler, make_photos
 from utils.face.detection import Face
 from utils.image.io import quantize, read_image, write_png
 from utils.image.listing import Source, list_sources
