@@ -5,7 +5,7 @@ import contextlib
 from collections import Counter
 from pathlib import Path
 
-from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, counted, run_cli, shown_name
+from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
 from utils.errors import UserError, require
 from utils.face.detection import MIN_CONFIDENCE, open_detector, read_boxes
 from utils.face.pairs import NO_PHOTO, list_faces
@@ -17,7 +17,7 @@ from utils.image.listing import FACE_FOLDERS, Source, add_recursive, list_photos
 from utils.report import Report, claim_report, report_name
 from utils.tensorflow_setup import start_tensorflow
 
-OUTCOMES = {"ok": "face", "no face": "photo without a face"}  # of the summary, by status
+OUTCOMES = {"ok": "faces", "no face": "photos without a face", "error": "errors"}  # of the summary, by status
 DETECTORS = ("retinaface", "mtcnn", "face-alignment", "boxes")
 
 
@@ -140,7 +140,7 @@ def _prepare_photos(args: argparse.Namespace, settings: PreparationSettings, pho
             order=[photo.name for photo in photos], digits=17))
         done = {photo for photo in photos if preparer.is_done(photo.key, report.earlier(photo.name))}
         report.add_present(photo.name for photo in photos if photo in done)
-        outcomes = Counter({"photo there already": len(done)})
+        outcomes = Counter({"photos there already": len(done)})
         todo = [photo for photo in photos if photo not in done]
         progress = stack.enter_context(Progress(len(todo), description="photos", unit="photo"))
         for photo in todo:
@@ -155,17 +155,12 @@ def _prepare_photos(args: argparse.Namespace, settings: PreparationSettings, pho
                     progress.write(f"error: {name}: {' '.join(row['reason'].splitlines())}")
             report.add(*rows)
             progress.update(1, name)
-    summary = ", ".join(_described(count, outcome) for outcome, count in outcomes.items() if count)
-    print(f"{counted(len(photos), 'photo')}: {summary}. Report: {report.path}")
-    if "Face_HQ" not in settings.folders and outcomes["face"]:
+    summary = ", ".join(f"{outcome} {count}" for outcome, count in outcomes.items() if count)
+    print(f"photos {len(photos)}: {summary}. Report: {report.path}")
+    if "Face_HQ" not in settings.folders and outcomes["faces"]:
         print(f"Restore the faces in {args.output_dir / 'Aligned'} (keep names and size), then run the same command "
               "with --restored_dir and their folder.")
-    return EXIT_USER_ERROR if outcomes["error"] else 0
-
-
-def _described(count: int, outcome: str) -> str:
-    noun, *rest = outcome.split(" ", 1)
-    return " ".join([counted(count, noun), *rest]) if noun in ("face", "photo") else f"{count} {outcome}"
+    return EXIT_USER_ERROR if outcomes["errors"] else 0
 
 
 if __name__ == "__main__":

@@ -161,11 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     restore = open_restorer(args.restorer, args.weights_dir, fidelity=args.codeformer_fidelity)
     resolver = SuperResolver(load_super_resolver(REALESRGAN, weights_dir=args.weights_dir).generator)
     forward = resolver.upscaler(resolver.generator)
-    try:
-        meter = FaceMeter(load_lpips(args.weights_dir))
-    except UserError as error:
-        meter = FaceMeter(None)
-        print(f"LPIPS and identity are left out: {error}")
+    meter = FaceMeter(load_lpips(args.weights_dir))
     counts, scored = Counter(), []
     with (Report(args.output_dir / "metrics.csv", SCORE_COLUMNS) as report,
           open_detector("mtcnn", min_confidence=0.9) as detect,

@@ -109,7 +109,7 @@ def test_input_dir_may_be_a_photo(place, capsys):
     place.add_face()
     place.add_photo("other.png", samples=BLACK)
     assert place.run("--input_dir", str(place.root / "LQ" / "astronaut.png")) == 0
-    assert "1 photo: 1 face." in capsys.readouterr().out
+    assert "photos 1: faces 1." in capsys.readouterr().out
     assert [row["file"] for row in place.rows()] == ["astronaut.png"]
 
 
@@ -136,7 +136,7 @@ def test_a_file_of_ones_own_restores_and_a_replaced_one_does_so_again(place, cap
     [row] = place.rows()
     assert row["restorer"].startswith("own.npz ")
     assert place.run("--skip_existing", restorer=str(own)) == 0
-    assert "1 photo there already" in capsys.readouterr().out
+    assert "photos there already 1" in capsys.readouterr().out
     save_face_restorer(own, small_restorer())
     assert place.run("--skip_existing", restorer=str(own)) == 0
     assert place.rows()[0]["restorer"] != row["restorer"]

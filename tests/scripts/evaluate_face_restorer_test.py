@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import skimage.data
 
+from model.lpips import init_lpips
 from scripts import evaluate_face_restorer as tool
 from tests.helpers.face_restorer import nearest_restorer
 from tests.helpers.small_networks import small_generator
@@ -89,6 +90,7 @@ def test_a_run_writes_table_rows_and_picture(tmp_path, monkeypatch, capsys):
     save_face_restorer(tmp_path / "r.npz", nearest_restorer())
     monkeypatch.setattr("utils.weights.checkpoints.load_super_resolver",
                         lambda *_, **__: SimpleNamespace(generator=small_generator()))
+    monkeypatch.setattr("utils.metrics.lpips.load_lpips", lambda *_: init_lpips(0))
     (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
     status = tool.main(["--input_dir", "in", "--output_dir", "out", "--restorer", "r.npz", "--presets", "ood-jpeg",
                         "--face_sizes", "0", "0", "--pictures", "1", "--weights_dir", str(tmp_path)])

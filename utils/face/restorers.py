@@ -69,15 +69,9 @@ class RrdbFace:
         return _resize(np.stack([self._restore(self._params, face, maps) for face in middle]), size)
 
     def restore_region(self, photo: np.ndarray, matrix: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-        """Restore a region of a photo.
+        """Restore the region `box` (top, left, height, width) of a photo [h, w, 3] uint8 RGB.
 
-        Args:
-            photo: [h, w, 3] uint8 RGB.
-            matrix: alignment of the face.
-            box: (top, left, height, width) of the region.
-
-        Returns:
-            [4 * height, 4 * width, 3] uint8.
+        `matrix` aligns the face. Returns [4 * height, 4 * width, 3] uint8.
         """
         top, left, height, width = box
         above, before = min(CONTEXT, top), min(CONTEXT, left)
@@ -99,9 +93,7 @@ class RrdbFace:
 def compile_face_restorer(params: Params) -> Callable[[Params, np.ndarray, np.ndarray], np.ndarray]:
     """Compile `model.face_restorer` for parameters like these, once for all sizes.
 
-    Returns:
-        A function of parameters, a part of a photo [h, w, 3] of 0 to 255 and its position maps [h, w, 8], which
-        returns uint8 [4h, 4w, 3].
+    Returns a function: parameters, part of a photo [h, w, 3] of 0 to 255, position maps [h, w, 8] -> uint8 [4h, 4w, 3].
     """
     import tensorflow as tf
 

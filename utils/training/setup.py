@@ -16,14 +16,13 @@ from utils.data.meta_tasks import TaskSource
 from utils.data.tfrecords import divide_record
 from utils.errors import UserError, require
 from utils.face.restorers import Restorer, check_restorer, open_restorer
-from utils.metrics.lpips import LPIPS_WEIGHTS, load_lpips, make_lpips_distance
+from utils.metrics.lpips import load_lpips, make_lpips_distance
 from utils.training.log import Panel, losses_panel
 from utils.training.run import Run
 from utils.training.state import Checkpoints
 from utils.training.validation import Validator, draw_validation_tasks
 from utils.weights.checkpoints import load_super_resolver
 from utils.weights.discriminator import load_discriminator, read_discriminator
-from utils.weights.manifest import is_there, load_manifest
 
 
 class MetaRun(Run):
@@ -113,20 +112,6 @@ def make_strategy(cpu_devices: int) -> tf.distribute.Strategy | None:
     return tf.distribute.MirroredStrategy() if len(gpus) > 1 else None
 
 
-def check_weights(config: TrainingConfig, weights_dir: Path | None) -> None:
-    """Raise a UserError that names all weights of the manifest that a new run lacks, if there are several."""
-    loss = config.loss
-    wanted = [config.data.restorer, config.meta.init, *[config.discriminator.init] * bool(loss.gan),
-              *[LPIPS_WEIGHTS] * bool(loss.lpips)]
-    manifest = load_manifest()
-    missing = [name for name in dict.fromkeys(wanted) if name in manifest and not is_there(manifest[name], weights_dir)]
-    if len(missing) > 1:  # a single one is explained where it is loaded
-        option = f" --weights_dir {weights_dir}" if weights_dir else ""
-        raise UserError(f"weights are missing: {', '.join(missing)}. Get them with: python scripts/download_weights.py "
-                        f"{' '.join(missing)}{option}. Or do without: --restorer {GROUND_TRUTH}, --discriminator_init "
-                        f"{RANDOM}, --gan_weight 0, --lpips_weight 0.")
-
-
 def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: Checkpoints, weights_dir: Path | None,
              strategy: tf.distribute.Strategy | None) -> MetaRun:
     """Build a run: open the records, load the networks, restore a checkpoint, draw the validation tasks.
@@ -139,8 +124,6 @@ def assemble(folder: Path, config: TrainingConfig, *, start: int, checkpoints: C
     data = config.data
     faces, kept_faces = divide_record(data.face_record, data.face_validation_record, data.face_size, data)
     scenes, kept_scenes = divide_record(data.scene_record, data.scene_validation_record, data.scene_size, data)
-    if not start:
-        check_weights(config, weights_dir)
     restore = make_restorer(config, weights_dir)
     trainer = MetaTrainer(config, load_networks(config, weights_dir, resumed=start > 0), strategy)
     checkpoints.resume(start, trainer)
