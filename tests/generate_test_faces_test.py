@@ -105,14 +105,6 @@ def test_nothing_is_written_among_the_photos(place, capsys):
     assert [path.name for path in place.out.iterdir()] == ["astronaut.png"]
 
 
-def test_input_dir_may_be_a_photo(place, capsys):
-    place.add_face()
-    place.add_photo("other.png", samples=BLACK)
-    assert place.run("--input_dir", str(place.root / "LQ" / "astronaut.png")) == 0
-    assert "photos 1: faces 1." in capsys.readouterr().out
-    assert [row["file"] for row in place.rows()] == ["astronaut.png"]
-
-
 def test_faulty_landmarks_and_photos_are_errors_of_theirs_alone(place, capsys):
     place.add_face(score=0.95)
     place.add_face(landmarks=[[5, 5]] * 5)

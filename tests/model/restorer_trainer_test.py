@@ -121,18 +121,6 @@ def test_frozen_parameters_stay_and_the_others_get_their_usual_gradients(batch):
         assert np.array_equal(part.params(NETWORK)[name], value) is is_frozen(name, 1)
 
 
-def test_a_traced_network_learns_one_pair_by_heart(batch):
-    lq, _, positions = batch
-    target = np.repeat(np.repeat(np.float32(lq[:1]) / 255, 4, 1), 4, 2) * 0.5 + 0.2
-    trainer = make(configure(learning_rate=5e-3, num_iterations=60))
-    losses = []
-    for _ in range(60):
-        update = trainer.compute(lq[:1], target, positions[:1])
-        trainer.apply(update)
-        losses.append(update.scalars["loss"])
-    assert losses[-1] < 0.5 * losses[0]
-
-
 def test_equal_traced_runs_give_equal_bits(batch):
     """The second run is from the same start, in the same graph, which takes long to trace."""
     trainer, results = make(configure()), []

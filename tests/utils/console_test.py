@@ -35,12 +35,6 @@ def run(body, **variables):
     return subprocess.run(command(body), capture_output=True, text=True, timeout=60, env=environment(**variables))
 
 
-@pytest.mark.parametrize(("body", "status"), [("pass", 0), ("return 2", 2)])
-def test_status_is_what_main_returns(body, status):
-    done = run(body)
-    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
-
-
 def test_users_mistake_is_one_line_with_the_name_as_it_is_and_status_2():
     name = "two  \u5199\tspaces.png"
     done = run(f"print('begun')\nraise UserError('cannot read ' + {name!r} + '\\nReplace it.')",

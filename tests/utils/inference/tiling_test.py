@@ -11,7 +11,6 @@ from utils.inference.tiling import (
     Tiling,
     blending_windows,
     choose_tiling,
-    estimate_seconds,
     multiply_adds_per_pixel,
     tile_starts,
     upscale,
@@ -167,7 +166,3 @@ def test_work_of_a_pixel_is_that_of_the_generator(generator):
     finer = {"conv_up1": 4, "conv_up2": 16, "conv_hr": 16, "conv_last": 16}
     total = sum(np.prod(shape) * finer.get(name.split("/")[0], 1) for name, shape in shapes.items() if len(shape) == 4)
     assert multiply_adds_per_pixel(generator) == total
-
-
-def test_twice_the_pixels_take_longer():
-    assert estimate_seconds(2e6) > estimate_seconds(1e6) / 2 > 0
