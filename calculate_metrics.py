@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, counted, run_cli, shown_name
-from utils.errors import require
+from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, counted, run_cli
+from utils.errors import printable, require
 from utils.files import check_writable
 from utils.image.io import add_pixel_limit
 from utils.image.listing import ImageGroup, add_recursive, group_images, list_images
@@ -135,12 +135,12 @@ def _measure_images(groups: list[ImageGroup], measure: Callable[[ImageGroup], di
             rows.append(row)
             written.add(row)
             if row["status"] == FAILED:
-                progress.write(f"error: {shown_name(row['file'])}: {' '.join(row['reason'].splitlines())}")
+                progress.write(f"error: {printable(row['file'])}: {' '.join(row['reason'].splitlines())}")
             progress.update()
     incomplete = [row for row in rows if row["status"] in (PARTIAL, UNMEASURED)]
     if incomplete:  # they may be all, and their reasons alike
         print(f"note: {len(incomplete)} of {len(rows)} images lack values, see metrics.csv. The first is "
-              f"{shown_name(incomplete[0]['file'])}: {incomplete[0]['reason']}", file=sys.stderr)
+              f"{printable(incomplete[0]['file'])}: {incomplete[0]['reason']}", file=sys.stderr)
     return rows
 
 

@@ -5,8 +5,8 @@ import contextlib
 from collections import Counter
 from pathlib import Path
 
-from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
-from utils.errors import UserError, require
+from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
+from utils.errors import UserError, printable, require
 from utils.face.detection import MIN_CONFIDENCE, open_detector, read_boxes
 from utils.face.pairs import NO_PHOTO, list_faces
 from utils.face.preparation import FACE_COLUMNS, FINISHED, FacePreparer, PreparationSettings
@@ -101,7 +101,12 @@ def main(argv: list[str] | None = None) -> int:
                         "photos, below that folder.")
     photos = every_photo[index::count]
     check_writable(args.output_dir)
-    report, settings = args.output_dir / report_name("faces", args.shard), _settings(args)
+    report = args.output_dir / report_name("faces", args.shard)
+    settings = PreparationSettings(
+        args.detector, str(args.restored_dir or restorer_label(args.restorer, args.codeformer_fidelity)),
+        min_face_size=args.min_face_size, max_faces=args.max_faces, box_margin=args.box_margin,
+        legacy_alignment=args.legacy_alignment, save_aligned=args.save_aligned, save_overlay=args.save_overlay,
+        restored_dir=args.restored_dir)
     written = {(args.output_dir / name / key).parent for name in FACE_FOLDERS for key in keys}
     with claim_report(report, {args.output_dir, *written}):
         folder = folders["Face_HQ" in settings.folders]
@@ -113,19 +118,10 @@ def main(argv: list[str] | None = None) -> int:
         return _prepare_photos(args, settings, photos, report)
 
 
-def _settings(args: argparse.Namespace) -> PreparationSettings:
-    label = str(args.restored_dir or restorer_label(args.restorer, args.codeformer_fidelity))
-    return PreparationSettings(
-        detector=args.detector, restorer=label, min_face_size=args.min_face_size, max_faces=args.max_faces,
-        box_margin=args.box_margin, legacy_alignment=args.legacy_alignment, save_aligned=args.save_aligned,
-        save_overlay=args.save_overlay, restored_dir=args.restored_dir)
-
-
 def _prepare_photos(args: argparse.Namespace, settings: PreparationSettings, photos: list[Source],
                     report_path: Path) -> int:
     """Work through the photos; one that fails gets a row and does not stop the others."""
     if not photos:
-        Report(report_path, FACE_COLUMNS)
         print("no photo falls into shard {}/{}".format(*args.shard))
         return 0
     start_tensorflow(args.gpu)  # takes seconds: only now that the command line is known to be good
@@ -144,7 +140,7 @@ def _prepare_photos(args: argparse.Namespace, settings: PreparationSettings, pho
         todo = [photo for photo in photos if photo not in done]
         progress = stack.enter_context(Progress(len(todo), description="photos", unit="photo"))
         for photo in todo:
-            name = shown_name(photo.name)
+            name = printable(photo.name)
             try:
                 rows = preparer.prepare(photo, lambda what, name=name: progress.update(0, f"{name}: {what}"))
             except UserError as error:

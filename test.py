@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 from config import SCALE, AdaptationConfig, UpscalingConfig
-from utils.console import EXIT_USER_ERROR, ArgumentParser, counted, note_once, run_cli, shown_name
-from utils.errors import UserError, require
+from utils.console import EXIT_USER_ERROR, ArgumentParser, counted, note_once, run_cli
+from utils.errors import UserError, printable, require
 from utils.face.pairs import FaceFolder, check_face
 from utils.files import check_writable
 from utils.image.io import add_pixel_limit, image_size
@@ -97,6 +97,8 @@ def _check_and_convert(args: argparse.Namespace) -> None:
     require(not smallest or args.tile_overlap < smallest, "--tile_overlap must be smaller than the tile",
             f"overlap {args.tile_overlap}, tile {smallest}")
     require(not (args.overwrite and args.skip_existing), "--overwrite and --skip_existing exclude each other", "both")
+    args.upscaling = UpscalingConfig(tile_size=args.tile_size, tile_overlap=args.tile_overlap,
+                                     memory_gib=args.memory_gib)
     args.shard = parse_shard(args.shard)
 
 
@@ -143,7 +145,7 @@ def _check_outputs(args: argparse.Namespace, photos: list[Source]) -> set[Path]:
 
 def _list_plan(args: argparse.Namespace, photos: list[Source], faces: FaceFolder | None) -> int:
     """Print what a run would do to each photo, and return the exit status."""
-    faulty, work, upscaling = 0, 0.0, _upscaling(args)
+    faulty, work = 0, 0.0
     print(f"{'photo':40} {'size':>12} {'result':>12} {'faces':>5} {'tiles':>5} {'overlap':>7} {'memory':>9}")
     for photo in photos:
         try:
@@ -151,23 +153,18 @@ def _list_plan(args: argparse.Namespace, photos: list[Source], faces: FaceFolder
             pairs = faces.pairs(photo.key) if faces else []
             for pair in pairs:
                 check_face(pair)
-            tiling = choose_tiling(height, width, upscaling)
+            tiling = choose_tiling(height, width, args.upscaling)
             work += height * width * (1 + tiling.extra_work)
             needed = tiling.memory_gib(8)
             excess = ": more than --memory_gib" if args.tile_size is None and needed > args.memory_gib else ""
-            print(f"{shown_name(photo.name):40} {f'{width}x{height}':>12} {f'{width * SCALE}x{height * SCALE}':>12} "
+            print(f"{printable(photo.name):40} {f'{width}x{height}':>12} {f'{width * SCALE}x{height * SCALE}':>12} "
                   f"{len(pairs):5} {tiling.num_tiles:5} {tiling.extra_work:7.0%} {needed:5.1f} GiB{excess}")
         except UserError as error:
             faulty += 1
-            print(f"{shown_name(photo.name):40} error: {error}")
+            print(f"{printable(photo.name):40} error: {error}")
     print(f"{len(photos)} in all, {faulty} faulty as far as names and headers tell. Upscaling takes about "
           f"{counted(math.ceil(estimate_seconds(work) / 60), 'minute')} on this CPU. Nothing was written.")
     return EXIT_USER_ERROR if faulty else 0
-
-
-def _upscaling(args: argparse.Namespace) -> UpscalingConfig:
-    return UpscalingConfig(tile_size=args.tile_size, tile_overlap=args.tile_overlap,
-                           memory_gib=args.memory_gib)
 
 
 def _restore_photos(args: argparse.Namespace, photos: list[Source], there: list[Source], faces: FaceFolder | None,
@@ -222,7 +219,7 @@ def _build(args: argparse.Namespace, faces: FaceFolder | None):
     adaptation = AdaptationConfig(learning_rate=args.learning_rate, num_steps=args.fine_tune_num,
                                   patch_size=args.patch_size, patches_per_face=args.patch_num_per_img, seed=args.seed)
     return PhotoPipeline(resolver, faces, args.output_dir, PipelineSettings(
-        adaptation, _upscaling(args), no_face=args.no_face, backtrack=args.safeguard == "backtrack",
+        adaptation, args.upscaling, no_face=args.no_face, backtrack=args.safeguard == "backtrack",
         check_faces=args.check_faces, face_weight=args.face_weight if args.paste_faces else 0.0,
         save_comparison=args.save_comparison, strip_metadata=args.strip_metadata))
 

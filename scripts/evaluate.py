@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -46,9 +45,6 @@ from utils.image.io import add_pixel_limit
 from utils.image.listing import Source, add_source_options, list_chosen, list_photos, parse_people
 from utils.metrics.suite import choose_metrics, load_functions
 from utils.tensorflow_setup import start_tensorflow
-
-if TYPE_CHECKING:
-    from utils.evaluation.runner import VariantRunner  # imports TensorFlow
 
 DEFAULT_PRESETS = ("iid", "ood-noise", "ood-camera", "ood-tone")
 SETTINGS = "settings.json"
@@ -189,7 +185,7 @@ def open_networks(args: argparse.Namespace) -> tuple[dict, dict[str, str]]:
     return networks, digests
 
 
-PhotoSet = tuple["VariantRunner", dict[str, list[list[float]]]]  # and boxes [n, 4] that scores leave out, by stem
+PhotoSet = tuple  # a VariantRunner, and boxes [n, 4] that scores leave out, by stem
 
 
 def make_set(args: argparse.Namespace, preset: str, networks: Mapping, prepare: Callable[..., tuple[dict, list]],

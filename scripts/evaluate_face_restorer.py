@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from config import SCALE
-from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli, shown_name
-from utils.errors import UserError, require
+from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, run_cli
+from utils.errors import UserError, printable, require
 from utils.evaluation.face_restorer import (
     DEGRADATIONS,
     METHODS,
@@ -171,12 +171,12 @@ def main(argv: list[str] | None = None) -> int:
                 found = evaluate_photo(args, path, detect, restore, forward, meter)
             except UserError as error:
                 found = [({"file": path.name, "status": "error", "reason": str(error)}, None)]
-                progress.write(f"error: {shown_name(path.name)}: {' '.join(str(error).splitlines())}")
+                progress.write(f"error: {printable(path.name)}: {' '.join(str(error).splitlines())}")
             rows = [row for row, _ in found]
             report.add(*rows)
             counts.update(row["status"] for row in rows)
             scored += [(row, result) for row, result in found if result]
-            progress.update(1, shown_name(path.name))
+            progress.update(1, printable(path.name))
     if not scored:
         raise UserError(f"no photo in {args.input_dir} has a face that MTCNN finds, also once it is degraded, and that "
                         "is large enough. Give portraits, or --upscale.")

@@ -1,5 +1,7 @@
 """The checkpoint that comes as its difference from Real-ESRGAN's weights, which need not be there."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -21,7 +23,8 @@ def base():
 @pytest.fixture(scope="module")
 def weights(base):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "load_base", lambda name, weights_dir: {"realesrgan": base}[name])
+        patch.setattr(checkpoints, "load_super_resolver",
+                      lambda name, weights_dir: SimpleNamespace(generator={"realesrgan": base}[name]))
         return load_super_resolver("metaf2n-x4plus")
 
 

@@ -98,12 +98,6 @@ def note_once(text: str) -> None:
     print(f"note: {' '.join(text.splitlines())}", file=sys.stderr)
 
 
-def shown_name(name: str) -> str:
-    """Return a file's name for a line of output: control characters escaped, at most 60 characters."""
-    name = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
-    return name if len(name) <= 60 else f"{name[:40]}...{name[-17:]}"
-
-
 def counted(count: int, noun: str) -> str:
     """Return `1 photo`, `2 photos`."""
     return f"{count} {noun}{'s' * (count != 1)}"

@@ -24,5 +24,6 @@ def require(holds: object, rule: str, received: object) -> None:
 
 
 def printable(text: str) -> str:
-    """Return text from a file as one line of at most 80 characters, control characters escaped."""
-    return text[:80].encode("unicode_escape").decode("ascii")
+    """Return a file's name, or text from a file, for a message: at most 60 characters, control characters escaped."""
+    text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return text if len(text) <= 60 else f"{text[:40]}...{text[-17:]}"

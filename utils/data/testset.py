@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from config import SCALE
-from utils.console import Progress, shown_name
+from utils.console import Progress
 from utils.data.camera import Sharpen, steps_from_plain, steps_to_plain
 from utils.data.presets import TESTSET_PRESETS
-from utils.errors import UserError, require
+from utils.errors import UserError, printable, require
 from utils.files import check_writable, read_bytes, write_text
 from utils.image.io import quantize, read_image, to_float, write_png
 from utils.image.listing import list_photos, photo_rng
@@ -86,10 +86,10 @@ def synthesize_testset(input_dir: Path, output_dir: Path, settings: SynthesisSet
         report.add_present(photo.name for photo in finished)
         for photo, row in zip(waiting, pool.map(process, waiting), strict=True):
             if row["status"] == "error":
-                progress.write(f"error: {shown_name(photo.name)}: {' '.join(row['reason'].splitlines())}")
+                progress.write(f"error: {printable(photo.name)}: {' '.join(row['reason'].splitlines())}")
             counts[row["status"]] += 1
             report.add(row)
-            progress.update(note=shown_name(photo.name))
+            progress.update(note=printable(photo.name))
     return counts
 
 

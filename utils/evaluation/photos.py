@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from config import SCALE
-from utils.console import Progress, shown_name
+from utils.console import Progress
 from utils.data.composites import Composite, Person, compose, cut_portrait, draw_number
-from utils.errors import FatalError, UserError
+from utils.errors import FatalError, UserError, printable
 from utils.face.alignment import SAME_FACE_IOU, box_overlap
 from utils.face.detection import Detector
 from utils.face.pairs import BOX_PIXELS
@@ -180,7 +180,7 @@ def prepare_faces(photos: Sequence[Path], truth_dir: Path, folder: Path, *, dete
                 found = [_box(row) for row in rows if row["status"] == "ok"]
                 boxes[photo.stem] = [[left, top, left + width - 1, top + height - 1]
                                      for top, left, height, width in found]
-            progress.update(1, shown_name(photo.name))
+            progress.update(1, printable(photo.name))
     return boxes, errors
 
 

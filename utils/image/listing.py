@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.console import note_once, shown_name
-from utils.errors import UserError, require
+from utils.console import note_once
+from utils.errors import UserError, printable, require
 from utils.image.io import is_image
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".heic",
@@ -131,7 +131,7 @@ def describe_unused(unused: Sequence[Unused], place: str) -> str:
     """Describe what is not used of a place; an empty text if there is nothing."""
     names: dict[str, list[str]] = {}
     for reason, name in unused:
-        names.setdefault(reason, []).append(shown_name(name))
+        names.setdefault(reason, []).append(printable(name))
     reasons = ", ".join(f"{reason}: {len(found)} ({', '.join(found[:MAX_LISTED])}{', ...' * (len(found) > MAX_LISTED)})"
                         for reason, found in names.items())
     return f"not used of {place}: {len(unused)} ({reasons})" if unused else ""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
-from utils.console import Progress, shown_name
-from utils.errors import UserError
+from utils.console import Progress
+from utils.errors import UserError, printable
 from utils.image.io import image_size
 from utils.image.listing import Source
 from utils.inference.restoration import ADAPTED, LOSS_ROSE, OnProgress, PhotoPipeline
@@ -40,9 +40,9 @@ def restore_all(pipeline: PhotoPipeline, photos: Sequence[Source],
             if row["status"] == "error":
                 progress.total -= sizes[len(done) - 1]  # its pixels are not work that was done
                 sizes[len(done) - 1] = 0
-                progress.write(f"error: {shown_name(photo.name)}: {reason}")
+                progress.write(f"error: {printable(photo.name)}: {reason}")
             elif reason and row["status"] in (ADAPTED, LOSS_ROSE):
-                progress.write(f"warning: {shown_name(photo.name)}: {reason}")
+                progress.write(f"warning: {printable(photo.name)}: {reason}")
             finished += sizes[len(done) - 1]
             progress.update(finished - progress.n)  # rounding, and photos that failed
     return outcomes
@@ -62,7 +62,7 @@ def restore_photos(pipeline: PhotoPipeline, photos: Sequence[Source], on_progres
             following = None
             if number + 1 < len(photos) and _num_pixels(photos[number + 1].path) <= READ_AHEAD_LIMIT:
                 following = reader.submit(pipeline.read, photos[number + 1], rows[number + 1])
-            name = shown_name(photo.name)
+            name = printable(photo.name)
             try:
                 pipeline.process(reading.result(), row,
                                  lambda what, share, name=name: on_progress(f"{name}: {what}", share))

@@ -20,19 +20,17 @@ import tensorflow as tf
 from model.layers import check_shapes
 from model.masknet import masknet_shapes
 from model.rrdbnet import rrdbnet_architecture
-from utils.errors import UserError, printable
+from utils.errors import UserError
 from utils.files import is_utf8, literal_prefix, read_errors
-from utils.weights.manifest import MissingWeightsError, find_weights, load_manifest
+from utils.weights.manifest import find_weights, load_manifest
 from utils.weights.ncnn import is_ncnn_param, rrdbnet_state_from_ncnn
 from utils.weights.npz import is_npz, not_finite, read_npz_weights
 from utils.weights.state_dicts import load_state_dict
-from utils.weights.ternary import decode_difference
+from utils.weights.ternary import add_to_base
 
 GENERATOR_SCOPE = "MODEL/"
 MASK_SCOPE = "Mask/"
 DISCRIMINATOR_SCOPE = "Discriminator/"
-BASE_SCOPE = "BASE/"  # in our .npz, before the name of the weights from which it is the difference
-DIFFERENCE_FORMAT = np.uint8(1)
 OPTIMIZER_SLOTS = ("/Adam", "/Adam_1")
 CHECKPOINT_ENDINGS = (".index", ".data-00000-of-00001", ".meta")
 RUN_CHECKPOINTS, NUMBERED = "checkpoints", re.compile(r"\d+$")  # in the folder of a run, and their names
@@ -89,28 +87,11 @@ def super_resolver_names() -> list[str]:
     return [name for name in load_manifest() if name.startswith(SUPER_RESOLVERS) and not name.endswith("-netd")]
 
 
-def load_base(name: str, weights_dir: Path | str | None = None) -> dict[str, np.ndarray]:
-    """Load the generator from which another is a difference."""
-    return load_super_resolver(str(next(iter(find_weights(name, weights_dir).values())))).generator
-
-
 def _read_npz(file: Path, weights_dir: Path | str | None) -> dict[str, np.ndarray]:
     tensors = read_npz_weights(file, holds="super-resolver")
-    bases, mask = _scope(tensors, BASE_SCOPE), _scope(tensors, MASK_SCOPE)
-    if not bases:
-        return tensors
-    difference = {name: value for name, value in tensors.items() if not name.startswith((BASE_SCOPE, MASK_SCOPE))}
-    try:
-        [(base, version)] = bases.items()
-        if version != DIFFERENCE_FORMAT:
-            raise ValueError(f"it is of format {version}")
-        generator = decode_difference(difference, load_base(base, weights_dir))
-    except ValueError as error:
-        text = f"{file} cannot be added to {printable(' + '.join(bases))}: {error}"
-        if isinstance(error, MissingWeightsError):
-            raise MissingWeightsError(error.entry, text) from error
-        raise UserError(text) from error
-    return checkpoint_tensors(generator, mask)
+    generator = add_to_base({name: value for name, value in tensors.items() if not name.startswith(MASK_SCOPE)}, file,
+                            lambda base: load_super_resolver(base, weights_dir=weights_dir).generator)
+    return checkpoint_tensors(generator, _scope(tensors, MASK_SCOPE)) if generator else tensors
 
 
 def read_tf1_checkpoint(path: Path | str, *, scopes: tuple[str, ...] = (GENERATOR_SCOPE, MASK_SCOPE)

@@ -5,16 +5,43 @@ it is stored as it is. The base is rounded to float16 first, kernels towards zer
 float32 and float16 files then are the same weights. Differences are read, and no longer written.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 
 from model.layers import check_shapes
+from utils.errors import UserError, printable
+from utils.weights.manifest import MissingWeightsError
 
+BASE_SCOPE = "BASE/"  # before the name of the weights from which it is the difference
+FORMAT = np.uint8(1)
 CODES, STEPS, PLAIN = "CODES", "STEPS", "PLAIN"  # packed trits; the steps of their channels; other differences
 SMALLEST_KERNEL = 4096  # values
 TRITS_PER_BYTE = 5  # 3^5 = 243
 DIGITS = 3 ** np.arange(TRITS_PER_BYTE)
+
+
+def add_to_base(tensors: Mapping[str, np.ndarray], file: Path,
+                load_base: Callable[[str], dict[str, np.ndarray]]) -> dict[str, np.ndarray] | None:
+    """Return the generator of which a file holds the difference from another; None where that is not in it.
+
+    `load_base` takes the other's name. Raises a UserError, or a MissingWeightsError where that is missing.
+    """
+    bases = {name.removeprefix(BASE_SCOPE): value for name, value in tensors.items() if name.startswith(BASE_SCOPE)}
+    if not bases:
+        return None
+    try:
+        [(base, version)] = bases.items()
+        if version != FORMAT:
+            raise ValueError(f"it is of format {version}")
+        return decode_difference({name: value for name, value in tensors.items() if not name.startswith(BASE_SCOPE)},
+                                 load_base(base))
+    except ValueError as error:
+        text = f"{file} cannot be added to {printable(' + '.join(bases))}: {error}"
+        if isinstance(error, MissingWeightsError):
+            raise MissingWeightsError(error.entry, text) from error
+        raise UserError(text) from error
 
 
 def decode_difference(encoded: Mapping[str, np.ndarray], base: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
