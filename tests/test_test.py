@@ -1,7 +1,6 @@
 """test.py, run from end to end on tiny networks and photos: what it writes, and what goes wrong."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -283,8 +282,7 @@ def test_results_that_are_there_are_not_replaced_unasked(place, capsys):
     assert place.results() == before
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_run_keeps_finished_photos_and_nothing_half_written_and_goes_on(place, stop):
+def test_a_killed_run_keeps_finished_photos_and_nothing_half_written_and_goes_on(place):
     place.add_photo("a.png")
     place.add_photo("b.png", height=2600, width=2600, faces=0)  # thousands of tiles: it cannot finish
     place.add_photo("c.png", seed=3)
@@ -294,9 +292,8 @@ def test_a_stopped_run_keeps_finished_photos_and_nothing_half_written_and_goes_o
     deadline = time.monotonic() + 120
     while not (place.out / "a.png").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(stop)
+    process.kill()
     _, error = process.communicate(timeout=60)
-    assert process.returncode == (-stop if stop == signal.SIGKILL else 130)
     assert "Traceback" not in error
     finished = place.results()
     assert list(finished) == ["a.png"]
