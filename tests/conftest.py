@@ -9,6 +9,8 @@ from utils.tensorflow_setup import start_tensorflow
 from utils.weights import manifest
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # values are compared in float32 on the CPU
+for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(name, "1")  # the processes of pytest share the cores
 start_tensorflow()
 
 
