@@ -25,7 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse and check the command line."""
     parser = ArgumentParser(__doc__)
     files = parser.add_argument_group("files")
-    files.add_argument("--input_dir", type=Path, default="./datasets/RealFaces200/LQ", help="folder of photos")
+    files.add_argument("--input_dir", type=Path, default="./datasets/RealFaces200/LQ", help="photo or folder of photos")
     files.add_argument("--output_dir", type=Path, default="./datasets/RealFaces200",
                        help="where Face_LQ/, Face_HQ/ and faces.csv are written")
     files.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     faces = {folder: list_faces(folder, keys, recursive=args.recursive) for folder in folders if folder.is_dir()}
     for folder, listing in faces.items():
         foreign = [entry.name for entry in listing.unused if entry.reason == NO_PHOTO]
-        if foreign:  # test.py could not tell their faces apart
+        if foreign:  # test.py could not distinguish their faces
             raise UserError(f"{folder} holds faces of other photos, as {foreign[0]} ({len(foreign)} in all). Choose "
                             "another --output_dir, or remove them.")
     if args.boxes is not None and not read_boxes(args.boxes).keys() & {same_name(photo.name) for photo in every_photo}:

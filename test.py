@@ -29,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse and check the command line."""
     parser = ArgumentParser(__doc__)
     files = parser.add_argument_group("files")
-    files.add_argument("--input_dir", type=Path, default="./datasets/RealFaces200/LQ", help="folder of photos")
+    files.add_argument("--input_dir", type=Path, default="./datasets/RealFaces200/LQ", help="photo or folder of photos")
     files.add_argument("--face_dir", type=Path, default="./datasets/RealFaces200", help="of Face_LQ/ and Face_HQ/")
     files.add_argument("--output_dir", type=Path, default="./datasets/RealFaces200/Res", help="folder of the results")
     files.add_argument("--model_dir", default="./pretrained_models/model-new",
@@ -50,7 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     adapting.add_argument("--patch_size", type=int, default=ADAPTATION.patch_size, help="HQ pixels, divisible by 4")
     adapting.add_argument("--patch_num_per_img", type=int, default=ADAPTATION.patches_per_face, help="per face")
     adapting.add_argument("--fine_tune_num", type=int, default=ADAPTATION.num_steps, help="gradient steps; 0: none")
-    adapting.add_argument("--learning_rate", type=float, default=ADAPTATION.learning_rate, help="of those steps")
+    adapting.add_argument("--learning_rate", type=float, default=ADAPTATION.learning_rate, help="of the gradient steps")
     adapting.add_argument("--seed", type=int, default=ADAPTATION.seed, help="of the patch positions")
     adapting.add_argument("--no_face", choices=("base", "skip", "error"), default="base",
                           help="photos without a face: upscale without adaptation, leave out, or count as failed")
@@ -162,7 +162,7 @@ def _list_plan(args: argparse.Namespace, photos: list[Source], faces: FaceFolder
         except UserError as error:
             faulty += 1
             print(f"{printable(photo.name):40} error: {error}")
-    print(f"{len(photos)} in all, {faulty} faulty as far as names and headers tell. Upscaling takes about "
+    print(f"{len(photos)} in all, {faulty} faulty as far as names and headers show. Upscaling takes about "
           f"{counted(math.ceil(estimate_seconds(work) / 60), 'minute')} on this CPU. Nothing was written.")
     return EXIT_USER_ERROR if faulty else 0
 

@@ -1,4 +1,4 @@
-"""The face restorer `rrdb-face`: Real-ESRGAN's RRDBNet, which is told where in the face each pixel lies.
+"""The face restorer `rrdb-face`: Real-ESRGAN's RRDBNet with an input for where in the face each pixel lies.
 
 It upscales the part of a photo that shows a face, at the photo's own resolution. Position maps (`utils.face.positions`)
 enter before the last `INFORMED_BLOCKS` blocks. Parameters are those of the RRDBNet and `conv_position/weight`; where

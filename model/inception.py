@@ -96,7 +96,7 @@ def inception_params_from_torch(state: Mapping[str, np.ndarray]) -> dict[str, tf
 
     Args:
         state: as `utils.weights.state_dicts.load_state_dict` returns it; counters (`num_batches_tracked`) are ignored,
-            and the classifier (`fc`) is looked at to tell the file from those of other Inceptions.
+            and the classifier (`fc`) distinguishes the file from those of other Inceptions.
 
     Raises:
         ValueError: in one line, which names are missing, unknown or of another shape.

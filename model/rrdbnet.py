@@ -74,8 +74,8 @@ def residual_block(params: Params, features: tf.Tensor) -> tf.Tensor:
     return inputs + RESIDUAL_SCALE * features
 
 
-# Traced and optimised once for all blocks, a graph is ready in a third of the time. Gradients are added up in another
-# order, so that the bits of a training would depend on it.
+# Traced and optimised once for all blocks, a graph is ready in a third of the time. For inference alone: gradients are
+# summed in another order, and a training must resume with equal bits.
 traced_block = tf.function(residual_block, autograph=False, experimental_attributes={"_noinline": True})
 
 
@@ -96,10 +96,10 @@ def rrdbnet(params: Params, images: tf.Tensor, *, run_block: Block = residual_bl
 
 
 def to_half_precision(params: Params, dtype: tf.DType) -> dict[str, tf.Tensor]:
-    """Cast parameters for inference: all of them to float16, those of the dense blocks to bfloat16.
+    """Cast parameters for inference to `dtype`: all of them to float16, only those of the dense blocks to bfloat16.
 
-    The convolutions outside of the blocks are 5 % of the arithmetic; in bfloat16, of 8 bits, they would cost 6 to 15 dB
-    and shift the brightness by up to 0.6 of 255.
+    The convolutions outside of the blocks are 5 % of the arithmetic; with the 8 significant bits of bfloat16 they would
+    cost 6 to 15 dB and shift the brightness by up to 0.6 of 255.
     """
     return {name: tf.cast(value, dtype if dtype == tf.float16 or name.startswith("body/") else value.dtype)
             for name, value in params.items()}

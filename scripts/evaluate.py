@@ -66,7 +66,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         f"(default: all); without either, of draws of scikit-image's photo (default: {DRAWS})")
     photos.add_argument("--presets", nargs="+", choices=list(TESTSET_PRESETS), default=list(DEFAULT_PRESETS),
                         help="degradations, a set of photos each; see synthesize_testset.py --list_presets")
-    photos.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    photos.add_argument("--seed", type=int, default=0, help="of degradations, composites and patches")
     networks = parser.add_argument_group("networks")
     networks.add_argument("--model", default="metaf2n-small", help="what is evaluated, as --model_dir of test.py")
     networks.add_argument("--base", default="realesrgan", help="what it is compared with, likewise")
@@ -75,7 +75,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                           help="of a .onnx with such an input: 0 for quality, 1 for likeness")
     networks.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS),
                           metavar="VARIANT", help=f"of {', '.join(VARIANTS)} (default: all)")
-    networks.add_argument("--learning_rate", type=float, default=PUBLISHED_STEP.learning_rate, help="of the steps")
+    networks.add_argument("--learning_rate", type=float, default=PUBLISHED_STEP.learning_rate, help="of gradient steps")
     networks.add_argument("--weights_dir", type=Path, help="where downloaded weights are (default: weights/)")
     networks.add_argument("--gpu", help="the GPU to use, as 0; -1 for the CPU (default: CUDA_VISIBLE_DEVICES)")
     add_pixel_limit(parser)

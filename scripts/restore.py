@@ -17,7 +17,7 @@ from utils.errors import UserError, require
 from utils.face.detection import open_detector
 from utils.face.preparation import FacePreparer, PreparationSettings
 from utils.face.restorers import check_restorer, open_restorer
-from utils.files import check_writable
+from utils.files import check_writable, remove_leftovers
 from utils.image.io import add_pixel_limit
 from utils.image.listing import Source, add_recursive, list_images, result_name, same_name
 from utils.tensorflow_setup import cpu_has_bfloat16, free_memory_gib, start_tensorflow
@@ -125,6 +125,9 @@ def main(argv: list[str] | None = None) -> int:
     there = len(photos) - len(todo)
     require(not there or args.skip_existing, "results must not be there: give --overwrite or --skip_existing",
             f"{there} of {len(photos)} in {args.output_dir}")
+    for photo in todo:  # what a killed run left
+        result = args.output_dir / result_name(photo, args.suffix, args.format)
+        remove_leftovers(result.parent, result.name)
     outcomes = Counter({"there already": there})
     if todo:
         with contextlib.ExitStack() as stack:

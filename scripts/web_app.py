@@ -67,7 +67,7 @@ class Restoration:
     baseline: np.ndarray | None = None
 
 
-class Restorer:
+class Session:
     """Restores uploads as restore.py does, and keeps the last few results."""
 
     def __init__(self, args: argparse.Namespace, folder: Path, stack: contextlib.ExitStack):
@@ -105,7 +105,7 @@ class Restorer:
         return samples
 
     def before(self, done: Restoration, kind: str, on_progress: OnProgress) -> np.ndarray:
-        """Return the photo as `kind` enlarges it: bicubic, in the size that is shown, or the baseline."""
+        """Return the photo as `kind` upscales it: bicubic, in the size that is shown, or the baseline."""
         if kind == BICUBIC:
             photo = done.loaded.photo
             pixels = resize_bicubic(photo.pixels, *shown_size(*(SCALE * side for side in photo.pixels.shape[:2])))
@@ -148,7 +148,7 @@ def draw_faces(photo: Photo, faces: list[PhotoFace]) -> np.ndarray:
     return picture
 
 
-def build_page(restorer: Restorer, args: argparse.Namespace):
+def build_page(session: Session, args: argparse.Namespace):
     """Return the page, a gradio.Blocks."""
     import gradio as gr
 
@@ -159,26 +159,26 @@ def build_page(restorer: Restorer, args: argparse.Namespace):
         if path is None:
             return None, ""
         with shown_errors(path):
-            shutil.rmtree(restorer.folder, ignore_errors=True)  # gradio has copies of what is in the page
-            done = restorer.open(path, follow(progress))
-            picture = restorer.write("faces.png", draw_faces(done.loaded.photo, done.faces), done.loaded.photo)
+            shutil.rmtree(session.folder, ignore_errors=True)  # gradio has copies of what is in the page
+            done = session.open(path, follow(progress))
+            picture = session.write("faces.png", draw_faces(done.loaded.photo, done.faces), done.loaded.photo)
         return picture, f"{counted(len(done.faces), 'face')} found"
 
     def show(path, face_weight, kind, progress=gr.Progress()):  # noqa: B008
         if path is None:
             return gr.skip(), gr.skip(), gr.skip()
         with shown_errors(path):
-            done = restorer.open(path, follow(progress))
-            (source, photo, _), after = done.loaded, restorer.after(done, face_weight, follow(progress))
-            before = restorer.before(done, kind, follow(progress))
-            pair = (restorer.write("before.jpg", before, photo), restorer.write("after.jpg", after, photo))
-            result = restorer.write(f"{source.key}_x4.png", after, photo, shown=False)
+            done = session.open(path, follow(progress))
+            (source, photo, _), after = done.loaded, session.after(done, face_weight, follow(progress))
+            before = session.before(done, kind, follow(progress))
+            pair = (session.write("before.jpg", before, photo), session.write("after.jpg", after, photo))
+            result = session.write(f"{source.key}_x4.png", after, photo, shown=False)
         text = [f"{after.shape[1]}x{after.shape[0]} pixels", counted(len(done.faces), "face"), done.row["status"]]
         return pair, gr.DownloadButton(value=result, interactive=True), "; ".join(
             [*text, *filter(None, [done.row.get("reason")])])
 
     with gr.Blocks(title="MetaF2N-TF", analytics_enabled=False, delete_cache=(FILES_AGE // 4, FILES_AGE)) as page:
-        gr.Markdown("# MetaF2N-TF\nEnlarges a photo of people four times, by a network that adapts to the faces in it. "
+        gr.Markdown("# MetaF2N-TF\nUpscales photos of people four times, by a network that adapts to the faces in it. "
                     f"A photo may have up to {args.max_megapixels:g} megapixels and {args.max_mib:g} MiB.")
         with gr.Row():
             with gr.Column():
@@ -269,7 +269,7 @@ def main(argv: list[str] | None = None) -> int:
     with (listen(args.host, args.port) as listener, contextlib.ExitStack() as stack,
           tempfile.TemporaryDirectory(prefix="metaf2n-") as folder):
         os.environ.update(GRADIO_TEMP_DIR=str(Path(folder, "gradio")), GRADIO_ANALYTICS_ENABLED="False")
-        serve(build_page(Restorer(args, Path(folder, "pictures"), stack), args), listener, args)
+        serve(build_page(Session(args, Path(folder, "pictures"), stack), args), listener, args)
     return 0
 
 

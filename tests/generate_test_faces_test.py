@@ -129,6 +129,8 @@ def test_a_file_of_ones_own_restores_and_a_replaced_one_does_so_again(place, cap
     assert row["restorer"].startswith("own.npz ")
     assert place.run("--skip_existing", restorer=str(own)) == 0
     assert "photos there already 1" in capsys.readouterr().out
+    assert place.run("--overwrite", "--legacy_alignment", restorer=str(own)) == 0
+    assert np.abs(place.read("Face_HQ") - before).mean() > 0.01
     save_face_restorer(own, small_restorer())
     assert place.run("--skip_existing", restorer=str(own)) == 0
     assert place.rows()[0]["restorer"] != row["restorer"]

@@ -6,7 +6,7 @@ class UserError(ValueError):
 
 
 class FatalError(RuntimeError):
-    """As a UserError, but the other files of a folder would fail too: whoever goes on after one does not catch it."""
+    """A user's error by which every file of a folder would fail: handlers of a single file's errors let it pass."""
 
 
 class NotFiniteError(UserError):

@@ -45,7 +45,7 @@ def literal_prefix(prefix: Path) -> Iterator[str]:
     """Yield a prefix by which TensorFlow finds the files PREFIX.*.
 
     It takes `[`, `]`, `*`, `?` and backslashes in paths for patterns. Where a path has any of these, or is not UTF-8,
-    links to the files in a temporary folder stand in for them.
+    links to the files in a temporary folder replace them.
     """
     patterns = set("[]*?\\") - {os.sep}
     if is_utf8(prefix) and patterns.isdisjoint(str(prefix)):

@@ -1,7 +1,7 @@
 """The detector against the outputs of the published code, and its parts against NumPy and hand-made figures.
 
 The arrays in tests/data/retinaface.npz come from the original detector run in PyTorch with the weights of
-tests/helpers/reference_detector.py, on crops and enlargements of scikit-image's astronaut.
+tests/helpers/reference_detector.py, on crops and upscaled copies of scikit-image's astronaut.
 """
 
 from pathlib import Path
@@ -52,7 +52,7 @@ def forward(params):
     return compile_retinaface(params)
 
 
-def enlarged(photo, height, width):
+def repeated(photo, height, width):
     """Repeat every pixel four times in both directions, then repeat the whole and cut it to size."""
     photo = photo.repeat(4, axis=0).repeat(4, axis=1)
     return np.tile(photo, (-(-height // photo.shape[0]), -(-width // photo.shape[1]), 1))[:height, :width]
@@ -113,7 +113,7 @@ def test_detections_equal_the_original_in_the_same_order(forward, astronaut, gol
 
 
 def test_faces_of_a_large_photo_equal_the_original_but_for_its_scaled_scores(forward, astronaut, golden):
-    found = detect(forward, enlarged(astronaut, 1501, 1000))
+    found = detect(forward, repeated(astronaut, 1501, 1000))
     expected = golden["big_detections"]
     # two scores lie so close that their faces may be swapped
     pairs = np.abs(found.boxes[:, None] - expected[None, :, :4]).max(axis=2).argmin(axis=1)
@@ -156,7 +156,7 @@ def test_large_photos_get_the_original_sizes(golden):
 
 @pytest.mark.parametrize("size", [(900, 1600), (1501, 1000), (2001, 3000)])
 def test_large_photos_get_the_original_pixels(astronaut, golden, size):
-    shrunk, _ = shrink_photo(enlarged(astronaut, *size))
+    shrunk, _ = shrink_photo(repeated(astronaut, *size))
     expected = golden[f"resize_{size[0]}x{size[1]}_sub16"]
     np.testing.assert_allclose(preprocess(shrunk)[0, ::16, ::16], expected, atol=1e-2)
 

@@ -96,6 +96,8 @@ def test_a_folder_of_many_kinds_keeps_what_each_photo_is(place, capsys, monkeypa
     exif[274], exif[271] = 6, "Maker"
     Image.fromarray(picture(3, 20, 30)).save(place / "in" / "turned.jpg", exif=exif)
     (place / "in" / "broken.jpg").write_bytes(b"no image")
+    (place / "out").mkdir()
+    (place / "out" / ".scene.png.0123abcd.part").touch()  # which a killed run left
     assert run(place, place / "in") == 2
     assert len(loads) == 1
     shapes = {path.name: cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (place / "out").iterdir()}

@@ -185,7 +185,7 @@ def write_odd_photos(folder):
 @pytest.mark.parametrize(("name", "size", "channels", "bits"), [
     ("gray.png", (120, 80), 1, 8), ("deep.tif", (120, 80), 3, 16), ("cut.png", (120, 80), 4, 8),
     ("turned.jpg", (80, 120), 3, 8), ("moving.gif", (120, 80), 3, 8), ("phone.heic", (120, 80), 3, 8)])
-def test_a_photo_of_any_kind_without_a_face_is_enlarged(page, tmp_path, name, size, channels, bits):
+def test_a_photo_of_any_kind_without_a_face_is_upscaled(page, tmp_path, name, size, channels, bits):
     write_odd_photos(tmp_path)
     page.upload(tmp_path / name)
     page.wait(lambda: page.status.startswith(f"{size[0]}x{size[1]} pixels; 0 faces"))

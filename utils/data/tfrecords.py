@@ -173,7 +173,7 @@ def _order(count: int, seed: tuple[int, ...]) -> np.ndarray:
 
 def write_image_records(path: Path | str, images: Iterable[np.ndarray], size: int, *,
                         shuffle_seed: int | None = None) -> int:
-    """Write images, uint8 RGB [size, size, 3], as a record of one file, atomically; return their number.
+    """Write images, uint8 RGB [size, size, 3], as one file, atomically; return their number.
 
     With a `shuffle_seed` their order is random, and while it is written the record takes its size twice on the disk.
     Raises a ValueError if an image has another shape or type.

@@ -54,7 +54,7 @@ def make_photos(folder: Path, scenes: Sequence[Source], portraits: Sequence[Sour
     """Write `folder/<stem>.png`: a composite per scene and scikit-image's photo; or the `ready` photos as they are.
 
     A file that fails is named in a line on the terminal and stops nothing. A finished folder is left as it is. Who
-    stands in front of a scene depends on the seed and on all files, the rest on the seed and the scene's name.
+    is put in front of a scene depends on the seed and on all files, the rest on the seed and the scene's name.
 
     `portraits` are of one person each, before an even background, and all used equally often. `num_draws`: copies of
     scikit-image's photo. What of a file's name matches `people` is the same for photos of one person.

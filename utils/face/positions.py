@@ -9,7 +9,7 @@ SCALE_GAIN = 25.0  # brings the map of the scale near to 0 for faces of about 25
 
 
 def position_maps(matrix: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
-    """Return what the face restorer is told about the pixels of a region.
+    """Return the position maps of a region, an input of the face restorer.
 
     Args:
         matrix: [2, 3], from the photo to the aligned crop, as `estimate_alignment` returns.

@@ -1,6 +1,7 @@
 """What generate_test_faces.py does with one photo: detect its faces, align and restore them, write Face_LQ/, Face_HQ/.
 
 The geometry is in `utils/face/alignment.py`: `align_face` makes what a restorer gets, `paste_region` makes Face_HQ.
+`rrdb-face` restores the face in the photo's own pixels instead (`RrdbFace.restore_region`).
 """
 
 from collections.abc import Callable, Sequence
@@ -177,7 +178,7 @@ class FacePreparer:
         regions: list[np.ndarray | None] = [None] * len(targets)
         if self.settings.restored_dir is not None:
             restored = [self._read_restored(name, face) for name, face in zip(names, aligned, strict=True)]
-        elif isinstance(self._restore, RrdbFace):
+        elif isinstance(self._restore, RrdbFace) and not self.settings.legacy_alignment:
             regions = [interruptible(self._restore.restore_region, samples, target.matrix, target.box)
                        for target in targets]
         elif self._restore is not None:

@@ -175,7 +175,7 @@ def open_restorer(name: str, weights_dir: Path | None, *, fidelity: float = FIDE
 
 
 def check_restorer(name: str, *, fidelity: float = FIDELITY, others: Sequence[str] = ()) -> None:
-    """Raise UserError for what `open_restorer` cannot open, as far as names and installed packages tell.
+    """Raise UserError for what `open_restorer` cannot open, as far as names and installed packages show.
 
     `others` are names that the tool takes besides, for the message alone.
     """

@@ -21,8 +21,8 @@ class History:
     def __init__(self, path: Path, columns: Sequence[str], *, until: int):
         """Open it.
 
-        Dropped are the rows of iterations after `until`, where training resumes, and a last row that was cut off when
-        the process was killed. Columns of terms that are no longer used are kept, after the others.
+        Rows of iterations after `until`, where training resumes, are dropped, and a last row that was cut off when the
+        process was killed. Columns of terms that are no longer used are kept, after the others.
         """
         self.path = path
         self.rows = [row for row in _read_rows(path) if row[ITERATION] <= until]

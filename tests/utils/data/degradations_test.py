@@ -29,7 +29,6 @@ DEGRADATION = Degradation(
     StageDegradation(SincKernel(9, 1.5), 1.07, "area", "poisson", 80),
     final_sinc=SincKernel(13, 2.0), final_resize_mode="bilinear", jpeg_last=True)
 NOISE = NoiseDraw(StageNoise(10.0, False), StageNoise(0.5, True), 5)
-NO_NOISE = NoiseDraw(StageNoise(0.0, False), StageNoise(0.0, False), 0)
 
 
 def draw(count, seed=0):

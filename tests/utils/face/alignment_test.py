@@ -82,8 +82,8 @@ def test_face_that_goes_there_and_back_lands_on_itself(reference, photo, degrees
     x, y = landmarks.mean(axis=0).round().astype(int)
     box = (int(y) - 40, int(x) - 35, 80, 70)
     assert coverage(matrix, box).min() == 1
-    enlarged = cv2.resize(turned, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
-    target = enlarged[4 * box[0]:4 * (box[0] + 80), 4 * box[1]:4 * (box[1] + 70)]
+    upscaled = cv2.resize(turned, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
+    target = upscaled[4 * box[0]:4 * (box[0] + 80), 4 * box[1]:4 * (box[1] + 70)]
     face = align_face(turned, matrix)
     assert np.abs(displacement(paste_region(face, matrix, box), target)).max() < 0.1
     np.testing.assert_allclose(displacement(paste_region(face, matrix, box, legacy=True), target), 1.5, atol=0.1)

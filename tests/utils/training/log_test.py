@@ -134,7 +134,7 @@ def test_a_folder_for_events_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def drawn(path, histories, monkeypatch):
-    """Give, for every axes, label -> the points that `plot_curves` draws."""
+    """Return, for every axes, label -> the points that `plot_curves` draws."""
     figures = []
     with monkeypatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("error")
