@@ -2,8 +2,7 @@
 
 Parameter names are those of the published checkpoints: `conv0/weight` (HWIO), `conv0/bias`, `conv1/weight` to
 `conv8/weight`, `conv9/weight`, `conv9/bias`. The state of spectral normalisation is apart from them, in `conv1/u` to
-`conv8/u`: every forward takes one power iteration from it, and only `advance_vectors` (or `normalize`) returns
-its result.
+`conv8/u`: every forward takes one power iteration from it, and only `normalize` returns its result.
 """
 
 from collections.abc import Mapping
@@ -101,11 +100,6 @@ def normalize(params: Params, vectors: Params) -> tuple[dict[str, tf.Tensor], di
     for name in NORMALIZED:
         weights[f"{name}/weight"], advanced[f"{name}/u"] = spectral_norm(params[f"{name}/weight"], vectors[f"{name}/u"])
     return weights, advanced
-
-
-def advance_vectors(params: Params, vectors: Params) -> dict[str, tf.Tensor]:
-    """Return the vectors after one power iteration: once per training step."""
-    return normalize(params, vectors)[1]
 
 
 def discriminate(weights: Params, images: tf.Tensor) -> tf.Tensor:
