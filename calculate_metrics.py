@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from utils.console import EXIT_USER_ERROR, ArgumentParser, Progress, counted, run_cli
 from utils.errors import printable, require
@@ -29,9 +28,6 @@ from utils.metrics.suite import (
 from utils.metrics.summary import format_table, not_measured, of_other, plot_images, summarize, write_json
 from utils.report import Report
 from utils.tensorflow_setup import start_tensorflow
-
-if TYPE_CHECKING:
-    from utils.metrics.fid import SetMeter  # imports TensorFlow
 
 DEFAULT_CACHE = Path("~/.cache/metaf2n-tf")
 CSV_NAME, JSON_NAME = "metrics.csv", "metrics.json"  # in --output_dir
@@ -144,7 +140,7 @@ def _measure_images(groups: list[ImageGroup], measure: Callable[[ImageGroup], di
     return rows
 
 
-def _measure_sets(meter: "SetMeter", results: list[Path], others: list[Path] | None, names: list[str],
+def _measure_sets(meter, results: list[Path], others: list[Path] | None, names: list[str],
                   num_reference: int) -> dict[str, dict]:
     """Compare the results, and the other results if there are any, with the reference; one does not need the other."""
     summaries = meter.measure(results, names)

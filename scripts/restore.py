@@ -120,14 +120,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     photos = list_inputs(args)
     check_writable(args.output_dir)
-    todo = [photo for photo in photos
-            if args.overwrite or not (args.output_dir / result_name(photo, args.suffix, args.format)).exists()]
+    results = {photo: args.output_dir / result_name(photo, args.suffix, args.format) for photo in photos}
+    todo = [photo for photo, result in results.items() if args.overwrite or not result.exists()]
     there = len(photos) - len(todo)
     require(not there or args.skip_existing, "results must not be there: give --overwrite or --skip_existing",
             f"{there} of {len(photos)} in {args.output_dir}")
-    for photo in todo:  # what a killed run left
-        result = args.output_dir / result_name(photo, args.suffix, args.format)
-        remove_leftovers(result.parent, result.name)
+    for folder in {result.parent for result in results.values()}:
+        remove_leftovers(folder, *(result.name for result in results.values()))  # of a killed run
     outcomes = Counter({"there already": there})
     if todo:
         with contextlib.ExitStack() as stack:
