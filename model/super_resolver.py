@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.adaptation import (
+    Generator,
     Support,
     backtracking_step,
     inner_steps,
@@ -45,23 +46,22 @@ class SuperResolver:
         Args:
             generator: RRDBNet parameters, float32 tensors or arrays.
             mask: MaskNet parameters, likewise; None trusts every pixel alike.
-            precision: when whole photos are upscaled, `float32`, or `bfloat16` or `float16` as `to_half_precision`
-                says. Adaptation always runs in float32.
+            precision: `float32`, or `bfloat16` or `float16` as `to_half_precision` says. With bfloat16 the gradients of
+                the dense blocks are computed in it, too; with float16 adaptation stays float32. Weights, sums and steps
+                always are float32.
             xla: let XLA compile both, anew for every size of images.
         """
         self.set_weights(generator, mask)
-        self._forward_dtype = tf.dtypes.as_dtype(precision)
-        specs = _specs(self.generator)
-        support = Support(IMAGES, IMAGES, WEIGHTS)
+        specs, support = _specs(self.generator), Support(IMAGES, IMAGES, WEIGHTS)
         traced = functools.partial(tf.function, autograph=False)  # there is no control flow to convert
         compiled = functools.partial(traced, jit_compile=True) if xla else traced
-        network = functools.partial(rrdbnet, run_block=traced_block)
-        self._exact = compiled(network, input_signature=[specs, IMAGES])
-        self._forward = self._exact if self._forward_dtype == tf.float32 else compiled(
-            network, input_signature=[_specs(to_half_precision(self.generator, self._forward_dtype)), IMAGES])
+        self._forward = compiled(_network(precision), input_signature=[specs, IMAGES])
+        adapted = self._forward
+        if precision == "float16":  # has too few exponents for gradients
+            precision, adapted = "float32", compiled(_network("float32"), input_signature=[specs, IMAGES])
         # the loss calls what upscales: traced once for both
-        self._loss = traced(functools.partial(support_loss, self._exact), input_signature=[specs, support])
-        self.loss_and_gradients = compiled(functools.partial(support_loss_and_gradients, network),
+        self._loss = traced(functools.partial(support_loss, adapted), input_signature=[specs, support])
+        self.loss_and_gradients = compiled(functools.partial(support_loss_and_gradients, _network(precision)),
                                            input_signature=[specs, support])
         if self.mask is not None:
             self._mask = traced(masknet, input_signature=[_specs(self.mask), IMAGES, IMAGES])
@@ -84,10 +84,12 @@ class SuperResolver:
         return Support(face_lq, face_hq, self._mask(self.mask, face_lq, face_hq))
 
     def adapt(self, supports: Sequence[Support], *, learning_rate: float, num_steps: int,
-              holdout: Sequence[Support] = (), max_halvings: int = 0) -> Adaptation:
+              holdout: Sequence[Support] = (), max_halvings: int = 0, probe_every: int = 1) -> Adaptation:
         """Adapt the generator to a photo.
 
         With `holdout` patches a step that makes their loss worse is halved up to `max_halvings` times, then not taken.
+        With `probe_every` above 1 the loss after the last step is estimated: the first loss, times the ratio by which
+        that of every `probe_every`-th patch changed.
         """
         rule = backtracking_step(self._loss, holdout, max_halvings=max_halvings) if holdout else sgd_step
         params, losses, rates = self.generator, [], []
@@ -96,21 +98,31 @@ class SuperResolver:
             params = step.params
             losses.append(float(step.loss))
             rates.append(step.learning_rate)
-        losses.append(float(pooled_loss(self._loss, params, supports)))
+        if probe_every == 1 or not losses:
+            losses.append(float(pooled_loss(self._loss, params, supports)))
+        else:
+            probes = [Support(*(values[::probe_every] for values in support)) for support in supports]
+            before, after = (float(pooled_loss(self._loss, weights, probes)) for weights in (self.generator, params))
+            losses.append(losses[0] * (after / before) if before else after)
         return Adaptation(params, losses, rates)
 
     def upscaler(self, params: Params) -> Callable[[np.ndarray], np.ndarray]:
         """Return the function that upscales with these parameters: [n, h, w, 3] float32 array -> [n, 4h, 4w, 3]."""
-        if self._forward_dtype != tf.float32:
-            params = to_half_precision(params, self._forward_dtype)
         return lambda images: self._forward(params, tf.constant(images)).numpy()
 
     def num_traces(self) -> int:
         """How many graphs have been traced so far."""
-        functions = {self._exact, self._forward, self._loss, self.loss_and_gradients}
+        functions = {self._forward, self._loss, self.loss_and_gradients}
         if self.mask is not None:
             functions.add(self._mask)
         return sum(function.experimental_get_tracing_count() for function in functions)
+
+
+def _network(precision: str) -> Generator:
+    """Return the generator for float32 parameters, which it casts itself."""
+    dtype = tf.dtypes.as_dtype(precision)
+    return lambda params, images: rrdbnet(params if dtype == tf.float32 else to_half_precision(params, dtype), images,
+                                          run_block=traced_block)
 
 
 def _specs(params: Params) -> dict[str, tf.TensorSpec]:

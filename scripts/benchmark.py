@@ -19,11 +19,12 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-from config import AdaptationConfig, DiscriminatorConfig, GeneratorConfig, TrainingConfig, UpscalingConfig
+from config import DiscriminatorConfig, GeneratorConfig, TrainingConfig, UpscalingConfig
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
 from utils.face.alignment import ALIGNED_SIZE
@@ -134,25 +135,6 @@ def adaptation(setting: Setting) -> Rows:
            f"{generator_rate(setting, 3 * 16 * 16**2, step):.0%}")
 
 
-def overhead(setting: Setting) -> Rows:
-    """Measure how much of a photo's time is neither adaptation nor upscaling, as test.py processes it."""
-    from utils.face.pairs import FaceFolder
-    from utils.inference.restoration import PhotoPipeline, PipelineSettings
-
-    with tempfile.TemporaryDirectory() as name:
-        folder, photo = Path(name), quantize(load_photo())
-        write_png(folder / "LQ" / "photo.png", photo[:256, :256])
-        write_png(folder / "Face_LQ" / "photo_0.png", photo[:48, :40])
-        write_png(folder / "Face_HQ" / "photo_0.png", photo[:192, :160])
-        pipeline = PhotoPipeline(open_resolver(setting), FaceFolder(folder), folder / "out",
-                                 PipelineSettings(AdaptationConfig(learning_rate=1e-3), UpscalingConfig()))
-        for _ in range(2):  # the first one traces
-            row = {"file": "photo.png"}
-            pipeline.process(pipeline.read(Source("photo.png", folder / "LQ" / "photo.png"), row), row, lambda *_: None)
-    share = 1 - (row["seconds_adaptation"] + row["seconds_upscaling"]) / row["seconds_total"]
-    yield "photo of 256x256 with a face: time beyond adapting and upscaling", f"{share:.1%}"
-
-
 def tiling(setting: Setting) -> Rows:
     """Compare a tiled photo with the whole at the default overlap."""
     overlap, resolver = UpscalingConfig().tile_overlap, open_resolver(setting)
@@ -236,27 +218,92 @@ def memory(setting: Setting) -> Rows:
         for index in range(4):
             write_png(folder / "Face_LQ" / f"photo_{index}.png", photo[:40, :32])
             write_png(folder / "Face_HQ" / f"photo_{index}.png", photo[:160, :128])
-        command = [sys.executable, Path(__file__).resolve().parents[1] / "test.py", "--input_dir", folder / "LQ",
-                   "--face_dir", folder, "--output_dir", folder / "out", "--model_dir", setting.model,
-                   "--learning_rate", "1e-4", "--memory_gib", MEMORY_GIB]
-        command += ["--weights_dir", setting.weights_dir] if setting.weights_dir else []
-        if subprocess.run(list(map(str, command)), check=False).returncode:
-            raise UserError("test.py failed, see above.")
+        command = restore_command(setting, folder, "--learning_rate", "1e-4", "--memory_gib", MEMORY_GIB)
+        gib = run_process(command)[1]
     yield (f"{side}x{side} photo with 4 faces to {4 * side}x{4 * side}: peak resident memory within {MEMORY_GIB} GiB",
-           f"{peak_memory_of_children():.2f} GiB")
+           f"{gib:.2f} GiB")
 
 
-def peak_memory_of_children() -> float:
-    """Return the peak resident memory of the largest child of this process, in GiB (Linux and macOS)."""
-    import resource
+def restore_command(setting: Setting, folder: Path, *flags: object) -> list[object]:
+    """Return the command that restores the photos in `folder/LQ` by test.py."""
+    command = [sys.executable, ROOT / "test.py", "--input_dir", folder / "LQ", "--face_dir", folder, "--output_dir",
+               folder / "out", "--overwrite", "--model_dir", setting.model, *flags]
+    return command + (["--weights_dir", setting.weights_dir] if setting.weights_dir else [])
 
+
+def run_process(command: list[object]) -> tuple[float, float]:
+    """Run a command; return its seconds and its peak resident memory in GiB (Linux and macOS)."""
+    started = time.perf_counter()
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise UserError(f"{command[1]} failed, see above.")
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 2**30
+    return time.perf_counter() - started, usage.ru_maxrss * unit / 2**30
+
+
+def original(setting: Setting) -> Rows:
+    """Compare whole processes on ten small photos with those of the original's arithmetic, `restore_as_original`."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, photo = Path(name), quantize(load_photo())
+        for number, (height, width) in enumerate(2 * [(128, 128), (128, 192), (160, 160), (192, 256), (256, 192)]):
+            write_png(folder / "LQ" / f"{number}.png", photo[number:number + height, :width])
+            for face in range(number % 3 + 1):
+                write_png(folder / "Face_LQ" / f"{number}_{face}.png", photo[8 * face:8 * face + 48, :40])
+                write_png(folder / "Face_HQ" / f"{number}_{face}.png", photo[8 * face:8 * face + 192, :160])
+        program = f"from scripts.benchmark import *; restore_as_original({setting!r}, {name!r})"
+        theirs = [sys.executable, "-c", program.replace("PosixPath", "Path")]
+        for precision in ("float32", *["bfloat16"] * bool(cpu_has_bfloat16())):
+            ours = restore_command(setting, folder, "--learning_rate", "1e-4", "--precision", precision)
+            pairs = np.array([[run_process(command) for command in (theirs, ours)] for _ in range(2)])
+            ratio, memory = pairs[:, 0].min(axis=0) / pairs[:, 1].min(axis=0)
+            yield (f"ten photos of 128x128 to 256x192 with one to three faces, {precision}: speed over the original's, "
+                   "its peak memory over ours", f"{ratio:.2f}, {memory:.2f}")
+
+
+def restore_as_original(setting: Setting, folder: str) -> None:
+    """Restore photos as the original does: one TF1 graph in float32, a session run for the step and one for the photo.
+
+    Imports, files, patches and weights are read as ours, which is in its favour.
+    """
+    start_tensorflow()
+    import tensorflow as tf
+
+    from model.masknet import masknet
+    from model.rrdbnet import rrdbnet
+    from utils.face.pairs import FaceFolder
+    from utils.face.patches import sample_patches
+    from utils.image.io import read_image
+    from utils.weights.checkpoints import load_super_resolver
+
+    weights, v1 = load_super_resolver(setting.model, weights_dir=setting.weights_dir), tf.compat.v1
+    place, faces = Path(folder), FaceFolder(Path(folder))
+    with tf.Graph().as_default(), v1.Session() as session:
+        images = [v1.placeholder(tf.float32, [None, None, None, 3]) for _ in range(2)]
+        start, fast = ({name: v1.get_variable(f"{kind}/{name}", initializer=value) for name, value in
+                        weights.generator.items()} for kind in ("start", "fast"))
+        mask = {name: tf.constant(value) for name, value in (weights.mask or {}).items()}
+        trust = masknet(mask, *images) if mask else 1.0
+        loss = tf.reduce_mean(trust * tf.abs(images[1] - rrdbnet(start, images[0])))
+        gradients = tf.gradients(loss, list(start.values()))
+        step = [fast[name].assign(start[name] - 1e-4 * gradient)
+                for name, gradient in zip(start, gradients, strict=True)]
+        output = rrdbnet(fast, images[0])
+        session.run(v1.global_variables_initializer())
+        for path in sorted((place / "LQ").glob("*.png")):
+            photo = read_image(path)
+            source, rng = Source(path.name, path), np.random.default_rng(0)
+            pairs = [sample_patches(face.patches, rng, lq_patch_size=16, count=16)
+                     for face in faces.faces_of(source, photo, print)]
+            batch = [np.concatenate(sides) for sides in zip(*pairs, strict=True)]
+            session.run([loss, [assigned.op for assigned in step]], dict(zip(images, batch, strict=True)))
+            upscaled = session.run(output, {images[0]: photo.pixels[None]})
+            write_png(place / "original" / path.name, quantize(upscaled[0]))
 
 
 PARTS = {part.__name__: part for part in (
-    forward, bfloat16, adaptation, overhead, tiling, restorers, gradients, degradation, memory)}
-SLOW_PARTS = ("memory",)  # minutes
+    forward, bfloat16, adaptation, tiling, restorers, gradients, degradation, memory, original)}
+SLOW_PARTS = ("memory", "original")  # minutes
 
 
 def describe_machine() -> str:
