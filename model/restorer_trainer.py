@@ -12,6 +12,7 @@ from model.face_restorer import POSITION_WEIGHT, face_restorer
 from model.layers import Params
 from model.losses import l1_loss
 from model.lpips import lpips
+from model.muon import muon
 
 NETWORK, M, V, AVERAGE = "network", "m", "v", "average"  # its values, Adam's moments, the moving average
 BORDER = 2  # low-quality pixels at the edge of a sample, which lack their surroundings: they do not count
@@ -104,14 +105,27 @@ class RestorerTrainer:
     def _apply_in_graph(self, gradients: dict, scale: tf.Tensor, update: tf.Tensor, learning_rate: tf.Tensor,
                         decay: tf.Tensor) -> None:
         settings = self.config.optimization
+        gradients = {name: scale * gradient for name, gradient in gradients.items()}
+        kernels = {name: gradient for name, gradient in gradients.items() if is_body_kernel(name)}
+        momenta, steps = muon({name: self.variables[M, name] for name in kernels}, kernels)
         for name, gradient in gradients.items():
             value, m, v, average = (self.variables[kind, name] for kind in (NETWORK, M, V, AVERAGE))
+            if name in steps:
+                m.assign(momenta[name])
+                value.assign_sub(learning_rate * steps[name])
+                average.assign(decay * average + (1 - decay) * value)
+                continue
             rate = learning_rate * (settings.position_lr_ratio if name == POSITION_WEIGHT else 1.0)
-            state = adam(AdamState(value, m, v), scale * gradient, update=update, learning_rate=rate,
+            state = adam(AdamState(value, m, v), gradient, update=update, learning_rate=rate,
                          beta1=settings.beta1, beta2=settings.beta2, epsilon=settings.epsilon)
             for variable, new in zip((value, m, v), state, strict=True):
                 variable.assign(new)
             average.assign(decay * average + (1 - decay) * state.value)
+
+
+def is_body_kernel(name: str) -> bool:
+    """Whether a parameter is a kernel of the blocks, 99 % of all: these take Muon's steps, the others Adam's."""
+    return name.startswith("body/") and name.endswith("/weight")
 
 
 def is_frozen(name: str, frozen_blocks: int) -> bool:
