@@ -221,7 +221,6 @@ class RestorerOptimizationConfig:
     position_lr_ratio: Positive = 10.0  # of the weights of the position maps, which begin at zero, to that
     min_lr_ratio: Prob = 0.05  # at the end
     warmup_iters: CountOrZero = 10
-    frozen_blocks: CountOrZero = 0  # the first ones and what precedes them keep their start weights, which is faster
     init: str = "realesrgan"  # weights to start from: as meta.init, or a face restorer's .npz
     beta1: Decay = 0.9
     beta2: Decay = 0.99

@@ -44,7 +44,6 @@ class RestorerTrainer:
         self.iteration = 0
         self._lpips = lpips_params
         self.scalar_names = ["loss", "l1", *["lpips"] * bool(config.loss.lpips)]
-        self.trained = [name for name in params if not is_frozen(name, config.optimization.frozen_blocks)]
         self._compute = tf.function(self._compute_in_graph, autograph=False)
         self._apply = tf.function(self._apply_in_graph, autograph=False)
         self.variables = {}
@@ -85,20 +84,18 @@ class RestorerTrainer:
     def _compute_in_graph(self, lq: tf.Tensor, target: tf.Tensor, positions: tf.Tensor):
         lq = tf.cast(lq, tf.float32) / 255
         params = self.params(NETWORK)
-        trained = {name: params[name] for name in self.trained}
         dtype = tf.bfloat16 if self.config.optimization.bfloat16 else tf.float32
         loss_weights = self.config.loss
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(trained)
-            output = face_restorer({name: tf.cast(value, dtype) for name, value in {**params, **trained}.items()},
-                                   lq, positions)
+            tape.watch(params)
+            output = face_restorer({name: tf.cast(value, dtype) for name, value in params.items()}, lq, positions)
             target, output = (image[:, SCALE * BORDER:-SCALE * BORDER, SCALE * BORDER:-SCALE * BORDER]
                               for image in (target, output))
             terms = {"l1": l1_loss(target, output)}
             if loss_weights.lpips:
                 terms["lpips"] = tf.reduce_mean(lpips(self._lpips, output, target))
             loss = tf.add_n([getattr(loss_weights, name) * value for name, value in terms.items()])
-        gradients = tape.gradient(loss, trained)
+        gradients = tape.gradient(loss, params)
         norm = tf.linalg.global_norm(list(gradients.values()))
         return tf.stack([loss, *terms.values()]), norm, gradients
 
@@ -126,9 +123,3 @@ class RestorerTrainer:
 def is_body_kernel(name: str) -> bool:
     """Whether a parameter is a kernel of the blocks, 99 % of all: these take Muon's steps, the others Adam's."""
     return name.startswith("body/") and name.endswith("/weight")
-
-
-def is_frozen(name: str, frozen_blocks: int) -> bool:
-    """Whether a parameter is before or in the first `frozen_blocks` blocks; with 0 none is."""
-    layer, block = name.split("/")[:2]
-    return bool(frozen_blocks) and (layer == "conv_first" or (layer == "body" and int(block) < frozen_blocks))

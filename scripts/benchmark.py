@@ -1,7 +1,6 @@
 """Measure speed as ratios within one process, precision and memory, and print them as a Markdown table.
 
-Seconds differ between machines and minutes; the rate of a large matrix product, measured directly before and after
-each part, is what networks are compared with. Networks without weights at hand have random ones.
+Networks without weights at hand have random ones.
 """
 
 import argparse
@@ -24,16 +23,14 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-from config import DiscriminatorConfig, GeneratorConfig, TrainingConfig, UpscalingConfig
+from config import DiscriminatorConfig, TrainingConfig
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
 from utils.face.alignment import ALIGNED_SIZE
 from utils.image.io import quantize, to_float, write_png
 from utils.image.listing import Source
-from utils.inference.tiling import choose_tiling, multiply_adds_per_pixel, upscale
 from utils.tensorflow_setup import cpu_has_bfloat16, start_tensorflow
 
-MATRIX_SIZE = 2048
 SIDE = 192  # of a small photo, and of a tile, low-quality pixels
 NUM_DEGRADATIONS = 300
 FACE_WIDTHS = (40, 80)  # pixels of the photo
@@ -83,29 +80,6 @@ def time_ratio(first: Callable[[], object], second: Callable[[], object], repeat
     return min(pair[0] for pair in seconds) / min(pair[1] for pair in seconds)
 
 
-def generator_rate(setting: Setting, num_pixels: int, function: Callable[[], object]) -> float:
-    """Return the rate of the generator over that of `tf.matmul`, measured before and after.
-
-    `function` does the work of a forward pass over so many low-quality pixels. The shortest of several durations is
-    the one least disturbed by other work on the machine.
-    """
-    import tensorflow as tf
-
-    from model.rrdbnet import rrdbnet_architecture
-
-    matrix = tf.random.stateless_normal([MATRIX_SIZE, MATRIX_SIZE], seed=[0, 0])
-    multiply = tf.function(tf.matmul)
-    multiply(matrix, matrix)
-
-    def matmul_rate() -> float:
-        return MATRIX_SIZE**3 / min(timeit.repeat(lambda: multiply(matrix, matrix).numpy(), number=1, repeat=5))
-
-    shapes = {name: value.shape for name, value in open_resolver(setting).generator.items()}
-    work = num_pixels * multiply_adds_per_pixel(GeneratorConfig(*rrdbnet_architecture(shapes)))
-    before, seconds, after = matmul_rate(), min(timeit.repeat(function, number=1, repeat=3)), matmul_rate()
-    return work / seconds / ((before + after) / 2)
-
-
 def psnr(left: np.ndarray, right: np.ndarray) -> float:
     """Return the PSNR of images, clipped to [0, 1], in dB."""
     from skimage.metrics import peak_signal_noise_ratio
@@ -113,36 +87,11 @@ def psnr(left: np.ndarray, right: np.ndarray) -> float:
     return peak_signal_noise_ratio(np.clip(left, 0, 1), np.clip(right, 0, 1), data_range=1)
 
 
-def forward(setting: Setting) -> Rows:
-    """Compare the generator's rate with the matrix product's."""
-    yield "float32 forward, rate over `tf.matmul`'s", f"{generator_rate(setting, SIDE**2, upscaling(setting)):.0%}"
-
-
 def bfloat16(setting: Setting) -> Rows:
     """Compare bfloat16 with float32: time and result."""
     exact, rounded = upscaling(setting), upscaling(setting, "bfloat16")
     yield "bfloat16 forward, speed over float32's", f"{time_ratio(exact, rounded):.2f}"
     yield "bfloat16 against float32, PSNR", f"{psnr(exact(), rounded()):.1f} dB"
-
-
-def adaptation(setting: Setting) -> Rows:
-    """Compare the rate of one step on one face (forward and backward, three forwards' work) with the product's."""
-    rng, resolver = np.random.default_rng(0), open_resolver(setting)
-    support = resolver.weigh_patches(*(rng.random((16, side, side, 3), np.float32) for side in (16, 64)))
-    step = partial(resolver.loss_and_gradients, resolver.generator, support)
-    step()
-    yield ("adaptation step, 16 patches, rate over `tf.matmul`'s",
-           f"{generator_rate(setting, 3 * 16 * 16**2, step):.0%}")
-
-
-def tiling(setting: Setting) -> Rows:
-    """Compare a tiled photo with the whole at the default overlap."""
-    overlap, resolver = UpscalingConfig().tile_overlap, open_resolver(setting)
-    side = 2 * SIDE - overlap
-    image, run = load_photo()[:side, :side], resolver.upscaler(resolver.generator)
-    whole, tiles = (upscale(run, image, choose_tiling(side, side, UpscalingConfig(tile_size=size)))
-                    for size in (0, SIDE))
-    yield f"2x2 tiles of {SIDE} with overlap {overlap} against the whole, PSNR", f"{psnr(whole, tiles):.1f} dB"
 
 
 def restorers(_: Setting) -> Rows:
@@ -302,7 +251,7 @@ def restore_as_original(setting: Setting, folder: str) -> None:
 
 
 PARTS = {part.__name__: part for part in (
-    forward, bfloat16, adaptation, tiling, restorers, gradients, degradation, memory, original)}
+    bfloat16, restorers, gradients, degradation, memory, original)}
 SLOW_PARTS = ("memory", "original")  # minutes
 
 

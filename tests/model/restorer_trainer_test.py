@@ -7,7 +7,8 @@ import tensorflow as tf
 from config import RestorerTrainingConfig
 from model.face_restorer import POSITION_WEIGHT, face_restorer
 from model.lpips import init_lpips, lpips
-from model.restorer_trainer import AVERAGE, NETWORK, M, RestorerTrainer, V, is_frozen
+from model.muon import muon
+from model.restorer_trainer import AVERAGE, NETWORK, M, RestorerTrainer, V, is_body_kernel
 from tests.helpers.face_restorer import SMALL_RESTORER, small_restorer
 
 
@@ -72,7 +73,17 @@ def test_the_rate_rises_and_falls_along_half_a_cosine(iteration, rate):
     assert trainer.learning_rate() == pytest.approx(rate, rel=1e-9)
 
 
-def test_steps_are_those_of_adam_by_hand_and_the_average_follows(batch):
+def test_kernels_of_the_blocks_take_the_step_of_muon(batch):
+    trainer, name = make(configure(learning_rate=1e-2, warmup_iters=0, min_lr_ratio=1.0)), "body/1/rdb2/conv3/weight"
+    before, update = trainer.params(NETWORK)[name], trainer.compute(*batch)
+    gradient = update.gradients[name] * min(1, 1 / update.gradient_norm)
+    trainer.apply(update)
+    expected = before - 1e-2 * muon({name: tf.zeros_like(gradient)}, {name: gradient})[1][name]
+    np.testing.assert_allclose(trainer.params(NETWORK)[name], expected, atol=2e-5)
+    np.testing.assert_allclose(trainer.variables[M, name], gradient, rtol=1e-4, atol=1e-9)
+
+
+def test_steps_of_other_parameters_are_those_of_adam_by_hand_and_the_average_follows(batch):
     trainer = make(configure(learning_rate=1e-2, warmup_iters=0, min_lr_ratio=1.0, clip_norm=0.0, beta1=0.8, beta2=0.9,
                              epsilon=1e-3, position_lr_ratio=3.0, ema_decay=0.2))
     for name, ratio in (("conv_last/weight", 1.0), (POSITION_WEIGHT, 3.0)):
@@ -99,26 +110,8 @@ def test_a_long_gradient_is_scaled_to_the_norm_and_a_short_one_left(batch):
         clipped = make(configure(clip_norm=norm))
         clipped.apply(update)
         for name, gradient in update.gradients.items():
-            np.testing.assert_allclose(clipped.variables[M, name], 0.1 * scale * gradient, rtol=1e-4, atol=1e-9)
-
-
-@pytest.mark.parametrize(("name", "frozen_blocks", "frozen"), [
-    ("conv_first/weight", 0, False), ("conv_first/bias", 1, True), ("body/0/rdb1/conv1/weight", 1, True),
-    ("body/1/rdb1/conv1/weight", 1, False), ("body/10/rdb1/conv1/bias", 11, True), ("conv_body/weight", 11, False),
-    (POSITION_WEIGHT, 11, False)])
-def test_the_first_blocks_and_what_is_before_them_can_be_frozen(name, frozen_blocks, frozen):
-    assert is_frozen(name, frozen_blocks) is frozen
-
-
-def test_frozen_parameters_stay_and_the_others_get_their_usual_gradients(batch):
-    whole, part = make(configure()), make(configure(frozen_blocks=1))
-    gradients, update = whole.compute(*batch).gradients, part.compute(*batch)
-    part.apply(update)
-    for name, value in small_restorer().items():
-        assert (name in update.gradients) is not is_frozen(name, 1)
-        if name in update.gradients:
-            np.testing.assert_allclose(update.gradients[name], gradients[name], atol=1e-6)
-        assert np.array_equal(part.params(NETWORK)[name], value) is is_frozen(name, 1)
+            part = 1.0 if is_body_kernel(name) else 0.1
+            np.testing.assert_allclose(clipped.variables[M, name], part * scale * gradient, rtol=1e-4, atol=1e-9)
 
 
 def test_equal_traced_runs_give_equal_bits(batch):

@@ -143,13 +143,11 @@ def _check_meta_training(config: TrainingConfig) -> None:
 
 
 def _check_restorer_training(config: RestorerTrainingConfig) -> None:
-    data, frozen = config.data, config.optimization.frozen_blocks
+    data = config.data
     _check_degradation("degradation", config.degradation)
     _check_degradation("mild_degradation", config.mild_degradation)
     shares = data.clean_prob, data.jpeg_prob, data.mild_prob
     require(sum(shares) <= 1, "data.clean_prob, data.jpeg_prob and data.mild_prob must add up to at most 1", shares)
-    require(frozen <= config.network.num_blocks, "optimization.frozen_blocks must be at most network.num_blocks",
-            frozen)
     least = SMALLEST_PATCH + SMALLEST_LPIPS_SIZE // SCALE * bool(config.loss.lpips)
     for key in ("data.patch_size", "run.validation_patch_size"):
         require(get_value(config, key) >= least, f"{key} must be at least {least}", get_value(config, key))

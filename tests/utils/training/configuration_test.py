@@ -32,7 +32,7 @@ POSITIVE = ["generator.num_blocks", "generator.num_features", "generator.growth"
 NOT_NEGATIVE = ["inner.num_steps", "inner.second_order_from", "meta.clip_norm", "meta.seed",
                 "discriminator.freeze_until", "loss.l1", "loss.lpips", "loss.gan", "loss.mask", "loss.unadapted",
                 "data.max_redraws", "data.num_workers", "data.num_validation", "run.image_tasks", "run.keep_every",
-                "degradation.tone_gamma", "optimization.warmup_iters", "optimization.frozen_blocks",
+                "degradation.tone_gamma", "optimization.warmup_iters",
                 "optimization.clip_norm", "optimization.seed", "run.image_faces", "variation.tilt",
                 "variation.alignment_rotation", "variation.alignment_scale", "variation.alignment_shift",
                 "variation.gamma"]
@@ -128,7 +128,7 @@ def test_rules_of_a_stage(stage):
     (["data.scene_patch_size=100"], "discriminator"), (["data.scene_patch_size=24"], "loss.lpips"),
     (["run.validation_scene_size=28"], "run.validation_scene_size"),
     (["run.validation_tasks=1"], "run.validation_tasks"),
-    (["loss.gan=0", "loss.l1=0", "loss.lpips=0"], "loss.l1"), (["optimization.frozen_blocks=24"], "network.num_blocks"),
+    (["loss.gan=0", "loss.l1=0", "loss.lpips=0"], "loss.l1"),
     (["data.patch_size=15"], "data.patch_size"), (["variation.saturation_range=0,11"], "variation.saturation_range"),
     (["data.held_out=("], "data.held_out"), (["data.validation=["], "data.validation"),
     (["data.clean_prob=0.5", "data.jpeg_prob=0.3", "data.mild_prob=0.3"], "data.clean_prob")])
@@ -151,7 +151,7 @@ def test_a_face_restorer_learns_colours_and_validates_on_patches_that_lpips_take
     (META_TRAINING, ["degradation.first.jpeg_range=80,80", "degradation.second.resize_probs=0,0,1",
                      "degradation.first.resize_range=1,1"]),
     (RESTORER_TRAINING, ["loss.lpips=0", "data.patch_size=8"]), (RESTORER_TRAINING, ["optimization.warmup_iters=0"]),
-    (RESTORER_TRAINING, ["optimization.frozen_blocks=23"]), (RESTORER_TRAINING, ["variation.face_width_range=20,20"]),
+    (RESTORER_TRAINING, ["variation.face_width_range=20,20"]),
     (RESTORER_TRAINING, ["data.clean_prob=1", "data.jpeg_prob=0", "data.mild_prob=0"])])
 def test_values_on_the_allowed_side_of_the_rules(kind, settings):
     assert len(differences(kind.default, resolve_config(kind, next(iter(kind.presets)), settings))) == len(settings)
