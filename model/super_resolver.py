@@ -39,7 +39,8 @@ class SuperResolver:
     Each of its graphs is traced at most once, whatever the sizes of the photos and patches.
     """
 
-    def __init__(self, generator: Params, mask: Params | None = None, *, precision: str = "float32"):
+    def __init__(self, generator: Params, mask: Params | None = None, *, precision: str = "float32",
+                 xla: bool = False):
         """Compile for one architecture.
 
         Args:
@@ -48,17 +49,19 @@ class SuperResolver:
             precision: `float32`, or `bfloat16` or `float16` as `to_half_precision` says. With bfloat16 the gradients of
                 the dense blocks are computed in it, too; with float16 adaptation stays float32. Weights, sums and steps
                 always are float32.
+            xla: let XLA compile both, anew for every size of images.
         """
         self.set_weights(generator, mask)
         specs, support = _specs(self.generator), Support(IMAGES, IMAGES, WEIGHTS)
         traced = functools.partial(tf.function, autograph=False)  # there is no control flow to convert
-        self._forward = traced(_network(precision), input_signature=[specs, IMAGES])
+        compiled = functools.partial(traced, jit_compile=True) if xla else traced
+        self._forward = compiled(_network(precision), input_signature=[specs, IMAGES])
         adapted = self._forward
         if precision == "float16":  # has too few exponents for gradients
-            precision, adapted = "float32", traced(_network("float32"), input_signature=[specs, IMAGES])
+            precision, adapted = "float32", compiled(_network("float32"), input_signature=[specs, IMAGES])
         # the loss calls what upscales: traced once for both
         self._loss = traced(functools.partial(support_loss, adapted), input_signature=[specs, support])
-        self.loss_and_gradients = traced(functools.partial(support_loss_and_gradients, _network(precision)),
+        self.loss_and_gradients = compiled(functools.partial(support_loss_and_gradients, _network(precision)),
                                            input_signature=[specs, support])
         if self.mask is not None:
             self._mask = traced(masknet, input_signature=[_specs(self.mask), IMAGES, IMAGES])

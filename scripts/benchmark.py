@@ -196,9 +196,10 @@ def original(setting: Setting) -> Rows:
     with tempfile.TemporaryDirectory() as name:
         folder, photo = Path(name), quantize(load_photo())
         for number, (height, width) in enumerate(2 * [(128, 128), (128, 192), (160, 160), (192, 256), (256, 192)]):
-            write_png(folder / "LQ" / f"{number}.png", photo[number:number + height, :width])
+            crop = photo[number:number + height, :width]
+            write_png(folder / "LQ" / f"{number}.png", crop)
             for face in range(number % 3 + 1):
-                write_png(folder / "Face_LQ" / f"{number}_{face}.png", photo[8 * face:8 * face + 48, :40])
+                write_png(folder / "Face_LQ" / f"{number}_{face}.png", crop[8 * face:8 * face + 48, :40])
                 write_png(folder / "Face_HQ" / f"{number}_{face}.png", photo[8 * face:8 * face + 192, :160])
         program = f"from scripts.benchmark import *; restore_as_original({setting!r}, {name!r})"
         theirs = [sys.executable, "-c", program.replace("PosixPath", "Path")]

@@ -68,8 +68,10 @@ def test_every_parameter_matters():
     assert [name for name, gradient in gradients.items() if not np.abs(gradient).max() > 0] == []
 
 
-def test_bfloat16_changes_a_photo_invisibly_and_its_brightness_not_at_all():
-    params = {name: tf.constant(value) for name, value in load_super_resolver("metaf2n-small").generator.items()}
+@pytest.mark.parametrize("step", [0, 1e-6])  # of the weights' size, in one direction, as an adaptation takes it
+def test_bfloat16_changes_a_photo_invisibly_and_its_brightness_not_at_all(step):
+    params = {name: tf.constant(value + np.float32(step) * np.abs(value))
+              for name, value in load_super_resolver("metaf2n-small").generator.items()}
     photo = tf.constant(to_float(skimage.data.astronaut()[100:148, 200:248])[None])
     half = to_half_precision(params, tf.bfloat16)
     assert {half[f"body/5/rdb3/conv5/{kind}"].dtype for kind in ("weight", "bias")} == {tf.bfloat16}

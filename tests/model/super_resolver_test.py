@@ -124,12 +124,12 @@ def test_half_precision_changes_the_upscaling_slightly_and_bfloat16_the_step(pre
     assert 0 < np.abs(outputs[0] - outputs[1]).max() < difference
 
 
-def test_traced_graphs_give_the_same_as_single_operations_for_photos_of_two_sizes():
+def test_traced_and_compiled_graphs_give_the_same_as_single_operations_for_photos_of_two_sizes():
     rng = np.random.default_rng(5)
     faces, photos = small_faces(rng, 2, 8, 6), [rng.random((*size, 3), np.float32) for size in ((2, 8, 6), (1, 5, 4))]
 
-    def results():
-        resolver = SuperResolver(small_generator(), small_masknet())
+    def results(xla=False):
+        resolver = SuperResolver(small_generator(), small_masknet(), xla=xla)
         support = resolver.weigh_patches(*faces)
         adapted = resolver.adapt([support], learning_rate=0.5, num_steps=2)
         return [support.weights, *adapted.params.values(), adapted.losses,
@@ -137,8 +137,9 @@ def test_traced_graphs_give_the_same_as_single_operations_for_photos_of_two_size
 
     with untraced():
         expected = results()
-    for value, wanted in zip(results(), expected, strict=True):
-        np.testing.assert_allclose(value, wanted, atol=1e-6)
+    for found in (results(), results(xla=True)):
+        for value, wanted in zip(found, expected, strict=True):
+            np.testing.assert_allclose(value, wanted, atol=1e-6)
 
 
 def test_other_weights_of_the_same_architecture_take_over_without_another_trace():
