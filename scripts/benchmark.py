@@ -27,8 +27,7 @@ from config import DiscriminatorConfig, TrainingConfig
 from utils.console import ArgumentParser, run_cli
 from utils.errors import UserError
 from utils.face.alignment import ALIGNED_SIZE
-from utils.image.io import quantize, to_float, write_png
-from utils.image.listing import Source
+from utils.image.io import quantize, read_image, to_float, write_png
 from utils.tensorflow_setup import cpu_has_bfloat16, start_tensorflow
 
 SIDE = 192  # of a small photo, and of a tile, low-quality pixels
@@ -196,59 +195,52 @@ def original(setting: Setting) -> Rows:
     with tempfile.TemporaryDirectory() as name:
         folder, photo = Path(name), quantize(load_photo())
         for number, (height, width) in enumerate(2 * [(128, 128), (128, 192), (160, 160), (192, 256), (256, 192)]):
-            crop = photo[number:number + height, :width]
-            write_png(folder / "LQ" / f"{number}.png", crop)
+            write_png(folder / "LQ" / f"{number}.png", photo[:height, :width])
             for face in range(number % 3 + 1):
-                write_png(folder / "Face_LQ" / f"{number}_{face}.png", crop[8 * face:8 * face + 48, :40])
+                write_png(folder / "Face_LQ" / f"{number}_{face}.png", photo[8 * face:8 * face + 48, :40])
                 write_png(folder / "Face_HQ" / f"{number}_{face}.png", photo[8 * face:8 * face + 192, :160])
-        program = f"from scripts.benchmark import *; restore_as_original({setting!r}, {name!r})"
-        theirs = [sys.executable, "-c", program.replace("PosixPath", "Path")]
+        program = "from scripts.benchmark import *; restore_as_original(Path(sys.argv[1]), *sys.argv[2:])"
+        theirs = [sys.executable, "-c", program, folder, setting.model, *filter(None, [setting.weights_dir])]
         for precision in ("float32", *["bfloat16"] * bool(cpu_has_bfloat16())):
             ours = restore_command(setting, folder, "--learning_rate", "1e-4", "--precision", precision)
-            pairs = np.array([[run_process(command) for command in (theirs, ours)] for _ in range(2)])
-            ratio, memory = pairs[:, 0].min(axis=0) / pairs[:, 1].min(axis=0)
-            yield (f"ten photos of 128x128 to 256x192 with one to three faces, {precision}: speed over the original's, "
-                   "its peak memory over ours", f"{ratio:.2f}, {memory:.2f}")
+            runs = np.array([[run_process(command) for command in (theirs, ours)] for _ in range(2)])
+            seconds, memory = runs.min(axis=0).T
+            yield (f"ten photos of 128x128 to 256x192 with one to three faces, {precision}: time of the original's "
+                   "arithmetic over ours; peak memory likewise",
+                   f"{seconds[0] / seconds[1]:.2f}; {memory[0] / memory[1]:.2f}")
 
 
-def restore_as_original(setting: Setting, folder: str) -> None:
+def restore_as_original(folder: Path, model: str, weights_dir: str | None = None) -> None:
     """Restore photos as the original does: one TF1 graph in float32, a session run for the step and one for the photo.
 
-    Imports, files, patches and weights are read as ours, which is in its favour.
+    Reading weights and files is ours, and no patches are drawn, which is in its favour.
     """
     start_tensorflow()
     import tensorflow as tf
 
     from model.masknet import masknet
     from model.rrdbnet import rrdbnet
-    from utils.face.pairs import FaceFolder
-    from utils.face.patches import sample_patches
-    from utils.image.io import read_image
     from utils.weights.checkpoints import load_super_resolver
 
-    weights, v1 = load_super_resolver(setting.model, weights_dir=setting.weights_dir), tf.compat.v1
-    place, faces = Path(folder), FaceFolder(Path(folder))
+    weights, v1 = load_super_resolver(model, weights_dir=weights_dir and Path(weights_dir)), tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:
-        images = [v1.placeholder(tf.float32, [None, None, None, 3]) for _ in range(2)]
+        lq, hq = (v1.placeholder(tf.float32, [None, None, None, 3]) for _ in range(2))
         start, fast = ({name: v1.get_variable(f"{kind}/{name}", initializer=value) for name, value in
                         weights.generator.items()} for kind in ("start", "fast"))
         mask = {name: tf.constant(value) for name, value in (weights.mask or {}).items()}
-        trust = masknet(mask, *images) if mask else 1.0
-        loss = tf.reduce_mean(trust * tf.abs(images[1] - rrdbnet(start, images[0])))
+        trust = masknet(mask, lq, hq) if mask else 1
+        loss = tf.reduce_mean(trust * tf.abs(hq - rrdbnet(start, lq)))
         gradients = tf.gradients(loss, list(start.values()))
-        step = [fast[name].assign(start[name] - 1e-4 * gradient)
+        step = [fast[name].assign(start[name] - 1e-4 * gradient).op
                 for name, gradient in zip(start, gradients, strict=True)]
-        output = rrdbnet(fast, images[0])
+        output = rrdbnet(fast, lq)
         session.run(v1.global_variables_initializer())
-        for path in sorted((place / "LQ").glob("*.png")):
-            photo = read_image(path)
-            source, rng = Source(path.name, path), np.random.default_rng(0)
-            pairs = [sample_patches(face.patches, rng, lq_patch_size=16, count=16)
-                     for face in faces.faces_of(source, photo, print)]
-            batch = [np.concatenate(sides) for sides in zip(*pairs, strict=True)]
-            session.run([loss, [assigned.op for assigned in step]], dict(zip(images, batch, strict=True)))
-            upscaled = session.run(output, {images[0]: photo.pixels[None]})
-            write_png(place / "original" / path.name, quantize(upscaled[0]))
+        for path in sorted((folder / "LQ").glob("*.png")):
+            count = 16 * len(list((folder / "Face_LQ").glob(f"{path.stem}_*.png")))
+            photo = read_image(path).pixels[None]
+            session.run([loss, step], {lq: np.repeat(photo[:, :16, :16], count, axis=0),
+                                       hq: np.repeat(photo[:, :64, :64], count, axis=0)})
+            write_png(folder / "original" / path.name, quantize(session.run(output, {lq: photo})[0]))
 
 
 PARTS = {part.__name__: part for part in (
