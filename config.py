@@ -116,7 +116,6 @@ class MetaConfig:
     clip_norm: NotNegative = 0.0  # of the gradient of generator and MaskNet together; 0: no clipping
     ema_decay: Decay = 0.0  # of a moving average of both networks; 0: none
     bfloat16: bool = False  # of the generator's convolutions; faster on processors with bfloat16 instructions
-    xla: bool = False  # compile the generator with XLA: a longer start, may be faster on a GPU
     seed: CountOrZero = 0
 
 
@@ -227,7 +226,6 @@ class RestorerOptimizationConfig:
     epsilon: Positive = 1e-8
     clip_norm: NotNegative = 1.0  # of the gradient; 0: no clipping
     ema_decay: Decay = 0.99  # of the moving average that is validated and exported; less in the first iterations
-    bfloat16: bool = False  # of the convolutions; faster where the processor knows it, weights stay float32
     seed: CountOrZero = 0
 
 

@@ -55,19 +55,18 @@ def face_restorer(params: Params, images: tf.Tensor, positions: tf.Tensor, *,
     """Restore faces and upscale them four times.
 
     Args:
-        params: as `init_face_restorer` returns. With bfloat16 parameters the convolutions run in bfloat16.
+        params: as `init_face_restorer` returns.
         images: [n, h, w, 3] RGB in [0, 1]: the surroundings of one face each, in the photo's pixels.
         positions: [n, h, w, 8], as `utils.face.positions.position_maps` returns.
         run_block: as of `rrdbnet`.
 
     Returns:
-        [n, 4h, 4w, 3] in the type of the images, not clipped.
+        [n, 4h, 4w, 3], not clipped.
     """
     informed, end = first_informed_block(params), count_blocks(params)
-    first = tf.cast(conv2d(params, "conv_first", images), images.dtype)
+    first = conv2d(params, "conv_first", images)
     features = residual_blocks(params, first, range(informed), run_block)
-    kernel = params[POSITION_WEIGHT]
-    features += tf.cast(tf.nn.conv2d(tf.cast(positions, kernel.dtype), kernel, strides=1, padding="SAME"), images.dtype)
+    features += tf.nn.conv2d(positions, params[POSITION_WEIGHT], strides=1, padding="SAME")
     return upsample(params, first, residual_blocks(params, features, range(informed, end), run_block))
 
 

@@ -67,8 +67,8 @@ class Gradients(NamedTuple):
 
 
 def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: LossConfig, second_order: bool,
-                   iteration: tf.Tensor | int = 0, precision: tf.DType | None = None,
-                   xla: bool = False) -> tuple[Gradients, dict[str, tf.Tensor]]:
+                   iteration: tf.Tensor | int = 0,
+                   precision: tf.DType | None = None) -> tuple[Gradients, dict[str, tf.Tensor]]:
     """Compute the gradients of one task's losses and the value of every term in one forward pass.
 
     Args:
@@ -80,7 +80,6 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
             its own term alone.
         iteration: of the outer loop; moves the weights of several inner steps.
         precision: type of the generator's convolutions; None: that of its parameters.
-        xla: let XLA compile the generator and its gradients.
 
     Returns:
         The gradients: of the outer loss for generator and MaskNet, of the discriminator's loss for the discriminator.
@@ -88,7 +87,7 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
         after the last and, as `l1_step1`, ..., after earlier ones; `l1_unadapted`, ..., if they count;
         `mask_loss`, likewise; `outer_loss`; `discriminator_loss`; `mask_mean`, `mask_min` and `mask_max` of W.
     """
-    generator = functools.partial(_cast_rrdbnet, _compiled_rrdbnet if xla else rrdbnet, precision)
+    generator = functools.partial(_cast_rrdbnet, precision)
     with tf.GradientTape() as tape:
         tape.watch([networks.generator, networks.mask])
         weights = masknet(networks.mask, task.face_lq, task.face_hq)
@@ -127,13 +126,10 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
     return Gradients(by_generator, by_mask, adversarial.discriminator_gradients), scalars
 
 
-# the generator alone: XLA has no kernel for the bicubic upsampling of MaskNet's input
-_compiled_rrdbnet = tf.function(rrdbnet, autograph=False, jit_compile=True)
 
 
-def _cast_rrdbnet(network: Callable[[Params, tf.Tensor], tf.Tensor], precision: tf.DType | None, params: Params,
-                     images: tf.Tensor) -> tf.Tensor:
-    return network({name: tf.cast(value, precision or value.dtype) for name, value in params.items()}, images)
+def _cast_rrdbnet(precision: tf.DType | None, params: Params, images: tf.Tensor) -> tf.Tensor:
+    return rrdbnet({name: tf.cast(value, precision or value.dtype) for name, value in params.items()}, images)
 
 
 class _Stage(NamedTuple):
@@ -200,8 +196,7 @@ def scalar_names(networks: Networks, inner: InnerConfig, loss: LossConfig) -> li
 
 
 def batch_gradients(networks: Networks, tasks: Task, *, inner: InnerConfig, loss: LossConfig, second_order: bool,
-                    iteration: tf.Tensor | int = 0, precision: tf.DType | None = None,
-                    xla: bool = False) -> tuple[Gradients, tf.Tensor]:
+                    iteration: tf.Tensor | int = 0, precision: tf.DType | None = None) -> tuple[Gradients, tf.Tensor]:
     """Sum the gradients of several tasks, one after another, so that one task is in memory at a time.
 
     Arguments as of `task_gradients`, but `tasks` has the axis of tasks in front.
@@ -218,7 +213,7 @@ def batch_gradients(networks: Networks, tasks: Task, *, inner: InnerConfig, loss
     def add_task(index: tf.Tensor, sums: Gradients, rows: tf.TensorArray):
         gradients, scalars = task_gradients(networks, Task(*(images[index] for images in tasks)), inner=inner,
                                             loss=loss, second_order=second_order, iteration=iteration,
-                                            precision=precision, xla=xla)
+                                            precision=precision)
         return (index + 1, tf.nest.map_structure(tf.add, sums, gradients),
                 rows.write(index, tf.stack([scalars[name] for name in names])))
 

@@ -119,8 +119,7 @@ class MetaTrainer:
                             self.params("vectors") or None, self._lpips)
         sums, rows = batch_gradients(networks, tasks, inner=self.config.inner, loss=self.config.loss,
                                      second_order=second_order, iteration=iteration,
-                                     precision=tf.bfloat16 if self.config.meta.bfloat16 else None,
-                                     xla=self.config.meta.xla)
+                                     precision=tf.bfloat16 if self.config.meta.bfloat16 else None)
         replica = tf.distribute.get_replica_context()
         # all replicas see all tasks' scalars: each adds its rows to a table of zeros
         start = replica.replica_id_in_sync_group * self.tasks_per_replica

@@ -84,11 +84,10 @@ class RestorerTrainer:
     def _compute_in_graph(self, lq: tf.Tensor, target: tf.Tensor, positions: tf.Tensor):
         lq = tf.cast(lq, tf.float32) / 255
         params = self.params(NETWORK)
-        dtype = tf.bfloat16 if self.config.optimization.bfloat16 else tf.float32
         loss_weights = self.config.loss
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(params)
-            output = face_restorer({name: tf.cast(value, dtype) for name, value in params.items()}, lq, positions)
+            output = face_restorer(params, lq, positions)
             target, output = (image[:, SCALE * BORDER:-SCALE * BORDER, SCALE * BORDER:-SCALE * BORDER]
                               for image in (target, output))
             terms = {"l1": l1_loss(target, output)}

@@ -34,8 +34,6 @@ SIDE = 192  # of a small photo, and of a tile, low-quality pixels
 NUM_DEGRADATIONS = 300
 FACE_WIDTHS = (40, 80)  # pixels of the photo
 ALIGNED_WIDTHS = 2.4  # side of the aligned crop over the face's width, nearly
-MEMORY_PHOTO_SIZE = 1000  # low-quality pixels, both sides
-MEMORY_GIB = 4
 Rows = Iterator[tuple[str, str]]  # what was measured, and its value
 
 
@@ -157,28 +155,6 @@ def degradation(_: Setting) -> Rows:
     cv2.setNumThreads(threads)
 
 
-def memory(setting: Setting) -> Rows:
-    """Run test.py on a large photo in a process of its own and read its peak memory."""
-    with tempfile.TemporaryDirectory() as name:
-        folder, side = Path(name), MEMORY_PHOTO_SIZE
-        photo = quantize(np.tile(load_photo(), (2, 2, 1))[:side, :side])
-        write_png(folder / "LQ" / "photo.png", photo)
-        for index in range(4):
-            write_png(folder / "Face_LQ" / f"photo_{index}.png", photo[:40, :32])
-            write_png(folder / "Face_HQ" / f"photo_{index}.png", photo[:160, :128])
-        command = restore_command(setting, folder, "--learning_rate", "1e-4", "--memory_gib", MEMORY_GIB)
-        gib = run_process(command)[1]
-    yield (f"{side}x{side} photo with 4 faces to {4 * side}x{4 * side}: peak resident memory within {MEMORY_GIB} GiB",
-           f"{gib:.2f} GiB")
-
-
-def restore_command(setting: Setting, folder: Path, *flags: object) -> list[object]:
-    """Return the command that restores the photos in `folder/LQ` by test.py."""
-    command = [sys.executable, ROOT / "test.py", "--input_dir", folder / "LQ", "--face_dir", folder, "--output_dir",
-               folder / "out", "--overwrite", "--model_dir", setting.model, *flags]
-    return command + (["--weights_dir", setting.weights_dir] if setting.weights_dir else [])
-
-
 def run_process(command: list[object]) -> tuple[float, float]:
     """Run a command; return its seconds and its peak resident memory in GiB (Linux and macOS)."""
     started = time.perf_counter()
@@ -202,7 +178,9 @@ def original(setting: Setting) -> Rows:
         program = "from scripts.benchmark import *; restore_as_original(Path(sys.argv[1]), *sys.argv[2:])"
         theirs = [sys.executable, "-c", program, folder, setting.model, *filter(None, [setting.weights_dir])]
         for precision in ("float32", *["bfloat16"] * bool(cpu_has_bfloat16())):
-            ours = restore_command(setting, folder, "--learning_rate", "1e-4", "--precision", precision)
+            ours = [sys.executable, "test.py", "--input_dir", folder / "LQ", "--face_dir", folder, "--output_dir",
+                    folder / "out", "--overwrite", "--learning_rate", "1e-4", "--precision", precision,
+                    "--model_dir", setting.model, *["--weights_dir", setting.weights_dir] * bool(setting.weights_dir)]
             runs = np.array([[run_process(command) for command in (theirs, ours)] for _ in range(2)])
             seconds, memory = runs.min(axis=0).T
             yield (f"ten photos of 128x128 to 256x192 with one to three faces, {precision}: time of the original's "
@@ -244,8 +222,8 @@ def restore_as_original(folder: Path, model: str, weights_dir: str | None = None
 
 
 PARTS = {part.__name__: part for part in (
-    bfloat16, restorers, gradients, degradation, memory, original)}
-SLOW_PARTS = ("memory", "original")  # minutes
+    bfloat16, restorers, gradients, degradation, original)}
+SLOW_PARTS = ("original",)  # minutes
 
 
 def describe_machine() -> str:

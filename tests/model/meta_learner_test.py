@@ -310,20 +310,6 @@ def small_tasks():
     return networks, Task(*(tf.constant(rng.random((2, 1, side, side, 3), np.float32)) for side in (4, 16, 8, 32, 32)))
 
 
-def test_a_generator_that_xla_compiles_gives_the_same_meta_gradient(small_tasks):
-    networks, tasks = small_tasks
-    task = Task(*(images[0] for images in tasks))
-    task = task._replace(face_lq=task.scene_lq, face_hq=task.scene_real)  # XLA compiles each size for itself
-    gradients = functools.partial(task_gradients, Networks(networks.generator, networks.mask), task,
-                                  inner=InnerConfig(), loss=L1_ONLY, second_order=True)
-    (plain, before), (compiled, after) = gradients(), tf.function(functools.partial(gradients, xla=True))()
-    assert float(after["outer_loss"]) == pytest.approx(float(before["outer_loss"]), rel=1e-6)
-    for network in ("generator", "mask"):
-        largest = max(np.abs(value).max() for value in getattr(plain, network).values())
-        for name, value in getattr(plain, network).items():
-            np.testing.assert_allclose(getattr(compiled, network)[name], value, atol=1e-4 * largest)
-
-
 def test_tasks_add_up_in_a_graph_as_one_by_one(small_tasks):
     networks, tasks = small_tasks
     settings = {"inner": InnerConfig(), "loss": LossConfig(lpips=0.0), "second_order": False}

@@ -77,7 +77,7 @@ class RestorerRun(Run):
     title = "training the face restorer"
     main_loss = "loss"
     oom_hint = "Lower optimization.batch_size or data.patch_size"
-    not_finite_hint = "Lower optimization.learning_rate, or give --set optimization.bfloat16=false"
+    not_finite_hint = "Lower optimization.learning_rate"
 
     def score(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Score the moving average."""
