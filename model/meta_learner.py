@@ -10,7 +10,7 @@ Optional, beyond the paper: the same terms of the un-adapted generator, for phot
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import tensorflow as tf
