@@ -212,16 +212,16 @@ class FaceVariationConfig:
 
 @dataclass(frozen=True)
 class RestorerOptimizationConfig:
-    """Adam on the face restorer; its rate falls along half a cosine."""
+    """Muon on the kernels of the face restorer's blocks, Adam on the rest; the rate falls along half a cosine."""
 
     num_iterations: Count = 4000
-    batch_size: Count = 2
-    learning_rate: Positive = 1.5e-4
+    batch_size: Count = 4
+    learning_rate: Positive = 1.2e-4
     position_lr_ratio: Positive = 10.0  # of the weights of the position maps, which begin at zero, to that
-    min_lr_ratio: Prob = 0.05  # at the end
-    warmup_iters: CountOrZero = 10
+    min_lr_ratio: Prob = 0.01  # at the end
+    warmup_iters: CountOrZero = 20
     init: str = "realesrgan"  # weights to start from: as meta.init, or a face restorer's .npz
-    beta1: Decay = 0.9
+    beta1: Decay = 0.9  # this, and the two below: of Adam
     beta2: Decay = 0.99
     epsilon: Positive = 1e-8
     clip_norm: NotNegative = 1.0  # of the gradient; 0: no clipping
@@ -234,7 +234,7 @@ class RestorerLossConfig:
     """Weights of the loss's terms."""
 
     l1: Positive = 1.0  # LPIPS alone would leave colours free
-    lpips: NotNegative = 1.0
+    lpips: NotNegative = 5.0
 
 
 # photos of good quality, which the two-stage degradation hardly ever gives: without any the restorer smooths too much
