@@ -105,7 +105,7 @@ def test_a_value_that_is_not_finite_is_named_and_its_batch_saved(place):
         place.run(optimization__learning_rate="1e30", optimization__warmup_iters=0, optimization__clip_norm=0)
     [batch] = place.folder().glob("not_finite_*.npz")
     saved = np.load(batch)
-    assert saved["lq"].shape == (2, 12, 12, 3)
+    assert saved["lq"].shape == (4, 12, 12, 3)
     assert saved["target"].shape == (2, 48, 48, 3)
     assert saved["positions"].shape == (2, 12, 12, 8)
 
