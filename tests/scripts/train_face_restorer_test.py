@@ -106,8 +106,8 @@ def test_a_value_that_is_not_finite_is_named_and_its_batch_saved(place):
     [batch] = place.folder().glob("not_finite_*.npz")
     saved = np.load(batch)
     assert saved["lq"].shape == (4, 12, 12, 3)
-    assert saved["target"].shape == (2, 48, 48, 3)
-    assert saved["positions"].shape == (2, 12, 12, 8)
+    assert saved["target"].shape == (4, 48, 48, 3)
+    assert saved["positions"].shape == (4, 12, 12, 8)
 
 
 def test_an_export_holds_the_checkpoints_values_rounded_to_float16(trained, capsys):
