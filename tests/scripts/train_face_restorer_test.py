@@ -122,13 +122,6 @@ def test_an_export_holds_the_checkpoints_values_rounded_to_float16(trained, caps
         np.testing.assert_array_equal(value, tensors[AVERAGE + name].astype(np.float16).astype(np.float32))
 
 
-def test_an_export_of_an_earlier_iteration_holds_its_values(trained):
-    earlier = trained.export("c.npz", "--step", "2")
-    kernel = "body/0/rdb1/conv1/weight"
-    np.testing.assert_array_equal(load_face_restorer(earlier)[kernel],
-                                  trained.checkpoint(2)[AVERAGE + kernel].astype(np.float16))
-
-
 def test_an_export_of_what_is_not_there_says_what_is(trained, tmp_path):
     write_tf1_checkpoint(tmp_path / "trial_0" / "checkpoints" / "model-7", {"MODEL/conv_first/bias": np.zeros(3)})
     export = ("--export", tmp_path / "x.npz")

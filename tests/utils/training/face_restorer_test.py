@@ -34,12 +34,6 @@ def files(tmp_path):
     return tmp_path
 
 
-def test_random_weights_follow_from_the_seed():
-    found = start_params(configure("random"), None)
-    for name, value in init_face_restorer(3, SMALL_RESTORER).items():
-        np.testing.assert_array_equal(found[name], value)
-
-
 def test_an_rrdbnet_is_started_from_as_it_is(files):
     found = start_params(configure(files / "model"), None)
     assert not np.any(found.pop(POSITION_WEIGHT))
