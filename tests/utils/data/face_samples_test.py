@@ -169,7 +169,7 @@ def test_batches_go_on_where_they_are_asked_to(portraits):
     batches = face_batches(*place, 2)
     batch = next(batches)
     batches.close()
-    samples = [draw_training_sample(*place, number) for number in (4, 5)]
+    samples = [draw_training_sample(*place, number) for number in range(8, 12)]
     for part, expected in zip(batch, zip(*samples, strict=True), strict=True):
         np.testing.assert_array_equal(part, expected)
 
