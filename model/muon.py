@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 MOMENTUM = 0.95
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the polynomial that brings singular values near 1
-ITERATIONS = 5
+FIRST, THIRD, FIFTH, ITERATIONS = 3.4445, -4.7750, 2.0315, 5  # of the polynomial that brings singular values near 1
 RMS = 0.2  # of the step's elements, about that of Adam's, so that both take the same rate (Liu et al., 2025)
 
 
@@ -34,9 +33,8 @@ def orthogonalise(matrices: tf.Tensor) -> tf.Tensor:
 
     Newton-Schulz iteration with the coefficients of Jordan et al.
     """
-    first, third, fifth = COEFFICIENTS
     matrices /= tf.norm(matrices, axis=[1, 2], keepdims=True) + 1e-12
     for _ in range(ITERATIONS):
         gram = tf.matmul(matrices, matrices, transpose_a=True)
-        matrices = first * matrices + tf.matmul(matrices, third * gram + fifth * tf.matmul(gram, gram))
+        matrices = FIRST * matrices + tf.matmul(matrices, THIRD * gram + FIFTH * tf.matmul(gram, gram))
     return matrices

@@ -102,23 +102,17 @@ class RestorerTrainer:
                         decay: tf.Tensor) -> None:
         settings = self.config.optimization
         gradients = {name: scale * gradient for name, gradient in gradients.items()}
-        kernels = {name: gradient for name, gradient in gradients.items() if is_body_kernel(name)}
+        # 99 % of all parameters
+        kernels = {name: gradients[name] for name in gradients if name.startswith("body/") and name.endswith("/weight")}
         momenta, steps = muon({name: self.variables[M, name] for name in kernels}, kernels)
         for name, gradient in gradients.items():
             value, m, v, average = (self.variables[kind, name] for kind in (NETWORK, M, V, AVERAGE))
-            if name in steps:
-                m.assign(momenta[name])
-                value.assign_sub(learning_rate * steps[name])
-                average.assign(decay * average + (1 - decay) * value)
-                continue
             rate = learning_rate * (settings.position_lr_ratio if name == POSITION_WEIGHT else 1.0)
-            state = adam(AdamState(value, m, v), gradient, update=update, learning_rate=rate,
-                         beta1=settings.beta1, beta2=settings.beta2, epsilon=settings.epsilon)
+            if name in steps:
+                state = AdamState(value - rate * steps[name], momenta[name], v)
+            else:
+                state = adam(AdamState(value, m, v), gradient, update=update, learning_rate=rate,
+                             beta1=settings.beta1, beta2=settings.beta2, epsilon=settings.epsilon)
             for variable, new in zip((value, m, v), state, strict=True):
                 variable.assign(new)
             average.assign(decay * average + (1 - decay) * state.value)
-
-
-def is_body_kernel(name: str) -> bool:
-    """Whether a parameter is a kernel of the blocks, 99 % of all: these take Muon's steps, the others Adam's."""
-    return name.startswith("body/") and name.endswith("/weight")

@@ -8,7 +8,7 @@ from config import RestorerTrainingConfig
 from model.face_restorer import POSITION_WEIGHT, face_restorer
 from model.lpips import init_lpips, lpips
 from model.muon import muon
-from model.restorer_trainer import AVERAGE, NETWORK, M, RestorerTrainer, V, is_body_kernel
+from model.restorer_trainer import AVERAGE, NETWORK, M, RestorerTrainer, V
 from tests.helpers.face_restorer import SMALL_RESTORER, small_restorer
 
 
@@ -80,7 +80,6 @@ def test_kernels_of_the_blocks_take_the_step_of_muon(batch):
     trainer.apply(update)
     expected = before - 1e-2 * muon({name: tf.zeros_like(gradient)}, {name: gradient})[1][name]
     np.testing.assert_allclose(trainer.params(NETWORK)[name], expected, atol=2e-5)
-    np.testing.assert_allclose(trainer.variables[M, name], gradient, rtol=1e-4, atol=1e-9)
 
 
 def test_steps_of_other_parameters_are_those_of_adam_by_hand_and_the_average_follows(batch):
@@ -110,7 +109,7 @@ def test_a_long_gradient_is_scaled_to_the_norm_and_a_short_one_left(batch):
         clipped = make(configure(clip_norm=norm))
         clipped.apply(update)
         for name, gradient in update.gradients.items():
-            part = 1.0 if is_body_kernel(name) else 0.1
+            part = 1.0 if name.startswith("body/") and name.endswith("/weight") else 0.1
             np.testing.assert_allclose(clipped.variables[M, name], part * scale * gradient, rtol=1e-4, atol=1e-9)
 
 

@@ -14,7 +14,6 @@ from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
 
 def test_peak_memory_is_that_of_the_process():
-    """Measured from another process: a child counts the memory of the one that starts it, too."""
     large = "[sys.executable, '-c', 'bytes = b\"x\" * (512 << 20)']"
     found = subprocess.run([sys.executable, "-c", f"from scripts.benchmark import *; print(run_process({large})[1])"],
                            cwd=benchmark.ROOT, check=True, capture_output=True, text=True).stdout
