@@ -126,8 +126,6 @@ def task_gradients(networks: Networks, task: Task, *, inner: InnerConfig, loss: 
     return Gradients(by_generator, by_mask, adversarial.discriminator_gradients), scalars
 
 
-
-
 def _cast_rrdbnet(precision: tf.DType | None, params: Params, images: tf.Tensor) -> tf.Tensor:
     return rrdbnet({name: tf.cast(value, precision or value.dtype) for name, value in params.items()}, images)
 

@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from model.adaptation import (
-    Generator,
     Support,
     backtracking_step,
     inner_steps,
@@ -53,16 +52,20 @@ class SuperResolver:
         """
         self.set_weights(generator, mask)
         specs, support = _specs(self.generator), Support(IMAGES, IMAGES, WEIGHTS)
+        network, dtype = functools.partial(rrdbnet, run_block=traced_block), tf.dtypes.as_dtype(precision)
         traced = functools.partial(tf.function, autograph=False)  # there is no control flow to convert
         compiled = functools.partial(traced, jit_compile=True) if xla else traced
-        self._forward = compiled(_network(precision), input_signature=[specs, IMAGES])
-        adapted = self._forward
-        if precision == "float16":  # has too few exponents for gradients
-            precision, adapted = "float32", compiled(_network("float32"), input_signature=[specs, IMAGES])
+        self._cast = dict if dtype == tf.float32 else functools.partial(to_half_precision, dtype=dtype)
+        self._forward = compiled(network, input_signature=[_specs(self._cast(self.generator)), IMAGES])
+        forward, cast = self._forward, self._cast
+        if dtype == tf.float16:  # has too few exponents for gradients
+            forward, cast = compiled(network, input_signature=[specs, IMAGES]), dict
         # the loss calls what upscales: traced once for both
-        self._loss = traced(functools.partial(support_loss, adapted), input_signature=[specs, support])
-        self.loss_and_gradients = compiled(functools.partial(support_loss_and_gradients, _network(precision)),
-                                           input_signature=[specs, support])
+        self._loss = traced(functools.partial(support_loss, lambda params, images: forward(cast(params), images)),
+                            input_signature=[specs, support])
+        self.loss_and_gradients = compiled(functools.partial(
+            support_loss_and_gradients, lambda params, images: network(cast(params), images)),
+            input_signature=[specs, support])
         if self.mask is not None:
             self._mask = traced(masknet, input_signature=[_specs(self.mask), IMAGES, IMAGES])
 
@@ -108,6 +111,7 @@ class SuperResolver:
 
     def upscaler(self, params: Params) -> Callable[[np.ndarray], np.ndarray]:
         """Return the function that upscales with these parameters: [n, h, w, 3] float32 array -> [n, 4h, 4w, 3]."""
+        params = self._cast(params)
         return lambda images: self._forward(params, tf.constant(images)).numpy()
 
     def num_traces(self) -> int:
@@ -116,13 +120,6 @@ class SuperResolver:
         if self.mask is not None:
             functions.add(self._mask)
         return sum(function.experimental_get_tracing_count() for function in functions)
-
-
-def _network(precision: str) -> Generator:
-    """Return the generator for float32 parameters, which it casts itself."""
-    dtype = tf.dtypes.as_dtype(precision)
-    return lambda params, images: rrdbnet(params if dtype == tf.float32 else to_half_precision(params, dtype), images,
-                                          run_block=traced_block)
 
 
 def _specs(params: Params) -> dict[str, tf.TensorSpec]:

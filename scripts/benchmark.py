@@ -169,7 +169,7 @@ def original(setting: Setting) -> Rows:
             for face in range(number % 3 + 1):
                 write_png(folder / "Face_LQ" / f"{number}_{face}.png", photo[8 * face:8 * face + 48, :40])
                 write_png(folder / "Face_HQ" / f"{number}_{face}.png", photo[8 * face:8 * face + 192, :160])
-        program = "from scripts.benchmark import *; restore_as_original(Path(sys.argv[1]), *sys.argv[2:])"
+        program = "import sys; from scripts.benchmark import restore_as_original; restore_as_original(*sys.argv[1:])"
         theirs = [sys.executable, "-c", program, folder, setting.model, *filter(None, [setting.weights_dir])]
         for precision in ("float32", *["bfloat16"] * bool(cpu_has_bfloat16())):
             ours = [sys.executable, "test.py", "--input_dir", folder / "LQ", "--face_dir", folder, "--output_dir",
@@ -182,7 +182,7 @@ def original(setting: Setting) -> Rows:
                    f"{seconds[0] / seconds[1]:.2f}; {memory[0] / memory[1]:.2f}")
 
 
-def restore_as_original(folder: Path, model: str, weights_dir: str | None = None) -> None:
+def restore_as_original(folder: str, model: str, weights_dir: str | None = None) -> None:
     """Restore photos as the original does: one TF1 graph in float32, a session run for the step and one for the photo.
 
     Reading weights and files is ours, and no patches are drawn, which is in its favour.
@@ -207,12 +207,12 @@ def restore_as_original(folder: Path, model: str, weights_dir: str | None = None
                 for name, gradient in zip(start, gradients, strict=True)]
         output = rrdbnet(fast, lq)
         session.run(v1.global_variables_initializer())
-        for path in sorted((folder / "LQ").glob("*.png")):
-            count = 16 * len(list((folder / "Face_LQ").glob(f"{path.stem}_*.png")))
+        for path in sorted(Path(folder, "LQ").glob("*.png")):
+            count = 16 * len(list(Path(folder, "Face_LQ").glob(f"{path.stem}_*.png")))
             photo = read_image(path).pixels[None]
             session.run([loss, step], {lq: np.repeat(photo[:, :16, :16], count, axis=0),
                                        hq: np.repeat(photo[:, :64, :64], count, axis=0)})
-            write_png(folder / "original" / path.name, quantize(session.run(output, {lq: photo})[0]))
+            write_png(Path(folder, "original", path.name), quantize(session.run(output, {lq: photo})[0]))
 
 
 PARTS = {part.__name__: part for part in (

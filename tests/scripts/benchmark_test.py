@@ -14,9 +14,9 @@ from utils.weights.checkpoints import checkpoint_tensors, write_tf1_checkpoint
 
 
 def test_peak_memory_is_that_of_the_process():
-    large = "[sys.executable, '-c', 'bytes = b\"x\" * (512 << 20)']"
-    found = subprocess.run([sys.executable, "-c", f"from scripts.benchmark import *; print(run_process({large})[1])"],
-                           cwd=benchmark.ROOT, check=True, capture_output=True, text=True).stdout
+    program = ("import sys; from scripts.benchmark import run_process\n"
+               "print(run_process([sys.executable, '-c', 'bytes = b\"x\" * (512 << 20)'])[1])")
+    found = subprocess.run([sys.executable, "-c", program], cwd=benchmark.ROOT, check=True, capture_output=True).stdout
     assert float(found) == pytest.approx(0.51, abs=0.03)
 
 
